@@ -1,4 +1,4 @@
-"""Real servers, faults injected on purpose, and the tests of each part of the package.
+"""Tests against real servers, with injected faults.
 
-Shared helpers live here and are imported by their full name; tests live in the folders.
+Shared helpers live in `support` and are imported by their full name.
 """

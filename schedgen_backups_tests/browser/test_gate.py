@@ -1,5 +1,4 @@
-"""A real browser in front of the gate: a page of another origin launches nothing, and the UI works, also
-behind a reverse proxy.
+"""A real browser in front of the gate: another origin launches nothing, and the UI works.
 
 The page is on `localhost` and the UI on `127.0.0.1`: two sites for a browser, without a name server.
 """
@@ -36,7 +35,8 @@ ATTACK = """async ([address, query]) => {
   const image = Object.assign(document.createElement('img'), {src: url})
   const form = (method, enctype) => {
     const frame = Object.assign(document.createElement('iframe'), {name: method + enctype})
-    const made = Object.assign(document.createElement('form'), {method, enctype, action: url, target: frame.name})
+    const made = Object.assign(document.createElement('form'),
+      {method, enctype, action: url, target: frame.name})
     made.append(Object.assign(document.createElement('input'), {name: 'query', value: query}))
     document.body.append(made)
     const end = loaded(frame)
@@ -49,8 +49,10 @@ ATTACK = """async ([address, query]) => {
     settled(fetch(url, {mode: 'no-cors'})),
     settled(fetch(url, {mode: 'no-cors', credentials: 'include'})),
     settled(fetch(url, {mode: 'no-cors', method: 'POST', body, headers: {'Content-Type': 'text/plain'}})),
-    settled(fetch(address + '/graphql', {method: 'POST', body, headers: {'Content-Type': 'application/json'}})),
-    settled(fetch(address + '/report_asset_materialization/x', {mode: 'no-cors', method: 'POST', body: '{}'})),
+    settled(fetch(address + '/graphql',
+      {method: 'POST', body, headers: {'Content-Type': 'application/json'}})),
+    settled(fetch(address + '/report_asset_materialization/x',
+      {mode: 'no-cors', method: 'POST', body: '{}'})),
     loaded(image), form('GET', 'text/plain'), form('POST', 'text/plain'), form('POST', 'multipart/form-data'),
   ])
   return await socket
@@ -81,7 +83,7 @@ def serving(server: socketserver.BaseServer) -> Iterator[None]:
 
 
 def make_proxy(port: int, target: int) -> socketserver.BaseServer:
-    """A reverse proxy that replaces `Host` by the target's address, as proxies do by default."""
+    """Make a reverse proxy that replaces `Host` with the target's address, as proxies do by default."""
 
     class Proxy(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -120,21 +122,21 @@ def another_site() -> Iterator[str]:
 
 
 def attack(page: Page, site: str, server: Server) -> tuple[str, int]:
-    """What became of the websocket, and how many runs were launched."""
+    """Return the fate of the websocket and the number of runs launched."""
     page.goto(site)
     return page.evaluate(ATTACK, [f"http://{LOOPBACK}:{server.port}", LAUNCH_QUERY]), server.count_runs()
 
 
-def test_a_page_of_another_site_launches_nothing(tmp_path: Path, another_site: str, page: Page) -> None:
+def test_another_sites_page_launches_nothing(tmp_path: Path, another_site: str, page: Page) -> None:
     [port] = free_ports(1)
     with running(tmp_path, port, "webserver") as server:
         assert attack(page, another_site, server) == ("refused", 0)
-        # Another program's page under the UI's own name, on another port.
+        # A page of another program under the UI's host name, on another port.
         assert attack(page, another_site.replace("localhost", LOOPBACK), server) == ("refused", 0)
 
 
 def test_without_the_gate_the_same_page_launches_runs(tmp_path: Path, another_site: str, page: Page) -> None:
-    """What the test above is worth."""
+    """Show that the previous test can fail."""
     [port] = free_ports(1)
     with running(tmp_path, port, str(Path(sys.executable).parent / "dagster-webserver")) as server:
         opened, launched = attack(page, another_site, server)
@@ -143,9 +145,7 @@ def test_without_the_gate_the_same_page_launches_runs(tmp_path: Path, another_si
 
 
 def use(page: Page, address: str) -> None:
-    """Launch a run by the button and see it succeed without loading the page again; a websocket tells the
-    page of it.
-    """
+    """Launch a run with the button and see it succeed without a reload: a websocket updates the page."""
     received: list[str | bytes] = []
 
     def listen(opened: WebSocket) -> None:
@@ -159,11 +159,11 @@ def use(page: Page, address: str) -> None:
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
     wait_until(
         lambda: any('"type":"data"' in str(frame).replace(" ", "") for frame in received),
-        "a subscription told the page of something",
+        "a subscription updated the page",
     )
 
 
-def test_the_ui_works_through_the_gate_and_behind_a_reverse_proxy(tmp_path: Path, page: Page) -> None:
+def test_the_ui_works_through_the_gate_and_a_reverse_proxy(tmp_path: Path, page: Page) -> None:
     port, proxy_port = free_ports(2)
     address = f"http://localhost:{proxy_port}"
     with running(tmp_path, port, "serve", DAGSTER_WEBSERVER_URL=address) as server:

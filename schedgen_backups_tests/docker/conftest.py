@@ -1,6 +1,6 @@
-"""One stack for all tests of the container deployment: it takes a minute and a half to start.
+"""One stack for all tests of the container deployment, because starting it takes 90 seconds.
 
-Tests of it leave it as they found it.
+Each test leaves the stack as it found it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from schedgen_backups_tests.support.docker import (
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The deployment and a filled application, up."""
+    """Yield the running deployment with a filled application."""
     make_stand_ins()
     started = Stack(tmp_path_factory.mktemp("stack"), f"schedgen-backups-test-{uuid4().hex[:8]}")
     try:
@@ -43,7 +43,7 @@ def runtime_image() -> str:
 
 @pytest.fixture(scope="session")
 def first_run(stack: Stack) -> str:
-    """The id of a backup that was asked of the webserver and has succeeded."""
+    """Return the id of a successful backup that was requested from the webserver."""
     run_id = stack.launch("backup_job")
     assert stack.wait_for_end(run_id) == "SUCCESS"
     return run_id

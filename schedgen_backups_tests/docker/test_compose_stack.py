@@ -1,7 +1,6 @@
-"""The image and the compose stack, for real: a backup in a container of its own, restored; a killed one,
-told.
+"""The image and the compose stack: backup, restore, and the alert for a killed run.
 
-Needs a Docker engine, which `make test` does not: `make test-docker`.
+Needs a Docker engine: `make test-docker`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from schedgen_backups_tests.support.docker import (
     wait_for,
 )
 
-# The first one builds five images.
+# The first test builds five images.
 pytestmark = pytest.mark.timeout(2400)
 
 _RESTORE_BUCKET = "restored-pdfs"
@@ -36,33 +35,36 @@ _ASK_PROXY = """
 import http.client
 def ask(method, path):
     connection = http.client.HTTPConnection("backup-docker", 2375, timeout=30)
-    connection.request(method, path, body="{}" if method == "POST" else None, headers={"Content-Type": "application/json"})
+    connection.request(method, path, body="{}" if method == "POST" else None,
+        headers={"Content-Type": "application/json"})
     print(method, path, connection.getresponse().status)
 """
-# What a run's container can do with the login of Dagster's database: a copy of a run's record, queued, with
+# What a run's container can do with the login of Dagster's database: queue a copy of a run's record with
 # another image and looser settings.
 _PLANT = """
 import dagster as dg
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 loose = {"docker": {"networks": ["host"], "env_vars": ["PLANTED=1"], "container_kwargs": {
-    "privileged": True, "user": "0:0", "read_only": False, "cap_drop": [], "security_opt": [], "volumes": ["/:/host"], "mem_limit": "8g"}}}
+    "privileged": True, "user": "0:0", "read_only": False, "cap_drop": [], "security_opt": [],
+    "volumes": ["/:/host"], "mem_limit": "8g"}}}
 with dg.DagsterInstance.get() as instance:
     found = instance.get_run_by_id("RUN_ID")
     was = found.job_code_origin.repository_origin
-    repository = RepositoryPythonOrigin(was.executable_path, was.code_pointer, "postgres:planted", was.entry_point, loose)
+    repository = RepositoryPythonOrigin(was.executable_path, was.code_pointer, "postgres:planted",
+        was.entry_point, loose)
     tags = {name: value for name, value in found.tags.items() if not name.startswith("docker/")}
-    run = dg.DagsterRun(found.job_name, run_config=found.run_config, status=dg.DagsterRunStatus.QUEUED, tags=tags,
+    run = dg.DagsterRun(found.job_name, run_config=found.run_config, status=dg.DagsterRunStatus.QUEUED,
+        tags=tags,
         asset_selection=found.asset_selection, asset_check_selection=found.asset_check_selection,
         job_snapshot_id=found.job_snapshot_id, execution_plan_snapshot_id=found.execution_plan_snapshot_id,
-        remote_job_origin=found.remote_job_origin, job_code_origin=JobPythonOrigin(found.job_name, repository))
+        remote_job_origin=found.remote_job_origin,
+        job_code_origin=JobPythonOrigin(found.job_name, repository))
     instance.run_storage.add_run(run)
     print(run.run_id)
 """
 
 
-def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own(
-    stack: Stack, first_run: str
-) -> None:
+def test_a_backup_from_the_webserver_runs_in_its_own_hardened_container(stack: Stack, first_run: str) -> None:
     _status, tags = stack.read_run(first_run)
     container = stack.inspect(tags["docker/container_id"])
     assert container["Id"] not in {
@@ -81,7 +83,7 @@ def test_a_backup_asked_of_the_webserver_runs_in_a_hardened_container_of_its_own
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
 
 
-def test_a_planted_record_of_a_run_loosens_nothing(stack: Stack, first_run: str) -> None:
+def test_a_planted_run_record_loosens_nothing(stack: Stack, first_run: str) -> None:
     run_id = stack.python("backup-code", _PLANT.replace("RUN_ID", first_run))
     container = stack.inspect(stack.wait_for_container(run_id))
     as_always = stack.inspect(stack.read_run(first_run)[1]["docker/container_id"])
@@ -102,12 +104,13 @@ def test_a_planted_record_of_a_run_loosens_nothing(stack: Stack, first_run: str)
     assert stack.wait_for_end(run_id) == "SUCCESS"
 
 
-def test_another_container_than_the_runs_own_is_not_stopped(stack: Stack, first_run: str) -> None:
+def test_only_the_runs_own_container_is_stopped(stack: Stack, first_run: str) -> None:
     victim = stack.find_container("backup-code")
     program = f"""
 import dagster as dg
 with dg.DagsterInstance.get() as instance:
-    run = dg.DagsterRun("backup_job", status=dg.DagsterRunStatus.STARTED, tags={{"docker/container_id": "{victim}"}})
+    run = dg.DagsterRun("backup_job", status=dg.DagsterRunStatus.STARTED,
+        tags={{"docker/container_id": "{victim}"}})
     instance.run_storage.add_run(run)
     print(instance.run_launcher.terminate(run.run_id))
 """
@@ -116,7 +119,7 @@ with dg.DagsterInstance.get() as instance:
     assert stack.inspect(victim)["State"]["Status"] == "running"
 
 
-def test_a_page_of_another_site_cannot_ask_the_webserver(stack: Stack) -> None:
+def test_another_sites_page_cannot_query_the_webserver(stack: Stack) -> None:
     for name, value, status in (
         ("Host", "evil.example", 400),
         ("Origin", "http://evil.example", 403),
@@ -132,15 +135,15 @@ def test_a_page_of_another_site_cannot_ask_the_webserver(stack: Stack) -> None:
             assert refused.code == status
 
 
-def test_no_secret_stands_in_what_the_engine_tells_of_a_container(stack: Stack, first_run: str) -> None:
+def test_the_engine_shows_no_secret_of_a_container(stack: Stack, first_run: str) -> None:
     run = stack.read_run(first_run)[1]["docker/container_id"]
     for container in (
         run,
         *(stack.find_container(service) for service in ("backup-code", "backup-daemon", "backup-webserver")),
     ):
-        told = json.dumps(stack.inspect(container))
-        assert "/run/secrets/postgres_password" in told
-        assert SECRET not in told
+        answer = json.dumps(stack.inspect(container))
+        assert "/run/secrets/postgres_password" in answer
+        assert SECRET not in answer
 
 
 def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, first_run: str) -> None:
@@ -150,14 +153,14 @@ def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, 
     assert " failed " not in stack.command_line("verify", "latest")
     stack.compose("exec", "--no-TTY", "postgres", "createdb", "--no-password", "-U", "schedgen", "restored")
     stack.compose("run", "--rm", "--no-TTY", "--entrypoint", "python3", "backup-cli", "-c", _MAKE_BUCKET)
-    told = stack.command_line("restore", "latest", "--database", "restored", "--bucket", _RESTORE_BUCKET)
-    assert re.search(r"database_is_equal +passed", told), told
-    assert re.search(r"bucket_is_equal +passed", told), told
+    answer = stack.command_line("restore", "latest", "--database", "restored", "--bucket", _RESTORE_BUCKET)
+    assert re.search(r"database_is_equal +passed", answer), answer
+    assert re.search(r"bucket_is_equal +passed", answer), answer
 
 
-def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stack, first_run: str) -> None:
+def test_a_killed_run_fails_with_one_alert_and_the_next_run_works(stack: Stack, first_run: str) -> None:
     assert stack.read_run(first_run)[0] == "SUCCESS"
-    # The dump waits for this table, so that the run is still there to be killed.
+    # The dump waits for this table, so the run is still active when it is killed.
     stack.compose(
         "exec",
         "--no-TTY",
@@ -182,7 +185,7 @@ def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stac
     )
     run_docker("kill", container)
     assert stack.wait_for_end(run_id) == "FAILURE"
-    wait_for(lambda: [text for text in stack.read_alerts() if run_id in text] or None, "somebody is told")
+    wait_for(lambda: [text for text in stack.read_alerts() if run_id in text] or None, "the alert")
     stack.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK TABLE%' AND "
         "pid <> pg_backend_pid()"
@@ -190,29 +193,29 @@ def test_a_killed_run_is_failed_and_told_once_and_the_next_one_works(stack: Stac
     assert stack.wait_for_end(stack.launch("backup_job")) == "SUCCESS"
     wait_for(
         lambda: [text for text in stack.read_alerts() if "Backups work again" in text] or None,
-        "somebody is told that it is over",
+        "the recovery",
     )
-    # By now the outbox has looked again: a second alert would be here.
+    # The outbox has run again by now: a second alert would be here.
     (alert,) = [text for text in stack.read_alerts() if run_id in text]
     assert alert.startswith("[CRITICAL]")
     assert "backup_job" in alert
     assert '"ExitCode": 137' in alert
 
 
-def test_a_drill_runs_in_a_container_with_servers_of_its_own(stack: Stack, first_run: str) -> None:
+def test_a_drill_runs_in_a_container_with_its_own_servers(stack: Stack, first_run: str) -> None:
     assert stack.read_run(first_run)[0] == "SUCCESS"
     assert stack.wait_for_end(stack.launch("restore_drill_job")) == "SUCCESS"
     levels = json.loads(stack.command_line("show", "latest", "--json"))["levels"]
     assert (levels["restored"], levels["equal"]) == ("passed", "passed"), levels
 
 
-def test_a_backup_of_the_command_line_appears_in_the_ui(stack: Stack) -> None:
-    told = json.loads(stack.command_line("backup", "--json"))
-    assert told["success"]
-    assert stack.read_run(told["run_id"])[0] == "SUCCESS"
+def test_a_command_line_backup_appears_in_the_ui(stack: Stack) -> None:
+    answer = json.loads(stack.command_line("backup", "--json"))
+    assert answer["success"]
+    assert stack.read_run(answer["run_id"])[0] == "SUCCESS"
 
 
-def test_the_engine_is_reached_through_the_proxy_and_only_for_what_runs_need(stack: Stack) -> None:
+def test_the_engine_is_reached_only_through_the_proxy_for_what_runs_need(stack: Stack) -> None:
     code = stack.find_container("backup-code")
     asked = {
         "GET /_ping": 200,
@@ -240,7 +243,7 @@ def test_the_engine_is_reached_through_the_proxy_and_only_for_what_runs_need(sta
     assert stack.python("backup-code", unreachable) == "unknown"
 
 
-def test_the_ui_is_on_the_loopback_address_only(stack: Stack) -> None:
+def test_the_ui_listens_on_loopback_only(stack: Stack) -> None:
     for service, ports in (
         ("backup-webserver", [("127.0.0.1", str(stack.port))]),
         ("backup-code", []),
@@ -254,7 +257,7 @@ def test_the_ui_is_on_the_loopback_address_only(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("service", ["backup-db", "backup-code", "backup-webserver"])
-def test_every_service_becomes_healthy_and_was_never_restarted(stack: Stack, service: str) -> None:
+def test_every_service_becomes_healthy_without_a_restart(stack: Stack, service: str) -> None:
     container = stack.find_container(service)
     wait_for(
         lambda: True if stack.inspect(container)["State"]["Health"]["Status"] == "healthy" else None,
@@ -263,8 +266,8 @@ def test_every_service_becomes_healthy_and_was_never_restarted(stack: Stack, ser
     assert stack.inspect(container)["RestartCount"] == 0
 
 
-def test_the_daemons_health_check_finds_every_part_of_it_alive(stack: Stack) -> None:
-    """Its interval is two minutes, which need not be waited for."""
+def test_the_daemons_health_check_finds_every_part_alive(stack: Stack) -> None:
+    """Run the check directly: its interval is two minutes."""
     container = stack.inspect(stack.find_container("backup-daemon"))
     kind, *words = container["Config"]["Healthcheck"]["Test"]
     assert kind == "CMD"
@@ -276,7 +279,7 @@ def test_the_daemons_health_check_finds_every_part_of_it_alive(stack: Stack) -> 
     assert container["RestartCount"] == 0
 
 
-def test_old_containers_of_runs_go_by_their_label(stack: Stack, first_run: str) -> None:
+def test_old_containers_of_runs_are_removed_by_label(stack: Stack, first_run: str) -> None:
     container = stack.read_run(first_run)[1]["docker/container_id"]
     wait_for(
         lambda: True if stack.inspect(container)["State"]["Status"] == "exited" else None,
@@ -290,7 +293,7 @@ def test_old_containers_of_runs_go_by_their_label(stack: Stack, first_run: str) 
     words = line[line.index("container prune") : line.index(" >")].split()
     assert words[-2:] == ["--filter", "until=168h"]
     assert f"label={RUN_LABEL}" in words
-    # Only this stack's runs, whatever else is on this machine; `until` is not waited for.
+    # Only this stack's runs, whatever else is on this machine; the test does not wait for `until`.
     run_docker(*words[:-2], "--filter", f"label=dagster/run_id={first_run}")
     assert run_docker("ps", "--all", "--quiet", "--no-trunc", "--filter", f"id={container}") == ""
     assert (

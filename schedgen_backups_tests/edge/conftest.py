@@ -1,7 +1,6 @@
-"""Fixtures of the edge: one application for the whole session that nobody changes, and a site per test that
-backs it up.
+"""Fixtures of the edge tests: one read-only application per session, and a site per test.
 
-Tests that need other data make a database or a bucket of their own and point their site there.
+Tests that need other data create their own database or bucket and point their site at it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from schedgen_backups_tests.support.sites import Application, Site
 def weed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedS3 | SharedS3]:
-    """One S3 server: the edge does not care which brand, so its tests do not run once per brand."""
+    """Yield one S3 server; edge tests do not depend on its make, so they do not run once per make."""
     keys = getattr(request.config, "workerinput", {}).get("shared_s3")
     if keys:
         yield SharedS3(BucketSettings(**keys["admin"]), BucketSettings(**keys["reader"]))
@@ -68,7 +67,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def weed_bucket(weed: EmbeddedS3) -> BucketSettings:
-    """A bucket that the test may fill and empty; it ends with the server."""
+    """Yield a bucket that the test may change; it is deleted with the server."""
     settings = weed.settings(f"edge-{uuid4().hex}")
     client_of(settings).make_bucket(settings.bucket)
     return settings

@@ -1,7 +1,6 @@
-"""Alerts, and real local services that take them: an HTTP server that remembers and answers as told, a port
-where nobody listens.
+"""Alerts and local services that accept them: a recording HTTP server, a silent port, a closed port.
 
-For tests of everything that reaches out of the house (`channels`, `notifier`, `heartbeat`). The SMTP server
+For tests of everything that connects to the outside (`channels`, `notifier`, `heartbeat`). The SMTP server
 lives where it is used.
 """
 
@@ -30,7 +29,7 @@ RAISED_AT = datetime(2026, 3, 1, 2, 10, tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server says to one request."""
+    """The server's answer to one request."""
 
     status: int = 200
     body: str = "ok"
@@ -41,7 +40,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Received:
-    """One request as it came."""
+    """One request as received."""
 
     path: str
     body: bytes
@@ -49,12 +48,12 @@ class Received:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body as JSON."""
+        """Return the body as JSON."""
         return json.loads(self.body)
 
 
 class RecordingServer(JoiningHTTPServer):
-    """Takes every POST; `answers` are given in their order, then 200."""
+    """A server that accepts every POST; it sends `answers` in order, then 200."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
@@ -92,12 +91,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST  # noqa: N815 - the base class's name
 
     def log_message(self, *_args: object) -> None:
-        """Nothing: the test's output is its own."""
+        """Keep the test's output clean."""
 
 
 @contextmanager
 def recording_server() -> Generator[RecordingServer, None, None]:
-    """A server for the block."""
+    """Yield a server for the block."""
     server = RecordingServer()
     server.start()
     try:
@@ -108,7 +107,7 @@ def recording_server() -> Generator[RecordingServer, None, None]:
 
 @contextmanager
 def silent_server() -> Generator[int, None, None]:
-    """A port where connections are taken and nothing is ever said."""
+    """Yield a port that accepts connections and never sends anything."""
     held: list[socket.socket] = []
     with socket.create_server((LOOPBACK, 0)) as listener:
 
@@ -129,12 +128,12 @@ def silent_server() -> Generator[int, None, None]:
 
 
 def closed_port() -> int:
-    """Where nobody listens."""
+    """Return a port on which nothing listens."""
     return free_ports(1)[0]
 
 
 def make_alert(**fields: object) -> Alert:
-    """An alert like those of a failed dump."""
+    """Return an alert like those of a failed dump."""
     values: dict[str, object] = {
         "severity": Severity.CRITICAL,
         "title": "Backup failed: database_dump",

@@ -1,8 +1,7 @@
-"""Small artifacts made without a server: entries, archives and dumps with chosen content, for tests of files
-and formats.
+"""Small artifacts made without a server: entries, archives and dumps with chosen content.
 
-What is written here goes through the same writers that a capture uses. Add a helper when a second file needs
-it; servers and their fixtures belong to `conftest` and `servers`.
+They use the same writers as a capture. Add a helper when a second file needs it; servers and their fixtures
+belong to `conftest` and `servers`.
 """
 
 from __future__ import annotations
@@ -54,9 +53,7 @@ DUMP_TAIL = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc12
 
 @dataclass(frozen=True)
 class TableText:
-    """A table as a test wants it in a dump: `columns` without quotes, `rows` in COPY's text form without
-    newlines.
-    """
+    """A table for a dump: `columns` without quotes, `rows` in COPY's text form without newlines."""
 
     name: str
     rows: tuple[bytes, ...]
@@ -69,7 +66,7 @@ class TableText:
 
     @property
     def text(self) -> bytes:
-        """What pg_dump writes for it; it puts a space for a newline in its comments."""
+        """Return pg_dump's text for it; pg_dump writes a space for a newline in its comments."""
         spoken = self.name.replace("\n", " ").replace("\r", " ")
         columns = f"({', '.join(map(quote_name, self.columns))}) " if self.columns else ""
         statement = f"COPY {quote_name(self.schema_name)}.{quote_name(self.name)} {columns}FROM stdin;\n"
@@ -78,7 +75,7 @@ class TableText:
 
 
 def make_tar_header(name: str, size_bytes: int, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A gzip member with a tar header that names this length."""
+    """Return a gzip member with a tar header that claims this length."""
     info = tarfile.TarInfo(name)
     info.size, info.type = size_bytes, kind
     return compress_member(info.tobuf(tarfile.GNU_FORMAT))
@@ -101,12 +98,12 @@ def read_facts(blocks: Iterable[bytes]) -> DumpFacts:
 
 
 def make_noise(size_bytes: int, seed: int = 1) -> bytes:
-    """Bytes that do not compress, the same for the same seed."""
+    """Return bytes that do not compress, the same for the same seed."""
     return Random(seed).randbytes(size_bytes)  # noqa: S311 - nothing secret
 
 
 def cut(data: bytes, borders: Iterable[int]) -> list[bytes]:
-    """The data in pieces, cut at these positions; a position twice gives an empty piece."""
+    """Return the data in pieces, cut at these positions; a repeated position gives an empty piece."""
     positions = [0, *sorted(borders), len(data)]
     return [data[start:end] for start, end in pairwise(positions)]
 
@@ -128,9 +125,9 @@ def write_dump_text(
     roles: str = 'CREATE ROLE "schedgen";',
     **fields: object,
 ) -> CapturedDump:
-    """A dump of any text, sound in itself, as whoever can write files could make it.
+    """Write a dump of any text, sound in itself, as anyone who can write files could create it.
 
-    `fields` are of its record.
+    `fields` belong to its record.
     """
     with path.open("wb") as file, DumpFileWriter(cast("BinaryIO", file), threads=2) as writer:
         for segment in split_dump([text]):
@@ -164,7 +161,7 @@ def write_dump_text(
 
 
 def make_entry(key: str, data: bytes, *, member_name: str | None = None, **fields: object) -> ObjectEntry:
-    """An entry that fits the data; its place in a file is still open."""
+    """Return an entry that fits the data; its offset in a file is not set yet."""
     values: dict[str, object] = {
         "key": key,
         "size_bytes": len(data),
@@ -182,7 +179,7 @@ def make_entry(key: str, data: bytes, *, member_name: str | None = None, **field
 def write_archive(
     path: Path, objects: Iterable[tuple[ObjectEntry, bytes]], *, point_id: str = POINT
 ) -> CapturedArchive:
-    """Member names are chosen as a capture chooses them."""
+    """Write an archive; member names are chosen as in a capture."""
     names = MemberNames()
     with (
         path.open("w+b") as file,
@@ -196,7 +193,7 @@ def write_archive(
 
 
 def make_record(writer: ArchiveFileWriter, point_id: str = POINT) -> ArchiveRecord:
-    """The record of a capture that went well and ends here."""
+    """Return the record of a successful capture that ends here."""
     return ArchiveRecord(
         tool_version="test",
         point_id=point_id,
@@ -221,13 +218,13 @@ def make_result(check: Check, status: CheckStatus = CheckStatus.PASSED, **fields
 
 
 def make_transfer(**fields: object) -> TransferSettings:
-    """Settings with few threads and short time limits, so that tests of hangs end soon."""
+    """Return settings with few threads and short time limits, so that tests of hangs end soon."""
     values: dict[str, object] = {"compression_threads": 2, "download_threads": 4, "stall_timeout_seconds": 60}
     return TransferSettings(**{**values, **fields})  # type: ignore[arg-type]
 
 
 def make_capture(**values: object) -> CaptureSettings:
-    """Settings of a capture; fields of the transfer and of the references may be given by their names."""
+    """Return the settings of a capture; fields of the transfer and the references may be given by name."""
     own = {field.name for field in fields(CaptureSettings)}
     capture = {name: value for name, value in values.items() if name in own}
     if "reference_query" in values:
@@ -242,7 +239,7 @@ def make_capture(**values: object) -> CaptureSettings:
 
 
 def make_live(database: DatabaseSettings, bucket: BucketSettings, **values: object) -> LiveApplication:
-    """The live system to ask."""
+    """Return the live system to query."""
     capture = make_capture(**values)
     return LiveApplication(database, bucket, capture.transfer, capture.references)
 
@@ -250,7 +247,7 @@ def make_live(database: DatabaseSettings, bucket: BucketSettings, **values: obje
 def publish_dump(
     catalog: Catalog, database: DatabaseSettings, point_id: str = POINT, **fields: object
 ) -> Path:
-    """A real dump is in the directory."""
+    """Publish a real dump in the directory."""
     take_database_dump(catalog, database, make_capture(**fields), RecoveryPointId(point_id))
     return (
         catalog.directory
@@ -261,7 +258,7 @@ def publish_dump(
 def publish_archive(
     catalog: Catalog, bucket: BucketSettings, point_id: str = POINT, **fields: object
 ) -> Path:
-    """A real archive is in the directory."""
+    """Publish a real archive in the directory."""
     take_bucket_archive(catalog, bucket, make_capture(**fields), RecoveryPointId(point_id))
     return (
         catalog.directory
@@ -282,7 +279,7 @@ def is_refused(results: Iterable[CheckResult]) -> bool:
 
 
 def run_tool(*words: str | Path, cwd: Path, stdin: bytes = b"") -> tuple[int, bytes, str]:
-    """Exit code, stdout and stderr of a stock tool, in a UTF-8 locale."""
+    """Return exit code, stdout and stderr of a stock tool, run in a UTF-8 locale."""
     finished = subprocess.run(
         [str(word) for word in words],
         cwd=cwd,
@@ -295,7 +292,7 @@ def run_tool(*words: str | Path, cwd: Path, stdin: bytes = b"") -> tuple[int, by
 
 
 def list_files(folder: Path) -> list[str]:
-    """Every file below the folder, staging and lock left out, as sorted relative paths."""
+    """Return every file below the folder except staging and lock, as sorted relative paths."""
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -304,12 +301,12 @@ def list_files(folder: Path) -> list[str]:
 
 
 def damage(data: bytes, position: int) -> bytes:
-    """The data with one bit flipped; `position` counts bits."""
+    """Return the data with one bit flipped; `position` counts bits."""
     changed = bytearray(data)
     changed[position // 8] ^= 1 << (position % 8)
     return bytes(changed)
 
 
 def spoken_by(error: BaseException) -> str:
-    """Every text that an error and what caused it would show, in a traceback too."""
+    """Return every text that an error and its causes would show, in a traceback too."""
     return "".join(traceback.format_exception(error))

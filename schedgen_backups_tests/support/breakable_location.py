@@ -1,8 +1,7 @@
-"""The project's definitions with a resource and a schedule that fail while a file says so, for a daemon that
-is started once and watched.
+"""The project's definitions with a resource and a schedule that fail while a file says so.
 
-The environment of a daemon cannot be changed from outside, files can. The two sensors that tell look more
-often; everything else is the real thing.
+Files can be changed while a daemon runs; its environment cannot. The two alerting sensors run more often;
+everything else is unchanged.
 """
 
 import os
@@ -26,7 +25,7 @@ def is_marked(name: str) -> bool:
 
 @dg.resource
 def breakable_resource(_context: dg.InitResourceContext) -> Iterator[BackupResource]:
-    """A resource that does not come up while it is marked as broken."""
+    """Start, unless marked as broken."""
     if is_marked("broken resource"):
         raise ConnectionError("no such luck with the resource")
     opened = BackupResource(load_config())
@@ -41,7 +40,7 @@ def breakable_resource(_context: dg.InitResourceContext) -> Iterator[BackupResou
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 def breakable_schedule() -> dg.SkipReason:
-    """Asks for nothing, and raises while it is marked as broken."""
+    """Request nothing, and raise while marked as broken."""
     if is_marked("broken schedule"):
         raise RuntimeError("no such luck with the schedule")
     return dg.SkipReason("nothing to do")
@@ -49,7 +48,7 @@ def breakable_schedule() -> dg.SkipReason:
 
 @dg.sensor(name=OUTBOX_NAME, minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
 def quick_outbox(context: dg.SensorEvaluationContext) -> object:
-    """The real one, more often."""
+    """Run the real sensor, more often."""
     return definitions.defs.resolve_sensor_def(OUTBOX_NAME)(context)
 
 
@@ -57,7 +56,7 @@ def quick_outbox(context: dg.SensorEvaluationContext) -> object:
     name="freshness_watch", minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING
 )
 def quick_watch(context: dg.SensorEvaluationContext) -> object:
-    """The real one, more often: five minutes are long for a test."""
+    """Run the real sensor, more often: its five minutes are too long for a test."""
     return definitions.defs.resolve_sensor_def("freshness_watch")(context)
 
 

@@ -1,4 +1,4 @@
-"""Certificates for servers of the tests on the loopback address."""
+"""Certificates for test servers on the loopback address."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def make_certificate(path: Path) -> Path:
-    """A certificate for 127.0.0.1 that is its own authority, its key beside it."""
+    """Write a self-signed certificate for 127.0.0.1, with its key beside it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, path.name)])
     now = datetime.now(timezone.utc)

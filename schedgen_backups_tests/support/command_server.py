@@ -1,9 +1,7 @@
-"""Commands as processes of their own, without the four seconds in which Python and Dagster are loaded: a
-loaded process forks for each.
+"""Commands as separate processes, forked from a loaded one to save four seconds of imports each.
 
-A command has its own environment, folder, output and exit code, and ends as any process does. What is about
-the start of the interpreter, or about signals, is tested with `Site.start_cli`. Run as a module it is the
-loaded process.
+A command has its own environment, folder, output and exit code, and ends as any process does. Tests of the
+interpreter's start or of signals use `Site.start_cli`. Run as a module, this file is the loaded process.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 class CommandServer:
-    """Runs command lines one after the other."""
+    """A loaded process that runs command lines one after the other."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -42,7 +40,7 @@ class CommandServer:
     def run(
         self, arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str]
     ) -> tuple[int, str, str]:
-        """The exit code, as `subprocess` has it, and what was printed on stdout and stderr."""
+        """Run the command; return the exit code, as `subprocess` has it, stdout and stderr."""
         with TemporaryDirectory(prefix="command-") as outputs, self._lock:
             stdin, stdout = self._process.stdin, self._process.stdout
             assert stdin is not None
@@ -56,17 +54,19 @@ class CommandServer:
             stdin.write(f"{json.dumps(request)}\n")
             stdin.flush()
             code = int(stdout.readline())
-            printed, told = (Path(outputs, name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
-        return code, printed, told
+            printed, errors = (
+                Path(outputs, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")
+            )
+        return code, printed, errors
 
     def stop(self) -> None:
-        """The loaded process has ended."""
+        """Stop the loaded process."""
         self._process.communicate()
 
 
 @cache
 def open_command_server() -> CommandServer:
-    """The one of this process, which ends with it."""
+    """Return the server of this process, which ends with it."""
     server = CommandServer()
     atexit.register(server.stop)
     return server
@@ -75,10 +75,10 @@ def open_command_server() -> CommandServer:
 def _serve() -> bool:
     """Fork for each request.
 
-    True in a child, which is set up as the request says, False when there are no more requests.
+    Return True in a child, which is set up as the request says, and False when there are no more requests.
     """
     replies = os.fdopen(os.dup(1), "w")
-    # What the loaded process prints must not look like a reply.
+    # Output of the loaded process must not look like a reply.
     os.dup2(2, 1)
     while line := sys.stdin.buffer.readline():
         child = os.fork()
@@ -107,7 +107,7 @@ def _become(request: dict[str, object]) -> None:
 
 
 def _load() -> None:
-    """Load what any command needs: much of Dagster is loaded by the first run only."""
+    """Load what any command needs; the first run loads much of Dagster."""
     import dagster as dg  # noqa: PLC0415 - tests that start no command do not wait for it
     from dagster._core.instance.ref import InstanceRef  # noqa: PLC0415
 

@@ -1,5 +1,4 @@
-"""What the tests of the container deployment share: a compose stack of local stand-ins, and the webserver's
-GraphQL API.
+"""The compose stack of local stand-ins and the webserver's GraphQL API, for the container tests.
 
 The stack is docker/compose.yaml with docker/compose.demo.yaml, unchanged; only images, ports and secrets are
 this machine's. Add what two test files need; tests and the fixture are in `docker/`.
@@ -49,7 +48,8 @@ http.server.HTTPServer(("127.0.0.1", {SINK_PORT}), Handler).serve_forever()
 _LAUNCH = """mutation($parameters: ExecutionParams!) { launchRun(executionParams: $parameters) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 _RUN = "query($id: ID!) { runOrError(runId: $id) { __typename ... on Run { status tags { key value } } } }"
-_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename } } } } }"""
+_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries {
+  loadStatus locationOrLoadError { __typename } } } } }"""
 _FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 _Seen = TypeVar("_Seen")
 
@@ -57,7 +57,7 @@ _Seen = TypeVar("_Seen")
 def run_docker(
     *words: str, environment: Mapping[str, str] | None = None, is_failure_expected: bool = False
 ) -> str:
-    """What the docker client printed on stdout; a failure shows all it said."""
+    """Return the docker client's stdout; a failure includes all its output."""
     done = subprocess.run(
         ["docker", *words],
         cwd=PROJECT,
@@ -74,7 +74,7 @@ def run_docker(
 
 
 def wait_for(look: Callable[[], _Seen | None], what: str) -> _Seen:
-    """The first thing seen; fails when that takes longer than a slow machine needs.
+    """Return the first result found; fail after more time than a slow machine needs.
 
     A server that does not answer is asked again.
     """
@@ -92,7 +92,7 @@ def wait_for(look: Callable[[], _Seen | None], what: str) -> _Seen:
 
 
 def make_stand_ins() -> None:
-    """The images that registries would give are here. Fails, with what to do, where no engine answers."""
+    """Create the images that registries would provide. Fail with instructions if no engine answers."""
     engine = subprocess.run(
         ["docker", "info", "--format", "{{.ServerVersion}}"], capture_output=True, text=True, check=False
     )
@@ -159,7 +159,10 @@ class Stack:
         }
 
     def start(self) -> None:
-        """The stack is up, its application full, its code location loaded, and alerts are taken."""
+        """Start the stack and fill the application.
+
+        On return, the code location is loaded and alerts are accepted.
+        """
         self._write_secrets()
         self.compose("build")
         self.compose("up", "--detach")
@@ -182,7 +185,7 @@ class Stack:
         wait_for(lambda: self._look_for_exit("demo-seed"), "the application is filled")
 
     def stop(self) -> None:
-        """Nothing of the stack is left but its images."""
+        """Remove everything of the stack but its images."""
         run_docker("rm", "--force", f"{self.name}-sink", is_failure_expected=True)
         runs = run_docker(
             "ps",
@@ -209,15 +212,15 @@ class Stack:
         )
 
     def command_line(self, *words: str) -> str:
-        """What `schedgen-backups` printed, in a container of its own."""
+        """Return the output of `schedgen-backups` in its own container."""
         return self.compose("run", "--rm", "--no-TTY", "backup-cli", *words)
 
     def python(self, service: str, program: str) -> str:
-        """What a Python program printed in a service's container."""
+        """Return the output of a Python program in a service's container."""
         return self.compose("exec", "--no-TTY", service, "python3", "-c", program).strip()
 
     def sql(self, statement: str) -> str:
-        """What the application's database answered."""
+        """Return the answer of the application's database."""
         return self.compose(
             "exec",
             "--no-TTY",
@@ -233,15 +236,15 @@ class Stack:
         ).strip()
 
     def find_container(self, service: str) -> str:
-        """The id of the service's container."""
+        """Return the id of the service's container."""
         return self.compose("ps", "--all", "--quiet", service).strip()
 
     def inspect(self, container: str) -> dict[str, Any]:
-        """Everything the engine knows of a container."""
+        """Return everything the engine knows about a container."""
         return json.loads(run_docker("inspect", container))[0]
 
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
-        """What the webserver answered; errors of GraphQL fail."""
+        """Return the webserver's answer; fail on errors of GraphQL."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"}
@@ -252,7 +255,7 @@ class Stack:
         return answer["data"]
 
     def launch(self, job: str) -> str:
-        """The id of a run that was asked for in the UI's way."""
+        """Request a run as the UI does; return its id."""
         selector = {
             "repositoryLocationName": "schedgen_backups",
             "repositoryName": "__repository__",
@@ -263,26 +266,26 @@ class Stack:
         return str(answer["run"]["runId"])
 
     def read_run(self, run_id: str) -> tuple[str, dict[str, str]]:
-        """Status and tags."""
+        """Return status and tags."""
         run = self.ask(_RUN, id=run_id)["runOrError"]
         assert run["__typename"] == "Run", run
         return run["status"], {tag["key"]: tag["value"] for tag in run["tags"]}
 
     def wait_for_end(self, run_id: str) -> str:
-        """The run's last status."""
+        """Return the run's final status."""
         return wait_for(
             lambda: status if (status := self.read_run(run_id)[0]) in _FINISHED else None,
             f"run {run_id} ends",
         )
 
     def wait_for_container(self, run_id: str) -> str:
-        """The id of the container that the run was given."""
+        """Return the id of the container that the run was given."""
         return wait_for(
             lambda: self.read_run(run_id)[1].get("docker/container_id"), f"run {run_id} has a container"
         )
 
     def read_alerts(self) -> list[str]:
-        """What people were told."""
+        """Return the alerts that were delivered."""
         return [json.loads(line)["text"] for line in run_docker("logs", f"{self.name}-sink").splitlines()]
 
     def _write_secrets(self) -> None:

@@ -1,7 +1,7 @@
 """Folders of PostgreSQL's real client programs in which pg_dump fails in one chosen way.
 
-Each fault is the text of a shell script around the real pg_dump, named here; `{real}` stands for its path.
-They expect the dump on standard output.
+Each fault is a shell script around the real pg_dump, named here; `{real}` stands for its path. The scripts
+expect the dump on standard output.
 """
 
 from __future__ import annotations
@@ -41,22 +41,23 @@ rm -f "$whole"
 kill -KILL $$
 """
 
-# Far more than a pipe holds: whoever does not read it stops pg_dump for good.
+# Far more than a pipe holds: without a reader, pg_dump blocks forever.
 FLOODS_STANDARD_ERROR = """
 yes "pg_dump: warning: there are circular foreign-key constraints on this table" | head -c 20000000 >&2
 exec {real} "$@"
 """
 
 
-# Somebody commits between the snapshot and the dump; psql finds the server where pg_dump does.
+# A commit between the snapshot and the dump; psql finds the server as pg_dump does.
 WRITES_FIRST = """
-"$(dirname {real})/psql" -X -q -v ON_ERROR_STOP=1 -c "INSERT INTO jobs VALUES ('too late'); DELETE FROM jobs WHERE s3_key = 'key 1'" >&2 || exit 1
+"$(dirname {real})/psql" -X -q -v ON_ERROR_STOP=1 -c "INSERT INTO jobs VALUES ('too late');
+DELETE FROM jobs WHERE s3_key = 'key 1'" >&2 || exit 1
 exec {real} "$@"
 """
 
 
 def make_pg_bin_dir(directory: Path, real_bin_dir: Path, *, pg_dump_script: str) -> Path:
-    """A new folder `pg-bin` in `directory`: links to the real programs, and pg_dump replaced by the script.
+    """Create a folder `pg-bin` with links to the real programs, and the script as pg_dump.
 
     `pg_dump --version` still prints the real version.
     """

@@ -1,7 +1,7 @@
 """A reverse proxy in front of a real S3 server that breaks chosen requests on purpose.
 
-Requests and answers are passed on as they come, in pieces, with the Host header that the client signed. Add a
-fault when a test needs a failure that a real network or server can cause.
+Requests and answers are streamed, with the Host header that the client signed. Add a fault when a test needs
+a failure that a real network or server can cause.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ERROR_CODES = {
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One request as the proxy received it; the path is percent-encoded and has its query."""
+    """One request as the proxy received it; the path is percent-encoded and includes its query."""
 
     method: str
     path: str
@@ -78,10 +78,10 @@ class _Fault:
 
 
 class FaultyS3Proxy:
-    """A proxy on 127.0.0.1 before the S3 server that `target` names; a context manager.
+    """A proxy on 127.0.0.1 in front of the S3 server that `target` names; a context manager.
 
-    Every fault concerns the next `count` requests (None: all) whose path `matching` finds and whose method is
-    `method`, GET for the faults of a body. Callbacks and faults hold from the next request on.
+    Every fault affects the next `count` requests (None: all) whose path `matching` finds and whose method is
+    `method`, GET for the faults of a body. Callbacks and faults apply from the next request on.
     """
 
     def __init__(self, target: BucketSettings) -> None:
@@ -95,20 +95,20 @@ class FaultyS3Proxy:
 
     @property
     def endpoint(self) -> str:
-        """`host:port` of the proxy."""
+        """Return the proxy's `host:port`."""
         return self._server.endpoint
 
     @property
     def errors(self) -> list[BaseException]:
-        """What went wrong in the proxy itself, and clients and servers that broke off."""
+        """Return the errors in the proxy itself, and of clients and servers that broke off."""
         return self._server.errors
 
     def settings(self, bucket: BucketSettings) -> BucketSettings:
-        """The same bucket and keys, reached through the proxy."""
+        """Return the same bucket and keys, reached through the proxy."""
         return replace(bucket, endpoint=self.endpoint)
 
     def requests(self, *, method: str | None = None, matching: str = "") -> list[RequestRecord]:
-        """The requests so far, oldest first."""
+        """Return the requests so far, oldest first."""
         with self._lock:
             found = list(self._log)
         return [
@@ -124,18 +124,18 @@ class FaultyS3Proxy:
         matching: str = "",
         method: str | None = None,
     ) -> None:
-        """The requests are answered with this status and an S3 error, and never reach the server."""
+        """Answer the requests with this status and an S3 error; they never reach the server."""
         code = code or ERROR_CODES.get(status, "InternalError")
         self._add(_Fault("fail", re.compile(matching), method, count, status=status, code=code))
 
     def cut_body(
         self, after_bytes: int, count: int | None = 1, *, matching: str = "", method: str | None = "GET"
     ) -> None:
-        """The answers break off after so many bytes of a body whose whole length was announced."""
+        """Break the answers off after this many bytes of a body that was announced in full."""
         self._add(_Fault("cut", re.compile(matching), method, count, after_bytes=after_bytes))
 
     def corrupt_body(self, count: int | None = 1, *, matching: str = "", method: str | None = "GET") -> None:
-        """The answers have the middle byte of their body inverted; length, ETag and status are the true ones."""
+        """Invert the middle byte of the answers' body; length, ETag and status stay true."""
         self._add(_Fault("corrupt", re.compile(matching), method, count))
 
     def hang(
@@ -147,7 +147,7 @@ class FaultyS3Proxy:
         matching: str = "",
         method: str | None = "GET",
     ) -> None:
-        """The answers fall silent for so long after so many bytes of the body, then break off."""
+        """Stop sending after this many bytes of the body for this many seconds, then break off."""
         self._add(
             _Fault("hang", re.compile(matching), method, count, after_bytes=after_bytes, seconds=seconds)
         )
@@ -155,8 +155,9 @@ class FaultyS3Proxy:
     def answer(
         self, body: bytes, *, count: int | None = 1, matching: str = "", method: str | None = "GET"
     ) -> None:
-        """The requests are answered with status 200 and this body, as a proxy's error page is, and never
-        reach the server.
+        """Answer the requests with status 200 and this body, as a proxy's error page does.
+
+        They never reach the server.
         """
         self._add(_Fault("answer", re.compile(matching), method, count, body=body))
 
@@ -168,13 +169,13 @@ class FaultyS3Proxy:
         matching: str = "",
         method: str | None = "GET",
     ) -> None:
-        """The answers have the headers that `edit` makes of the server's."""
+        """Give the answers the headers that `edit` makes of the server's."""
         self._add(_Fault("edit", re.compile(matching), method, count, edit=edit))
 
     def delay(
         self, seconds: float, *, count: int | None = 1, matching: str = "", method: str | None = None
     ) -> None:
-        """The requests wait so long before they are passed on, unharmed."""
+        """Delay the requests by this many seconds; pass them on unharmed."""
         self._add(_Fault("delay", re.compile(matching), method, count, seconds=seconds))
 
     def on_request(
@@ -185,23 +186,23 @@ class FaultyS3Proxy:
         method: str | None = None,
         count: int | None = None,
     ) -> None:
-        """The callback runs to its end before such a request is passed on, on the thread of its connection."""
+        """Run the callback to its end before such a request is passed on, on its connection's thread."""
         self._add(_Fault("callback", re.compile(matching), method, count, callback=callback))
 
     def heal(self) -> None:
-        """No fault or callback is left."""
+        """Remove all faults and callbacks."""
         with self._lock:
             self._faults.clear()
 
     def start(self) -> Self:
-        """The proxy takes requests."""
+        """Start accepting requests."""
         self._server.start()
         return self
 
     def stop(self) -> None:
-        """All its connections and threads have ended.
+        """Stop; all connections and threads have ended afterwards.
 
-        Raises what went wrong in the proxy itself, if anything.
+        Raise what went wrong in the proxy itself, if anything.
         """
         self._stopping.set()
         self._server.stop()
@@ -211,17 +212,17 @@ class FaultyS3Proxy:
             self._faults.append(fault)
 
     def record(self, request: RequestRecord) -> None:
-        """The request is in the log."""
+        """Append the request to the log."""
         with self._lock:
             self._log.append(request)
 
     def take(self, request: RequestRecord, *kinds: str) -> _Fault | None:
-        """The oldest fault of these kinds that concerns the request, counted as used."""
+        """Return the oldest fault of these kinds that affects the request, counted as used."""
         with self._lock:
             return next((fault for fault in self._faults if fault.takes(request, kinds)), None)
 
     def pause(self, seconds: float) -> None:
-        """So much time has passed, or the proxy is stopping."""
+        """Wait for this time, or until the proxy stops."""
         self._stopping.wait(seconds)
 
     def __enter__(self) -> Self:
@@ -261,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
             http.client.HTTPConnection(proxy.target, timeout=UPSTREAM_TIMEOUT_SECONDS)
         ) as upstream:
             self._pass_on(upstream)
-            # A connection that the server ends with its answer is the answer's alone.
+            # A connection that the server ends with its answer serves this answer only.
             with upstream.getresponse() as response:
                 self._answer(
                     response, proxy.take(request, "cut", "corrupt", "hang"), proxy.take(request, "edit")
@@ -275,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.proxy
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
-        """The request log is the record; nothing goes to standard error."""
+        """Write nothing to standard error: the request log is the record."""
 
     def _pieces(self) -> Iterator[bytes]:
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
@@ -352,7 +353,7 @@ class _Handler(BaseHTTPRequestHandler):
         if is_chunked:
             self.wfile.write(b"0\r\n\r\n")
         elif has_body and position != int(length or 0):
-            # The server itself broke off, and so must we.
+            # The server itself broke off, and so must the proxy.
             self.close_connection = True
 
     def _break_off(self, last_piece: bytes, silence_seconds: float) -> None:

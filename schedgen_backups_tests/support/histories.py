@@ -1,8 +1,6 @@
-"""Histories of recovery points: each in a state of one's choice, as a value for `retention`, or with small
-real files for `pruning`.
+"""Histories of recovery points in chosen states, as values for `retention` or small real files for `pruning`.
 
-For tests of what is decided by age and state. What is in the files is the business of `artifacts`; no server
-is needed.
+For tests of decisions by age and state. `artifacts` makes the content of files; no server is needed.
 """
 
 from __future__ import annotations
@@ -47,14 +45,14 @@ SHORT = {
 
 
 def name_night(day: int) -> RecoveryPointId:
-    """The id of the point so many days after `TAKEN_AT`."""
+    """Return the id of the point this many days after `TAKEN_AT`."""
     return RecoveryPointId.from_time(TAKEN_AT + timedelta(days=day))
 
 
 def add_point(
     catalog: Catalog, point_id: RecoveryPointId, state: PointState = PointState.VERIFIED
 ) -> tuple[str, ...]:
-    """The point is in the directory in this state; returns the names of its files."""
+    """Write the point in this state into the directory; return the names of its files."""
     names = {
         kind: ArtifactName(kind, source, point_id).to_file_name()
         for kind, source in ((ArtifactKind.DATABASE, "schedgen"), (ArtifactKind.BUCKET, "schedgen-pdfs"))
@@ -104,7 +102,7 @@ def add_point(
 
 
 def note_times(point: PointListing, results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
-    """The same, as of files that were read as they lie there now."""
+    """Return the same results, as of files that were read in their present place."""
     times = {STORED_CHECKS[artifact.name.kind]: artifact.modified_ns for artifact in point.artifacts}
     return tuple(
         result.model_copy(update={"file_modified_ns": times.get(result.check)}) for result in results
@@ -112,12 +110,12 @@ def note_times(point: PointListing, results: Iterable[CheckResult]) -> tuple[Che
 
 
 def at(text: str) -> datetime:
-    """This moment in UTC."""
+    """Return this moment in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
 
 
 def nights(first: str, states: str, *, hour: int = 2) -> list[Candidate]:
-    """One point a night from this day on, a letter for each state; `-` for a night without one."""
+    """Return one point a night from this day on, a letter for each state; `-` skips a night."""
     start = at(first) + timedelta(hours=hour)
     return [
         Candidate(RecoveryPointId.from_time(start + timedelta(days=day)), SHORT[letter])
@@ -127,7 +125,7 @@ def nights(first: str, states: str, *, hour: int = 2) -> list[Candidate]:
 
 
 def at_times(*moments: str) -> list[Candidate]:
-    """Verified points at these times, an offset from UTC included."""
+    """Return verified points at these times, which may include a UTC offset."""
     return [
         Candidate(RecoveryPointId.from_time(datetime.fromisoformat(moment)), PointState.VERIFIED)
         for moment in moments
@@ -143,5 +141,5 @@ def report(plan: RetentionPlan) -> str:
 
 
 def check_decisions(history: Sequence[Candidate], policy: RetentionPolicy, now: datetime, table: str) -> None:
-    """The plan is this table: a line per point, indented as one likes."""
+    """Check that the plan is this table: a line per point, with any indentation."""
     assert report(plan_retention(history, policy, now)) == dedent(table).lstrip("\n")

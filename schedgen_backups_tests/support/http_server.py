@@ -1,6 +1,6 @@
 """A threaded HTTP server on loopback whose threads and connections have all ended when it has stopped.
 
-Add here what every server of our own in the tests needs; what it answers is the business of its handler.
+Add here what every own server of the tests needs; handlers define the answers.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class JoiningHTTPServer(ThreadingHTTPServer):
 
     @property
     def endpoint(self) -> str:
-        """`host:port`."""
+        """Return `host:port`."""
         return f"{LOOPBACK}:{self.server_address[1]}"
 
     def start(self) -> None:
-        """The server takes requests."""
+        """Start accepting requests."""
         self._thread.start()
 
     def stop(self) -> None:
-        """All connections and threads have ended. Raises what a handler raised, unless a client broke off."""
+        """End all connections and threads. Raise what a handler raised, unless a client broke off."""
         self.shutdown()
         self._thread.join()
         with self._open_lock:

@@ -1,4 +1,4 @@
-"""A TCP proxy that ends connections on which nothing passes, as load balancers and firewalls do."""
+"""A TCP proxy that ends idle connections, as load balancers and firewalls do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schedgen_backups.core.settings import DatabaseSettings
 
 
 class IdleCutter:
-    """A TCP proxy on loopback that ends connections on which nothing passed for a while."""
+    """A TCP proxy on loopback that ends connections that were idle for a while."""
 
     def __init__(self, target: DatabaseSettings, idle_seconds: float) -> None:
         self._target, self._idle_seconds = target, idle_seconds

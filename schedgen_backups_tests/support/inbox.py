@@ -1,5 +1,4 @@
-"""What the tests of alerts at the edge share: an inbox that takes messages by HTTP, and one who looks with a
-sensor as the daemon does.
+"""An inbox that accepts messages by HTTP, and sensors evaluated as the daemon does it.
 
 The HTTP server is that of `alerts`; sites and runs are in `sites`. Add what two test files of alerts need.
 """
@@ -37,7 +36,7 @@ _GOOD_NEWS = "[INFO] Backups work again"
 
 
 class Inbox:
-    """Everything that people were told."""
+    """All delivered messages."""
 
     def __init__(self, server: RecordingServer) -> None:
         self._server = server
@@ -45,60 +44,60 @@ class Inbox:
 
     @property
     def texts(self) -> list[str]:
-        """Every message, refused ones included."""
+        """Return every message, including refused ones."""
         return [str(received.json["text"]) for received in self._server.received]
 
     @property
     def recoveries(self) -> list[str]:
-        """Messages that something is over."""
+        """Return the messages that something is resolved."""
         return [text for text in self.texts if text.startswith(_GOOD_NEWS)]
 
     @property
     def alerts(self) -> list[str]:
-        """Every other message."""
+        """Return every other message."""
         return [text for text in self.texts if not text.startswith(_GOOD_NEWS)]
 
     @property
     def bodies(self) -> bytes:
-        """All that was ever sent, as bytes."""
+        """Return everything ever sent, as bytes."""
         return b"\n".join(received.body for received in self._server.received)
 
     def go_down(self) -> None:
-        """From now on every message is refused."""
+        """Refuse every message from now on."""
         self._server.default = Answer(HTTPStatus.FORBIDDEN)
 
     def take_only(self, number: int) -> None:
-        """So many more messages are taken, and the others are refused."""
+        """Accept this many more messages, and refuse the others."""
         self._server.answers = [Answer()] * number
         self.go_down()
 
     def answer_slowly(self, *, seconds_per_byte: float) -> None:
-        """From now on every message is taken, in so long for each of the two bytes of the answer."""
+        """Accept every message from now on, taking this many seconds for each of the answer's two bytes."""
         self._server.default = Answer(seconds_per_byte=seconds_per_byte)
 
     def come_up(self) -> None:
-        """Messages are taken again; those that were refused are forgotten."""
+        """Accept messages again, and forget those that were refused."""
         self._server.received.clear()
         self._server.default = Answer()
 
 
 @contextmanager
 def open_inbox() -> Generator[Inbox, None, None]:
-    """An inbox for the block."""
+    """Yield an inbox for the block."""
     with recording_server() as server:
         yield Inbox(server)
 
 
 class Watcher:
-    """Looks with a sensor again and again, and carries its cursor on."""
+    """Evaluates a sensor again and again, and keeps its cursor."""
 
     def __init__(self, sensor: str, instance: dg.DagsterInstance, cursor: str | None = None) -> None:
         self._sensor = defs.resolve_sensor_def(sensor)
         self._instance = instance
         self.cursor = cursor
 
-    def look(self, times: int = 1) -> str:
-        """The sensor was evaluated; returns the last reason it gave for asking for no run."""
+    def evaluate(self, times: int = 1) -> str:
+        """Evaluate the sensor; return its last reason for requesting no run."""
         reason = ""
         for _ in range(times):
             with dg.build_sensor_context(instance=self._instance, cursor=self.cursor) as context:
@@ -128,7 +127,7 @@ class Ticks:
         )
 
     def add(self, status: TickStatus, *, reason: str = "", seconds_ago: float = 0.0) -> None:
-        """A tick of so long ago has ended so."""
+        """Add a tick that ended this long ago with this status."""
         self._instance.create_tick(
             TickData(
                 self._state.instigator_origin_id,

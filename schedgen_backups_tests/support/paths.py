@@ -1,4 +1,4 @@
-"""Where files of tests lie."""
+"""Paths of the tests' files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real PgBouncer before a database, in any pool mode."""
+"""A real PgBouncer in front of a database, in any pool mode."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ _START_SECONDS = 10
 def open_pgbouncer(
     target: DatabaseSettings, pool_mode: str, **settings: str
 ) -> Generator[DatabaseSettings, None, None]:
-    """The settings reach `target` through a pooler within the block; the test is skipped where there is no
-    pgbouncer.
-    """
+    """Yield settings that reach `target` through a pooler; skip the test without pgbouncer."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed")

@@ -1,7 +1,7 @@
-"""One recovery point of a small application and a place to restore it to, for tests of restores and
-comparisons.
+"""One recovery point of a small application and a place to restore it to.
 
-Servers come from the fixtures of `conftest`. Add what several of those tests do with a point.
+Servers come from the fixtures of `conftest`. Add what several tests of restores and comparisons do with a
+point.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from schedgen_backups_tests.support.servers import client_of, run
 
 ID = RecoveryPointId(POINT)
 FILL = """
-CREATE TABLE jobs (id int PRIMARY KEY, s3_key text, price float8, took interval, day date, kind regclass, "two {words} 100%" text);
-INSERT INTO jobs SELECT n, 'k' || n, n / 3.0, n * interval '1 day 1 s', date '2026-01-01' + n, 'jobs', 'x' FROM generate_series(1, 6) n;
+CREATE TABLE jobs (id int PRIMARY KEY, s3_key text, price float8, took interval, day date, kind regclass,
+    "two {words} 100%" text);
+INSERT INTO jobs SELECT n, 'k' || n, n / 3.0, n * interval '1 day 1 s', date '2026-01-01' + n, 'jobs',
+    'x' FROM generate_series(1, 6) n;
 CREATE TABLE empty_table (a int); CREATE SEQUENCE numbers; SELECT lo_from_bytea(70001, 'large');
 """
 BROKEN_FOREIGN_KEY = """
-CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper); SELECT lo_from_bytea(70009, 'large');
+CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper);
+SELECT lo_from_bytea(70009, 'large');
 SET session_replication_role = replica; INSERT INTO lower VALUES (7);
 """
 """A database that pg_dump dumps and nobody can load: the error comes last, behind rows and large objects."""
@@ -107,7 +110,7 @@ def make_backed_up(
     target: tuple[DatabaseSettings, BucketSettings],
     directory: Path,
 ) -> Backup:
-    """The source is filled and was captured; the target is as it was."""
+    """Fill and capture the source; leave the target as it was."""
     catalog = Catalog(directory)
     catalog.prepare()
     database, bucket = source

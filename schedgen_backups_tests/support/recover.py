@@ -1,4 +1,4 @@
-"""Runs the stand-alone script as its reader would: a copy of one file in a folder of its own, an isolated interpreter, an emptied environment.
+"""Runs the stand-alone script from a copy of one file, in an isolated interpreter without variables.
 
 Add what two of its test files need.
 """
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "schedgen_backups" / "recover.py"
 def run_script(
     folder: Path, words: list[str], environment: dict[str, str], python: str = sys.executable
 ) -> subprocess.CompletedProcess[str]:
-    """How the script in the folder ended and what it printed."""
+    """Run the script in the folder; return how it ended and what it printed."""
     command = [python, "-I", "-S", str(folder / SCRIPT.name), *words]
     return subprocess.run(
         command,
@@ -62,7 +62,7 @@ class Recovery:
         python: str = sys.executable,
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
-        """The command ran to its end on this directory."""
+        """Run the command to its end on this directory."""
         return run_script(
             self.folder,
             [command, str(directory or self.directory), *words],
@@ -71,7 +71,7 @@ class Recovery:
         )
 
     def start(self, command: str, *words: str) -> subprocess.Popen[str]:
-        """The command has been started."""
+        """Start the command."""
         line = [
             sys.executable,
             "-I",

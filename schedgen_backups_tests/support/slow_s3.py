@@ -1,7 +1,6 @@
-"""A small HTTP server that answers as an S3 server does, and is silent, trickles or does not end where a test
-wants it.
+"""A small HTTP server that answers like S3 and is silent, slow or endless where a test wants it.
 
-Bodies are made as they are sent. Add a behaviour when a test needs one that no real server shows.
+Bodies are generated as they are sent. Add a behavior when a test needs one that no real server shows.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ Answer = Callable[["Handler"], None]
 
 
 class SlowS3(JoiningHTTPServer):
-    """A bucket whose objects, pages and uploads answer as `objects`, `listing` and `put` say; a context
-    manager.
-    """
+    """A bucket with the answers in `objects`, `listing` and `put`; a context manager."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         super().__init__(Handler)
@@ -45,7 +42,7 @@ class SlowS3(JoiningHTTPServer):
 
     @property
     def settings(self) -> BucketSettings:
-        """The bucket."""
+        """Return settings of the bucket."""
         return BucketSettings(
             self.endpoint,
             "key",
@@ -56,7 +53,7 @@ class SlowS3(JoiningHTTPServer):
         )
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Handshakes that a client broke off are no error of the server."""
+        """Ignore handshakes that a client broke off: they are not errors of the server."""
         if not isinstance(sys.exc_info()[1], ssl.SSLError):
             super().handle_error(request, client_address)
 
@@ -103,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def token(self) -> int:
-        """The number of the page that is asked for."""
+        """Return the number of the requested page."""
         return int(parse_qs(urlsplit(self.path).query).get("continuation-token", ["0"])[0])
 
     def send_whole(self, body: bytes = b"") -> None:
@@ -112,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def refuse(self) -> None:
-        """Answer that there is no such object."""
+        """Answer that the object does not exist."""
         body = b"<Error><Code>NoSuchKey</Code><Message>on purpose</Message></Error>"
         self.begin(len(body), status=404)
         self.wfile.write(body)
@@ -140,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
-        """Nothing goes to standard error."""
+        """Write nothing to standard error."""
 
 
 def make_page(keys: list[tuple[str, int]], token: str) -> bytes:

@@ -1,6 +1,4 @@
-"""What the tests of the gate share: requests with exactly these headers, and a real webserver behind the gate
-that knows one job.
-"""
+"""For tests of the gate: requests with exact headers, and a real webserver with one job behind it."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ defs = dg.Definitions(jobs=[tried_job])
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server answered."""
+    """The server's answer."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -57,7 +55,7 @@ def ask(
     body: str = "",
     host: str = LOOPBACK,
 ) -> Reply:
-    """Send these headers and no others; `Host` is that of the port unless it is among them."""
+    """Send these headers and no others; `Host` is the port's unless given."""
     connection = http.client.HTTPConnection(host, port, timeout=60)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -79,8 +77,9 @@ def write_query(query: str) -> str:
 
 
 def write_workspace(folder: Path) -> Path:
-    """Write a workspace with one location that names its job `tried_job` and notes in `seen` what TRIED is
-    when it loads.
+    """Write a workspace with one location; return its file.
+
+    Its job is `tried_job`; `seen` records what TRIED is when it loads.
     """
     (folder / "tried.py").write_text(_CODE.format(seen=str(folder / "seen")))
     workspace = folder / "workspace.yaml"
@@ -104,8 +103,9 @@ class Server:
 def running(
     folder: Path, port: int, *command: str, working_directory: Path | None = None, **environment: str
 ) -> Iterator[Server]:
-    """The command (one of ours, or a program's path) serves the UI of a workspace of its own on this port,
-    with none of this process's settings.
+    """Serve the UI of a new workspace on this port, without this process's settings.
+
+    The command is one of ours or a program's path.
     """
     home = folder / "home"
     home.mkdir()

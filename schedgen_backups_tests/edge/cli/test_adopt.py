@@ -1,6 +1,4 @@
-"""A person decides about a point of another site and about objects that nobody has; the decision is recorded
-with its reason.
-"""
+"""`adopt` for a point of another site and `accept` for missing objects; both decisions are recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ def catalog(site: Site) -> Catalog:
     return catalog
 
 
-def test_a_foreign_point_is_listed_as_such_and_counts_after_adopt(site: Site, catalog: Catalog) -> None:
+def test_a_foreign_point_counts_only_after_adopt(site: Site, catalog: Catalog) -> None:
     point_id = name_night(0).text
     assert [entry["state"] for entry in json.loads(site.cli("list", "--json").stdout)["points"]] == [
         "foreign"

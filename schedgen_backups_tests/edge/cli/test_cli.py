@@ -1,8 +1,7 @@
-"""The command line as a person or a script meets it: a process of its own, its exit code, what it prints on
-stdout and on stderr.
+"""The command line as a separate process: exit code, stdout and stderr.
 
-One site with one recovery point serves all tests; who harms files works on a copy. Restores are in
-`test_cli_restore`, secrets in `test_secrets`.
+All tests share one site with one recovery point; tests that damage files use a copy. Restores are in
+`test_restore`, secrets in `edge/runs/test_secrets`.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def git(folder: Path, *words: str) -> str:
 def taken(
     tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]
 ) -> Iterator[tuple[Site, str]]:
-    """A site that names a git checkout, and the id that `backup` printed there."""
+    """Return a site that names a git checkout, and the id that `backup` printed there."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         site = Site(tmp_path_factory.mktemp("cli"), seeded_application[0], monkeypatch)
         git(site.folder, "init", "--quiet", "--initial-branch=release/2.1")
@@ -72,17 +71,17 @@ def cli_site(taken: tuple[Site, str]) -> Site:
 
 @pytest.fixture
 def copied(cli_site: Site, tmp_path: Path) -> Path:
-    """A backup directory with the same point, to be harmed."""
+    """Return a copy of the backup directory that a test may damage."""
     return Path(shutil.copytree(cli_site.directory, tmp_path / "copied"))
 
 
-def test_backup_prints_the_id_and_nothing_else(taken: tuple[Site, str]) -> None:
-    """Scripts write `id=$(schedgen-backups backup)`."""
+def test_backup_prints_only_the_id(taken: tuple[Site, str]) -> None:
+    """Scripts use `id=$(schedgen-backups backup)`."""
     site, printed = taken
     assert [f"{point.point_id}\n" for point in site.points()] == [printed]
 
 
-def test_the_run_is_in_the_history_that_the_ui_shows(cli_site: Site) -> None:
+def test_the_run_is_in_the_ui_history(cli_site: Site) -> None:
     with dg.DagsterInstance.from_config(str(cli_site.home)) as history:
         run_of_ours = min(history.get_run_records(), key=lambda record: record.create_timestamp).dagster_run
         assert (run_of_ours.job_name, run_of_ours.status) == ("backup_job", dg.DagsterRunStatus.SUCCESS)
@@ -94,7 +93,7 @@ def test_the_run_is_in_the_history_that_the_ui_shows(cli_site: Site) -> None:
         assert materialised.run_id == run_of_ours.run_id
 
 
-def test_the_manifest_tells_who_asked_and_from_which_commit(cli_site: Site) -> None:
+def test_the_manifest_records_user_and_commit(cli_site: Site) -> None:
     manifest = cli_site.points()[0].manifest
     assert manifest is not None
     assert manifest.origin.reason == REASON
@@ -103,7 +102,7 @@ def test_the_manifest_tells_who_asked_and_from_which_commit(cli_site: Site) -> N
     assert manifest.origin.git_commit == git(cli_site.folder, "rev-parse", "HEAD")
 
 
-def test_list_and_show_tell_the_same_to_people_and_to_programs(cli_site: Site) -> None:
+def test_list_and_show_give_the_same_as_text_and_json(cli_site: Site) -> None:
     [point] = cli_site.points()
     listed = cli_site.cli("list", "--json")
     [entry] = json.loads(listed.stdout)["points"]
@@ -133,7 +132,7 @@ def test_files_of_the_old_script_are_listed_as_unmanaged(cli_site: Site, copied:
     assert (len(listed["points"]), listed["unmanaged"]) == (1, [old.name])
 
 
-def test_verify_reads_the_newest_point_again(cli_site: Site) -> None:
+def test_verify_rereads_the_newest_point(cli_site: Site) -> None:
     result = cli_site.cli("verify", "latest", "--json")
     [checks] = json.loads(result.stdout)["results"].values()
     assert result.code == 0
@@ -142,7 +141,7 @@ def test_verify_reads_the_newest_point_again(cli_site: Site) -> None:
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind))
-def test_verify_ends_with_3_when_a_file_is_damaged(kind: ArtifactKind, cli_site: Site, copied: Path) -> None:
+def test_verify_exits_with_3_when_a_file_is_damaged(kind: ArtifactKind, cli_site: Site, copied: Path) -> None:
     path = Catalog(copied).list_points()[-1].get_path(kind)
     path.write_bytes(damage(path.read_bytes(), path.stat().st_size * 4))
     assert cli_site.cli("verify", "--all", BACKUP_DIR=str(copied)).code == 3
@@ -151,7 +150,7 @@ def test_verify_ends_with_3_when_a_file_is_damaged(kind: ArtifactKind, cli_site:
     assert "failed" in alone.stdout
 
 
-def test_a_database_that_is_not_there_ends_a_backup_with_1(cli_site: Site, tmp_path: Path) -> None:
+def test_a_missing_database_exits_with_1(cli_site: Site, tmp_path: Path) -> None:
     [port] = free_ports(1)
     result = cli_site.cli("backup", POSTGRES_PORT=str(port), BACKUP_DIR=str(tmp_path / "backups"))
     assert (result.code, result.stdout) == (1, "")
@@ -160,9 +159,7 @@ def test_a_database_that_is_not_there_ends_a_backup_with_1(cli_site: Site, tmp_p
     assert "Traceback" not in result.stderr
 
 
-def test_a_bucket_that_is_not_there_ends_a_backup_with_2_and_json_says_so(
-    cli_site: Site, tmp_path: Path
-) -> None:
+def test_a_missing_bucket_exits_with_2_also_in_json(cli_site: Site, tmp_path: Path) -> None:
     result = cli_site.cli(
         "backup", "--json", MINIO_BUCKET="no-such-bucket", BACKUP_DIR=str(tmp_path / "backups")
     )
@@ -173,13 +170,13 @@ def test_a_bucket_that_is_not_there_ends_a_backup_with_2_and_json_says_so(
     assert RecoveryPointId.parse(answer["id"])
 
 
-def test_a_missing_secret_ends_a_backup_with_4(cli_site: Site, tmp_path: Path) -> None:
+def test_a_missing_secret_exits_with_4(cli_site: Site, tmp_path: Path) -> None:
     result = cli_site.cli("backup", MINIO_SECRET_KEY="", BACKUP_DIR=str(tmp_path / "backups"))
     assert (result.code, result.stdout) == (4, ""), result.stderr
     assert "MINIO_SECRET_KEY is not set" in result.stderr
 
 
-def test_a_lock_that_is_held_ends_a_backup_with_5(cli_site: Site, copied: Path) -> None:
+def test_a_held_lock_exits_with_5(cli_site: Site, copied: Path) -> None:
     catalog = Catalog(copied)
     assert catalog.lock.acquire("run of somebody else")
     result = cli_site.cli("backup", BACKUP_DIR=str(copied))
@@ -188,7 +185,7 @@ def test_a_lock_that_is_held_ends_a_backup_with_5(cli_site: Site, copied: Path) 
     assert "in use by run of somebody else" in result.stderr
 
 
-def test_without_a_dagster_home_a_backup_ends_with_4(cli_site: Site) -> None:
+def test_a_missing_dagster_home_exits_with_4(cli_site: Site) -> None:
     result = cli_site.cli("backup", DAGSTER_HOME="")
     assert (result.code, result.stdout) == (4, ""), result.stderr
     assert "DAGSTER_HOME is not set" in result.stderr
@@ -207,7 +204,7 @@ def test_without_a_dagster_home_a_backup_ends_with_4(cli_site: Site) -> None:
     ],
     ids=["option", "command", "missing option", "id", "point", "label", "span"],
 )
-def test_what_was_typed_wrong_is_refused_to_people_and_to_programs(
+def test_invalid_input_is_refused_in_text_and_json(
     arguments: tuple[str, ...], code: int, said: str, cli_site: Site
 ) -> None:
     result = cli_site.cli(*arguments)
@@ -224,8 +221,8 @@ def test_what_was_typed_wrong_is_refused_to_people_and_to_programs(
     assert (refusal["exit_code"], bool(refusal["hint"])) == (code, True)
 
 
-def test_a_list_is_what_was_asked_for(cli_site: Site, copied: Path) -> None:
-    """By label, age and state; pins, labels and reasons stand beside the points."""
+def test_list_filters_by_label_age_and_state(cli_site: Site, copied: Path) -> None:
+    """The list shows pins, labels and reasons beside the points."""
     [point] = cli_site.points()
     wheres = {"BACKUP_DIR": str(copied)}
     assert cli_site.cli("pin", "latest", "--reason", "an [audit]", "--days", "3", **wheres).code == 0
@@ -233,7 +230,7 @@ def test_a_list_is_what_was_asked_for(cli_site: Site, copied: Path) -> None:
     assert "an [audit]" in shown
     assert "deployment=v2.1.0, ticket=OPS-17=b" in shown
     assert REASON in shown
-    assert max(map(len, shown.splitlines())) > 100  # a pipe is no screen: nothing is folded
+    assert max(map(len, shown.splitlines())) > 100  # Output to a pipe is not wrapped.
     assert "an [audit]" in cli_site.cli("show", "latest", **wheres).stdout
 
     def count(*options: str) -> int:
@@ -247,12 +244,12 @@ def test_a_list_is_what_was_asked_for(cli_site: Site, copied: Path) -> None:
     assert (entry["id"], entry["pin"]["reason"]) == (point.point_id.text, "an [audit]")
 
 
-def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
+def test_doctor_finds_no_problem_on_a_healthy_site(cli_site: Site) -> None:
     result = cli_site.cli("doctor", "--json", BACKUP_NAME="tests")
     results = json.loads(result.stdout)["results"]
     assert result.code == 0
-    # Of the test's site no timer and no daemon is there, nobody is told, and the keys of the backup are those
-    # of the server's owner.
+    # The test site has no timer, no daemon and no alert channel, and the backup keys are those of the
+    # server's owner.
     notes = {result["what"] for result in results if result["state"] != "ok"}
     assert notes <= {"schedule", "alerts", "heartbeat", "restore proven", "restore of the bucket"}
     assert {
@@ -267,7 +264,7 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(cli_site: Site) -> None:
     } <= {result["what"] for result in results}
 
 
-def test_doctor_says_what_could_be_restored_and_makes_nothing(cli_site: Site) -> None:
+def test_doctor_reports_what_could_be_restored_and_creates_nothing(cli_site: Site) -> None:
     folder = cli_site.folder / "not" / "there"
     cli_site.cli("doctor", BACKUP_DIR=str(folder))
     assert not folder.parent.exists()
@@ -280,18 +277,18 @@ def test_doctor_says_what_could_be_restored_and_makes_nothing(cli_site: Site) ->
     assert results["restore of the database"]["state"] == "ok"
     run(cli_site.application.database, "CREATE ROLE edge_reader LOGIN PASSWORD 'p' IN ROLE pg_read_all_data")
     try:
-        told = cli_site.cli("doctor", "--json", POSTGRES_USER="edge_reader", POSTGRES_PASSWORD="p").stdout
+        answer = cli_site.cli("doctor", "--json", POSTGRES_USER="edge_reader", POSTGRES_PASSWORD="p").stdout
     finally:
         run(cli_site.application.database, "DROP ROLE edge_reader")
     [reader] = [
-        result for result in json.loads(told)["results"] if result["what"] == "restore of the database"
+        result for result in json.loads(answer)["results"] if result["what"] == "restore of the database"
     ]
     assert reader["state"] == "note"
     assert "edge_reader may not make databases and is no member of" in reader["detail"]
     assert "RESTORE_POSTGRES_USER" in reader["fix"]
 
 
-def test_doctor_names_definitions_that_do_not_load(cli_site: Site) -> None:
+def test_doctor_reports_definitions_that_do_not_load(cli_site: Site) -> None:
     broken = cli_site.folder / "broken" / "dagster"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('half of an upgrade')", encoding="utf-8")
@@ -302,7 +299,7 @@ def test_doctor_names_definitions_that_do_not_load(cli_site: Site) -> None:
     assert "neither schedule nor sensors run" in fix
 
 
-def test_doctor_tells_how_the_channels_answered_last(cli_site: Site) -> None:
+def test_doctor_reports_the_last_answer_of_each_channel(cli_site: Site) -> None:
     def look(**values: str) -> dict[str, tuple[str, str]]:
         results = json.loads(cli_site.cli("doctor", "--json", **values).stdout)["results"]
         return {
@@ -323,21 +320,19 @@ def test_doctor_tells_how_the_channels_answered_last(cli_site: Site) -> None:
         assert (state, "was refused at" in detail) == ("problem", True)
 
 
-def test_a_folder_that_is_no_checkout_is_a_note_and_keeps_no_backup_from_being_taken(
-    cli_site: Site, copied: Path
-) -> None:
+def test_a_folder_that_is_not_a_checkout_is_a_note_and_stops_no_backup(cli_site: Site, copied: Path) -> None:
     for value in (str(cli_site.folder / "nothing"), "~nobody-of-this-name/x"):
         named = {"BACKUP_GIT_DIRECTORY": value, "BACKUP_DIR": str(copied)}
         assert "BACKUP_GIT_DIRECTORY" in cli_site.cli("doctor", **named).stdout
-        told = cli_site.cli("backup", **named)
-        assert told.code == 0, told.stderr
-        manifest = Catalog(copied).read_manifest(RecoveryPointId(told.stdout.strip()))
+        answer = cli_site.cli("backup", **named)
+        assert answer.code == 0, answer.stderr
+        manifest = Catalog(copied).read_manifest(RecoveryPointId(answer.stdout.strip()))
         assert manifest is not None
         assert (manifest.origin.git_commit, manifest.origin.git_branch) == ("", "")
 
 
-def test_doctor_tells_people_in_whole_lines(cli_site: Site) -> None:
-    """In a mail from cron nobody can make the window wider."""
+def test_doctor_prints_whole_lines(cli_site: Site) -> None:
+    """A reader of cron's mail cannot widen the window."""
     folder = cli_site.folder / ("long-" * 40)
     result = cli_site.cli("doctor", BACKUP_DIR=str(folder), POSTGRES_PASSWORD="")
     assert result.code == 4
@@ -355,7 +350,7 @@ def problems_of(stdout: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_doctor_names_missing_credentials_and_a_pg_dump_that_is_too_old(
+def test_doctor_reports_missing_credentials_and_an_old_pg_dump(
     cli_site: Site, postgres_bin_dir_17: Path
 ) -> None:
     result = cli_site.cli("doctor", "--json", MINIO_ACCESS_KEY="", PG_BIN_DIR=str(postgres_bin_dir_17))
@@ -368,7 +363,7 @@ def test_doctor_names_missing_credentials_and_a_pg_dump_that_is_too_old(
     assert all(fix for _detail, fix in problems.values())
 
 
-def test_doctor_names_a_missing_privilege_and_a_missing_bucket(cli_site: Site) -> None:
+def test_doctor_reports_a_missing_privilege_and_a_missing_bucket(cli_site: Site) -> None:
     server = cli_site.application.database
     run(server, "CREATE ROLE edge_nobody LOGIN PASSWORD 'edge-nobody'")
     result = cli_site.cli(
@@ -390,7 +385,7 @@ def test_doctor_names_a_missing_privilege_and_a_missing_bucket(cli_site: Site) -
 
 
 def find_loaded_packages(importtime: str) -> set[str]:
-    """The first part of the name of each module that Python told of."""
+    """Return the top-level names of the modules that Python reported as imported."""
     return {name.partition(".")[0] for name in re.findall(r"\d+ \| \d+ \| ([\w.]+)", importtime)}
 
 
@@ -412,24 +407,24 @@ def find_loaded_packages(importtime: str) -> set[str]:
     ],
     ids=" ".join,
 )
-def test_a_command_that_runs_no_job_does_not_load_dagster(arguments: tuple[str, ...], cli_site: Site) -> None:
-    """It would take longer than their work, and people wait for one PDF."""
+def test_commands_that_run_no_job_do_not_load_dagster(arguments: tuple[str, ...], cli_site: Site) -> None:
+    """Loading it takes longer than their work, and people wait for one PDF."""
     with cli_site.start_cli(*arguments, PYTHONPROFILEIMPORTTIME="1") as process:
-        _printed, told = process.communicate()
-    # Failures of other tests on this site are incidents, of which `status` warns.
-    assert process.returncode in ({0, 1} if arguments == ("status",) else {0}), told[-1000:]
-    loaded = find_loaded_packages(" ".join(told.split()))
+        _printed, errors = process.communicate()
+    # Failures of other tests on this site are incidents, about which `status` warns.
+    assert process.returncode in ({0, 1} if arguments == ("status",) else {0}), errors[-1000:]
+    loaded = find_loaded_packages(" ".join(errors.split()))
     assert "schedgen_backups" in loaded
     assert loaded.isdisjoint({"dagster", "dagster_shared", "pypdf"})
 
 
-def test_the_table_has_every_command_that_a_module_registers_and_no_other() -> None:
+def test_the_command_table_matches_the_registered_commands() -> None:
     for name in set(COMMAND_MODULES.values()):
         import_module(f"schedgen_backups.{name}")
     assert typer.main.get_command(app).registered.keys() == COMMAND_MODULES.keys()  # type: ignore[attr-defined]
 
 
-def test_every_command_explains_itself() -> None:
+def test_every_command_has_help() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert {"backup", "list", "show", "verify", "restore", "doctor", "demo"} <= commands.keys()
     for name, command in commands.items():
@@ -458,13 +453,15 @@ def test_every_command_explains_itself() -> None:
     ],
     ids=lambda arguments: arguments[0],
 )
-def test_an_answer_has_the_documented_shape(arguments: tuple[str, ...], cli_site: Site, copied: Path) -> None:
+def test_json_output_has_the_documented_shape(
+    arguments: tuple[str, ...], cli_site: Site, copied: Path
+) -> None:
     answer = json.loads(cli_site.cli(*arguments, "--json", BACKUP_DIR=str(copied)).stdout)
     assert answer.pop("format_version") == 1
     assert set(answer) == set(SHAPES[arguments[0]])
 
 
-def test_every_command_that_answers_has_json_and_a_documented_shape() -> None:
+def test_every_command_with_output_has_json_and_a_documented_shape() -> None:
     group = typer.main.get_group(app)
     without = {"demo", "setup", "serve", "webserver", "manual"}
     with_json = {
@@ -476,9 +473,10 @@ def test_every_command_that_answers_has_json_and_a_documented_shape() -> None:
     assert with_json == SHAPES.keys()
 
 
-def test_what_people_copy_from_a_small_screen_is_whole(cli_site: Site) -> None:
-    """Ids, paths and commands have no line break of ours in them; the terminal folds them, and gives them
-    back whole.
+def test_text_to_copy_is_whole_on_a_narrow_terminal(cli_site: Site) -> None:
+    """Ids, paths and commands contain no line break of ours.
+
+    The terminal wraps them and copies them whole.
     """
     [point] = cli_site.points()
     seen = {

@@ -1,5 +1,6 @@
-"""Before a deployment: a backup that is verified, pinned and written down, and the commands of the rollback,
-which are run.
+"""`before-deployment`: a verified, pinned backup, its marker file and the rollback commands.
+
+The tests run these commands.
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ MARKER = ".last-deployment-backup"
 def deployed(
     tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
-    """A site with an application of its own, and with the three roles that docs/restore.md recommends: no
-    superuser.
-    """
+    """Return a site with its own application and the three roles of docs/restore.md; none is a superuser."""
     name = f"deploy_{uuid4().hex}"
     bucket = weed.settings(name.replace("_", "-"))
     roles = make_documented_roles(postgres_server.create_database(name))
@@ -51,7 +50,7 @@ def deployed(
 
 
 def source(marker: Path) -> dict[str, str]:
-    """What a shell that sourced the marker has in its variables."""
+    """Return the variables of a shell that sourced the marker."""
     done = subprocess.run(
         ["sh", "-c", 'set -eu; . "$0"; set | grep ^LAST_BACKUP_', str(marker)],
         cwd=marker.parent,
@@ -65,7 +64,7 @@ def source(marker: Path) -> dict[str, str]:
     }
 
 
-def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_everything_back(
+def test_a_rollback_restores_the_pinned_point_of_the_marker(
     deployed: Site,
 ) -> None:
     taken = deployed.cli("backup", "--pin-for", "30d", "--label", LABEL, "--write-marker", MARKER)
@@ -90,13 +89,13 @@ def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_ev
     assert marker["LAST_BACKUP_LOCATION"] == str(deployed.directory)
     assert not (deployed.folder / "leaked").exists()
 
-    told = json.loads(deployed.cli("last", "--label", "deployment", "--json").stdout)
-    assert (told["id"], told["labels"], told["is_pinned"]) == (
+    answer = json.loads(deployed.cli("last", "--label", "deployment", "--json").stdout)
+    assert (answer["id"], answer["labels"], answer["is_pinned"]) == (
         point.point_id.text,
         dict([LABEL.split("=", 1)]),
         True,
     )
-    commands = [told["rollback"]["database"], told["rollback"]["bucket"]]
+    commands = [answer["rollback"]["database"], answer["rollback"]["bucket"]]
     text = deployed.cli("last", "--label", LABEL).stdout
     assert all(command in text for command in (point.point_id.text, *commands))
 
@@ -115,7 +114,7 @@ def test_a_deployment_has_a_pinned_point_and_a_marker_and_its_rollback_brings_ev
     assert client_of(bucket).stat_object(bucket.bucket, key).size
 
 
-def test_a_failed_backup_leaves_the_marker_of_the_deployment_before_and_ends_with_its_code(
+def test_a_failed_backup_keeps_the_old_marker_and_its_exit_code(
     site: Site,
 ) -> None:
     marker = site.folder / MARKER
@@ -139,20 +138,18 @@ def test_a_failed_backup_leaves_the_marker_of_the_deployment_before_and_ends_wit
 
 
 @pytest.mark.parametrize("words", [("--pin-for", "soon"), ("--write-marker", "no/such/folder/marker")])
-def test_what_cannot_be_done_afterwards_is_refused_before_the_backup(
-    site: Site, words: tuple[str, str]
-) -> None:
+def test_impossible_options_are_refused_before_the_backup(site: Site, words: tuple[str, str]) -> None:
     assert site.cli("backup", *words).code == 4
     assert not site.directory.exists() or site.points() == ()
 
 
 @pytest.mark.parametrize("text", ["", "30", "0d", "-1d", "1y", "d", "9999999w", "1d2h"])
-def test_a_span_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="invalid duration"):
         parse_span(text)
 
 
-def test_spans_are_hours_days_and_weeks() -> None:
+def test_durations_are_hours_days_and_weeks() -> None:
     assert [parse_span(text) for text in ("12h", "30d", "4w")] == [
         timedelta(hours=12),
         timedelta(days=30),

@@ -1,4 +1,4 @@
-"""The manual page says what the commands say, and is one that `man` can show."""
+"""The manual page matches the commands and is valid for `man`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "schedgen-backups.1"
 
 @pytest.fixture(autouse=True)
 def whole_app() -> None:
-    """The options that come before a command are those of `main`."""
+    """Options before a command belong to `main`."""
     assert main.app is not None
 
 
@@ -32,7 +32,7 @@ def test_it_names_every_command_variable_and_exit_code() -> None:
     assert [code for code in MEANINGS if f".B {code}\n" not in text] == []
 
 
-def test_a_formatter_finds_nothing_wrong_with_it() -> None:
+def test_the_formatter_reports_no_error() -> None:
     groff = shutil.which("groff")
     if groff is None:
         pytest.skip("groff is not installed")

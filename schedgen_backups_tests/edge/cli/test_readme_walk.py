@@ -1,8 +1,7 @@
-"""From nothing to a restored system, as somebody does it who has the README and a terminal of 80 columns:
-commands are those that are printed.
+"""From an empty system to a restored one with the README's and the program's printed commands only.
 
-The roles are those of docs/restore.md; keys of the bucket are odd ones. What each command does in detail is
-tested elsewhere.
+The terminal has 80 columns, the roles are those of docs/restore.md, and the bucket has odd keys. Other tests
+cover what each command does in detail.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 
 class Checkout(Machine):
-    """What `git clone` brings, and nothing installed yet: `make` does that."""
+    """The files that `git clone` brings, with nothing installed: `make` does that."""
 
     def __init__(self, folder: Path, application: Application, webhook_url: str) -> None:
         super().__init__(folder, application, webhook_url)
@@ -46,14 +45,14 @@ class Checkout(Machine):
         subprocess.run(["git", "clone", "--quiet", PROJECT, self.folder], check=True)
 
     def words(self, *flags: str) -> list[str]:
-        """As in the README."""
+        """Return the words of a README command."""
         return ["make", "setup", *flags]
 
 
 class Operator:
-    """Somebody at a terminal of 80 columns, in a checkout that setup has set up.
+    """An operator at a terminal of 80 columns, in a checkout that setup has configured.
 
-    `export` is what setup printed to find the program.
+    `export` is the line that setup printed to find the program.
     """
 
     def __init__(self, machine: Machine, roles: DocumentedRoles, bucket: BucketSettings, export: str) -> None:
@@ -61,11 +60,11 @@ class Operator:
         self.jobs = run(roles.owner, "SELECT id::text, s3_key FROM jobs ORDER BY s3_key")
 
     def type(self, command: str, *answers: tuple[str, str]) -> str:
-        """The command ended with 0; return what was on the terminal.
+        """Run a command that must exit with 0; return the terminal's content.
 
-        `answers` are what is asked and what is typed.
+        `answers` pairs each prompt with what is typed.
         """
-        # A copy is run by the interpreter of the tests; a clone has one of its own.
+        # A copy is run by the tests' interpreter; a clone has its own.
         source = {} if isinstance(self.machine, Checkout) else {"PYTHONPATH": str(self.machine.folder)}
         environment = {**self.machine.environment, "TERM": "xterm", **source}
         words = ["-c", f"{self.export}; {command}"]
@@ -94,9 +93,7 @@ class Operator:
         return next(str(job_id) for job_id, found in self.jobs if found == key)
 
     def sql(self, statement: str) -> None:
-        """As the operators paste what was printed: by psql, as the role that restores, connected to another
-        database.
-        """
+        """Run printed SQL as operators do: in psql, as the restoring role, connected to another database."""
         restorer = self.roles.restorer
         run(replace(restorer, database="postgres"), statement)
 
@@ -108,9 +105,7 @@ class Operator:
 def operator(
     request: pytest.FixtureRequest, tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3
 ) -> Operator:
-    """An application with odd keys, roles as documented, and a machine where setup was answered in the
-    terminal.
-    """
+    """Return an operator of an application with odd keys and documented roles, after interactive setup."""
     name = f"walk_{uuid4().hex[:12]}"
     bucket = weed.settings(name.replace("_", "-"))
     roles = make_documented_roles(postgres_server.create_database(name))
@@ -163,7 +158,7 @@ def operator(
     return Operator(machine, roles, bucket, export)
 
 
-def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator) -> None:
+def test_a_new_system_is_backed_up_and_restored_with_printed_commands_only(operator: Operator) -> None:
     owner, database = operator.roles.owner, operator.roles.owner.database
     [point] = Catalog(operator.machine.points).list_points()
     assert point.state is PointState.VERIFIED
@@ -186,7 +181,7 @@ def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator
     assert run(owner, f"SELECT s3_key FROM jobs WHERE id = '{job_id}'") == [(key,)]
     assert client_of(operator.bucket).stat_object(operator.bucket.bucket, key).size
 
-    # A table was spoilt: looked at beside the live one, then put back.
+    # A table was damaged: restore it beside the live one, then put its rows back.
     before = run(owner, "SELECT id, name, email FROM users ORDER BY id")
     run(owner, "UPDATE users SET name = 'spoilt'")
     seen = operator.type("schedgen-backups restore-tables latest users")
@@ -201,8 +196,8 @@ def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator
     assert "10 rows put back" in " ".join(seen.split())
     assert run(owner, "SELECT id, name, email FROM users ORDER BY id") == before
 
-    # A migration went wrong: the whole database is exchanged by the printed command, and exchanged back by
-    # the printed statements.
+    # A migration failed: the printed command swaps the whole database, and the printed statements swap it
+    # back.
     run(owner, "DROP TABLE jobs")
     [command] = [
         line.strip() for line in operator.type("schedgen-backups last").splitlines() if "--swap" in line

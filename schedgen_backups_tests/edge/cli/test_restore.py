@@ -1,7 +1,6 @@
-"""`restore` as a person types it: into empty targets, refused by full ones, confirmed, and tried without
-writing.
+"""The `restore` command: empty and full targets, confirmation and dry run.
 
-One site with one recovery point serves all tests; the targets are each test's own.
+All tests share one site with one recovery point; each has its own targets.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 def cli_site(
     tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]
 ) -> Iterator[Site]:
-    """A site with one verified recovery point."""
+    """Return a site with one verified recovery point."""
     with pytest.MonkeyPatch.context() as monkeypatch, dg.DagsterInstance.ephemeral() as instance:
         site = Site(tmp_path_factory.mktemp("restore"), seeded_application[0], monkeypatch)
         assert site.run(instance).success
@@ -42,20 +41,20 @@ def url_of(database: DatabaseSettings) -> str:
     return f"postgresql://{database.user}@{database.host}:{database.port}/{database.database}"
 
 
-def test_a_dry_run_says_what_would_happen_and_writes_nothing(
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
     cli_site: Site, database: DatabaseSettings, weed_bucket: BucketSettings
 ) -> None:
     targets = ("--database", database.database, "--bucket", weed_bucket.bucket)
-    told = cli_site.cli("restore", "latest", *targets, "--dry-run")
-    assert (told.code, told.stdout) == (0, "")
-    assert f"would load 3 tables with 63 rows into {database.label}" in told.stderr
+    answer = cli_site.cli("restore", "latest", *targets, "--dry-run")
+    assert (answer.code, answer.stdout) == (0, "")
+    assert f"would load 3 tables with 63 rows into {database.label}" in answer.stderr
     steps = json.loads(cli_site.cli("restore", "latest", *targets, "--dry-run", "--json").stdout)["steps"]
     assert any(weed_bucket.label in step for step in steps)
     assert run(database, TABLES) == []
     assert keys_of(weed_bucket) == set()
 
 
-def test_a_restore_into_empty_targets_ends_equal(
+def test_a_restore_into_empty_targets_is_equal(
     cli_site: Site, database: DatabaseSettings, weed_bucket: BucketSettings
 ) -> None:
     bucket_url = f"http://{weed_bucket.endpoint}/{weed_bucket.bucket}"
@@ -76,9 +75,7 @@ def test_a_restore_into_empty_targets_ends_equal(
     assert (listed["levels"]["restored"], listed["levels"]["equal"]) == ("passed", "passed")
 
 
-def test_one_half_alone_can_be_restored_and_people_are_told(
-    cli_site: Site, database: DatabaseSettings
-) -> None:
+def test_restoring_one_half_warns_about_the_other(cli_site: Site, database: DatabaseSettings) -> None:
     [point] = cli_site.points()
     result = cli_site.cli("restore", point.point_id.text, "--database", database.database)
     assert result.code == 0
@@ -86,7 +83,7 @@ def test_one_half_alone_can_be_restored_and_people_are_told(
     assert "load 3 tables" in result.stderr
 
 
-def test_a_target_that_holds_something_is_replaced_only_when_its_name_is_typed(
+def test_a_full_target_is_replaced_only_when_its_name_is_typed(
     cli_site: Site, database: DatabaseSettings
 ) -> None:
     run(database, "CREATE TABLE precious AS SELECT 1 AS one")
@@ -107,9 +104,7 @@ def test_a_target_that_holds_something_is_replaced_only_when_its_name_is_typed(
     assert run(database, "SELECT count(*) FROM users") == [(20,)]
 
 
-def test_a_bucket_that_holds_something_keeps_it_without_a_confirmation(
-    cli_site: Site, weed_bucket: BucketSettings
-) -> None:
+def test_a_full_bucket_is_kept_without_confirmation(cli_site: Site, weed_bucket: BucketSettings) -> None:
     client_of(weed_bucket).put_object(weed_bucket.bucket, "precious.pdf", BytesIO(b"%PDF"), 4)
     words = ("restore", "latest", "--bucket", weed_bucket.bucket)
     assert cli_site.cli(*words).code == 7
@@ -124,12 +119,12 @@ def test_a_bucket_that_holds_something_keeps_it_without_a_confirmation(
         (("--bucket", "ftp://127.0.0.1/name"), "--bucket is no URL of a bucket"),
         (("--database", "postgresql://schedgen@127.0.0.1:port/name"), "--database"),
         (("--bucket", "http://127.0.0.1:port/name"), "--bucket"),
-        # A slash in a password must be %2F; the part before it is then taken for the port.
+        # A slash in a password must be %2F; otherwise the part before it is parsed as the port.
         (("--database", "postgresql://schedgen:hunter2/x@127.0.0.1:5432/name"), "--database"),
     ],
     ids=["no user", "scheme", "database port", "bucket port", "password"],
 )
-def test_a_target_that_means_nothing_ends_with_4(words: tuple[str, ...], said: str, cli_site: Site) -> None:
+def test_an_invalid_target_exits_with_4(words: tuple[str, ...], said: str, cli_site: Site) -> None:
     result = cli_site.cli("restore", "latest", *words)
     assert (result.code, result.stdout) == (4, ""), result.stderr
     assert said in result.stderr

@@ -1,4 +1,4 @@
-"""Which settings count: for the command line, for runs, and for what `make serve` starts."""
+"""Which settings apply to the command line, to runs, and to what `make serve` starts."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_an_edited_environment_file_counts_from_the_next_run_on(
-    site: Site, instance: dg.DagsterInstance
-) -> None:
-    """Without a restart of the process that has the definitions."""
+def test_an_edited_environment_file_applies_to_the_next_run(site: Site, instance: dg.DagsterInstance) -> None:
+    """The process that holds the definitions is not restarted."""
     site.unset("MINIO_BUCKET")
     write(site.env, "MINIO_BUCKET=no-such-bucket\n")
     assert "no-such-bucket" in failures_of(site.run(instance))["minio_archive"].description
@@ -43,7 +41,7 @@ def test_an_edited_environment_file_counts_from_the_next_run_on(
     assert site.run(instance).success
 
 
-def test_the_file_of_a_command_is_that_of_its_run_too(site: Site, tmp_path: Path) -> None:
+def test_the_environment_file_of_a_command_applies_to_its_run(site: Site, tmp_path: Path) -> None:
     site.unset("BACKUP_DIR")
     other = write(tmp_path / "other.env", "BACKUP_DIR=points\n")
     result = site.cli("--env-file", str(other), "backup")
@@ -55,14 +53,14 @@ def test_the_file_of_a_command_is_that_of_its_run_too(site: Site, tmp_path: Path
     )
 
 
-def test_a_file_that_is_named_and_not_there_ends_every_command_with_4(site: Site) -> None:
+def test_a_missing_named_environment_file_exits_with_4(site: Site) -> None:
     for command in (("list",), ("status",), ("backup",), ("doctor",)):
         result = site.cli("--env-file", "none.env", *command)
         assert result.code == 4
         assert "there is no environment file" in result.stderr + result.stdout
 
 
-def test_doctor_warns_of_a_file_that_a_group_can_write(site: Site) -> None:
+def test_doctor_warns_about_a_group_writable_file(site: Site) -> None:
     site.env.chmod(0o660)
     results = {
         result["what"]: result for result in json.loads(site.cli("doctor", "--json").stdout)["results"]
@@ -74,8 +72,8 @@ def test_doctor_warns_of_a_file_that_a_group_can_write(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("site")
-def test_doctor_in_a_foreign_folder_runs_nothing_that_the_folder_names(tmp_path: Path) -> None:
-    """Called by root below a folder of somebody else, it ran that folder's PG_BIN_DIR."""
+def test_doctor_runs_no_program_named_by_a_foreign_folder(tmp_path: Path) -> None:
+    """When root called it below another user's folder, it ran that folder's PG_BIN_DIR."""
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "workspace.yaml").touch()
@@ -108,9 +106,7 @@ def test_status_and_list_need_no_password(site: Site) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> tuple[Path, Path]:
-    """A checkout whose .env names a bucket, and a DAGSTER_HOME, in which `make serve` starts Dagster
-    (test_serve).
-    """
+    """Return a checkout whose .env names a bucket, and a DAGSTER_HOME for `make serve`."""
     checkout, home = tmp_path / "checkout", tmp_path / "checkout" / ".dagster"
     home.mkdir(parents=True)
     write(checkout / ".env", "MINIO_BUCKET=of-the-file\n")
@@ -118,7 +114,7 @@ def served(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def find_bucket(served: tuple[Path, Path], folder: Path, **environment: str) -> str:
-    """Which bucket counts for the code that `dagster dev` loads when it is started in this folder."""
+    """Return the bucket in effect for code that `dagster dev` loads when started in this folder."""
     keys = {
         "MINIO_ACCESS_KEY": "key",
         "MINIO_SECRET_KEY": "secret",
@@ -141,10 +137,9 @@ def find_bucket(served: tuple[Path, Path], folder: Path, **environment: str) -> 
     return done.stdout.strip()
 
 
-def test_under_make_serve_the_environment_wins_over_the_file_as_everywhere(served: tuple[Path, Path]) -> None:
+def test_make_serve_prefers_the_environment_to_the_file(served: tuple[Path, Path]) -> None:
     checkout, folder = served
     assert find_bucket(served, folder) == "of-the-file"
     assert find_bucket(served, folder, MINIO_BUCKET="of-the-environment") == "of-the-environment"
-    # In the checkout Dagster itself would put the file above the environment: the reason why it is not
-    # started there.
+    # In the checkout, Dagster itself prefers the file to the environment, so it is not started there.
     assert find_bucket(served, checkout, MINIO_BUCKET="of-the-environment") == "of-the-file"

@@ -1,4 +1,4 @@
-"""Values that come from files: NAME_FILE instead of NAME, for the program whole."""
+"""Values read from files: NAME_FILE instead of NAME."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write(folder: Path, value: str) -> str:
     return str(path)
 
 
-def test_a_backup_takes_its_password_from_a_file(site: Site) -> None:
+def test_a_backup_reads_its_password_from_a_file(site: Site) -> None:
     password = os.environ["POSTGRES_PASSWORD"]
     site.unset("POSTGRES_PASSWORD")
     site.set(POSTGRES_PASSWORD_FILE=write(site.folder, f"{password}\n"))
@@ -30,19 +30,19 @@ def test_a_backup_takes_its_password_from_a_file(site: Site) -> None:
     assert len(site.points()) == 1
 
 
-def test_the_env_file_may_name_files_too(site: Site) -> None:
+def test_the_env_file_may_name_files(site: Site) -> None:
     site.unset("POSTGRES_PASSWORD")
     site.env.write_text(f"POSTGRES_PASSWORD_FILE={write(site.folder, 'from-a-file')}\n")
     assert load_config().database.password == "from-a-file"
 
 
-def test_an_empty_value_leaves_the_word_to_the_file(site: Site) -> None:
-    """So does compose set what nobody has set."""
+def test_an_empty_value_lets_the_file_apply(site: Site) -> None:
+    """Compose passes variables that are not set as empty ones."""
     site.set(POSTGRES_PASSWORD="", POSTGRES_PASSWORD_FILE=write(site.folder, "from-a-file"))
     assert load_config().database.password == "from-a-file"
 
 
-def test_a_file_that_is_not_there_is_named_and_not_taken_for_no_value(site: Site) -> None:
+def test_a_missing_value_file_is_an_error_not_an_empty_value(site: Site) -> None:
     site.set(BACKUP_ALERT_WEBHOOK_URL_FILE=str(site.folder / "none"))
     with pytest.raises(
         ConfigurationError,
@@ -51,7 +51,7 @@ def test_a_file_that_is_not_there_is_named_and_not_taken_for_no_value(site: Site
         _ = load_config().alerts
 
 
-def test_a_file_that_is_no_text_is_named_without_its_content(site: Site) -> None:
+def test_a_binary_value_file_is_named_without_its_content(site: Site) -> None:
     path = Path(write(site.folder, ""))
     path.write_bytes(b"canary-\xff")
     site.set(BACKUP_ALERT_WEBHOOK_URL_FILE=str(path))
@@ -71,14 +71,14 @@ def test_value_and_file_together_are_refused(site: Site) -> None:
     assert "from-" not in f"{raised.value} {raised.value.hint}"
 
 
-def test_a_restore_takes_its_password_from_a_file(site: Site) -> None:
+def test_a_restore_reads_its_password_from_a_file(site: Site) -> None:
     site.set(
         RESTORE_POSTGRES_PASSWORD_FILE=write(site.folder, "of-the-restore"), RESTORE_POSTGRES_HOST="host"
     )
     assert read_database_target("postgresql://me@host:5432/name", load_config()).password == "of-the-restore"
 
 
-def test_a_restore_whose_file_is_not_there_does_not_take_another_password(site: Site) -> None:
+def test_a_restore_with_a_missing_password_file_uses_no_other_password(site: Site) -> None:
     site.set(
         RESTORE_POSTGRES_PASSWORD_FILE=str(site.folder / "none"),
         RESTORE_MINIO_SECRET_KEY_FILE=str(site.folder / "none"),

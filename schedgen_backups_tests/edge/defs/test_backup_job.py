@@ -1,8 +1,6 @@
-"""The backup job when nothing goes wrong: what lies in the directory afterwards, and what Dagster shows of
-it.
+"""A successful backup job: the files in the directory and what Dagster shows.
 
-Runs are real ones in this process, against a real database and a real bucket. What happens when something
-goes wrong is `test_failures`'s.
+Runs are in this process, against a real database and bucket. Failures are in `edge/monitoring/test_failures`.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ CONDITIONS = {"recovery_point_is_intact", "recovery_point_is_fresh"}
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dg.MetadataValue]:
-    """What the run recorded with the asset, as the UI shows it."""
+    """Return the metadata that the run recorded with the asset, as the UI shows it."""
     [event] = [
         event for event in result.get_asset_materialization_events() if event.asset_key == dg.AssetKey(asset)
     ]
@@ -152,7 +150,7 @@ def test_the_archive_shows_its_figures(site: Site, instance: dg.DagsterInstance,
     assert isinstance(metadata["listed_at"], dg.TimestampMetadataValue)
 
 
-def test_the_recovery_point_shows_how_far_it_was_verified(
+def test_the_recovery_point_shows_its_verification_level(
     site: Site, instance: dg.DagsterInstance, seeded: SeedSummary
 ) -> None:
     metadata = metadata_of(site.run(instance, tags={run_tags.REASON: "before the move"}), "recovery_point")
@@ -185,7 +183,7 @@ def test_the_recovery_point_shows_how_far_it_was_verified(
     assert isinstance(metadata["age_seconds"], dg.FloatMetadataValue)
 
 
-def test_the_runs_tags_end_up_in_the_manifest(site: Site, instance: dg.DagsterInstance) -> None:
+def test_the_manifest_holds_the_runs_tags(site: Site, instance: dg.DagsterInstance) -> None:
     tags = {
         run_tags.REASON: "before v2.1.0",
         f"{run_tags.LABEL_PREFIX}deployment": "v2.1.0",
@@ -210,9 +208,7 @@ def test_the_runs_tags_end_up_in_the_manifest(site: Site, instance: dg.DagsterIn
     assert origin.host
 
 
-def test_materialize_all_does_the_same_as_the_job_and_drills_nothing(
-    site: Site, instance: dg.DagsterInstance
-) -> None:
+def test_materialize_all_backs_up_and_starts_no_drill(site: Site, instance: dg.DagsterInstance) -> None:
     """The UI's button runs Dagster's implicit job, not ours."""
     result = execute_job(defs.resolve_implicit_global_asset_job_def(), instance, None)
     assert failures_of(result) == {}
@@ -232,7 +228,7 @@ def test_materialize_all_does_the_same_as_the_job_and_drills_nothing(
     site.assert_left_clean()
 
 
-def test_where_nothing_says_which_objects_rows_refer_to_the_check_is_not_there_and_the_point_is_committed(
+def test_without_a_reference_query_the_point_is_committed_without_that_check(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     site.set(BACKUP_PRESET="none")
@@ -248,7 +244,7 @@ def test_where_nothing_says_which_objects_rows_refer_to_the_check_is_not_there_a
     )
 
 
-def test_two_runs_one_after_the_other_are_both_kept(site: Site, instance: dg.DagsterInstance) -> None:
+def test_two_consecutive_runs_are_both_kept(site: Site, instance: dg.DagsterInstance) -> None:
     first, second = site.run(instance), site.run(instance)
     assert [find_point_id(instance, result.run_id) for result in (first, second)] == [
         point.point_id for point in site.points()
@@ -256,9 +252,10 @@ def test_two_runs_one_after_the_other_are_both_kept(site: Site, instance: dg.Dag
     assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.VERIFIED]
 
 
-def test_the_archive_is_taken_after_the_dumps_snapshot(site: Site, instance: dg.DagsterInstance) -> None:
-    """Objects listed before the snapshot would miss what was uploaded in between; the order is a priority,
-    not a dependency.
+def test_the_bucket_is_listed_after_the_dumps_snapshot(site: Site, instance: dg.DagsterInstance) -> None:
+    """Objects listed before the snapshot would miss later uploads.
+
+    The order is a priority, not a dependency.
     """
     result = site.run(instance)
     order = [str(event.step_key) for event in result.all_events if event.is_step_start]
@@ -272,9 +269,10 @@ def test_the_archive_is_taken_after_the_dumps_snapshot(site: Site, instance: dg.
     assert taken < listed
 
 
-def test_a_run_reads_the_environment_of_its_own_time(site: Site, instance: dg.DagsterInstance) -> None:
-    """The code location outlives a change of the environment's file; nothing may be remembered from its load
-    or from the run before.
+def test_a_run_reads_the_current_environment(site: Site, instance: dg.DagsterInstance) -> None:
+    """The code location outlives a change of the environment file.
+
+    A run must not reuse values from its load or from an earlier run.
     """
     assert site.run(instance).success
     elsewhere = site.folder / "elsewhere"

@@ -1,6 +1,4 @@
-"""Commands of the operator around a backup: run once, in their order, seen in the run, limited in time; and
-one that fails before stops all.
-"""
+"""The operator's commands around a backup: order, output, time limit, and failures."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ def inbox(site: Site) -> Iterator[Inbox]:
 
 @pytest.fixture(autouse=True)
 def commands(site: Site) -> None:
-    """Each leaves a line in `said`."""
+    """Return commands that each append a line to `said`."""
     for name in ("BEFORE", "AFTER", "FAILURE"):
         site.set(
             **{
@@ -41,7 +39,7 @@ def read_said(site: Site) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def test_one_is_run_before_and_one_after_and_the_run_shows_what_they_print(
+def test_commands_run_before_and_after_and_their_output_is_in_the_run(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     result = site.run(instance)
@@ -54,7 +52,7 @@ def test_one_is_run_before_and_one_after_and_the_run_shows_what_they_print(
     ]
 
 
-def test_a_backup_whose_command_before_fails_is_none(
+def test_a_failed_before_command_aborts_the_backup(
     site: Site, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     site.set(BACKUP_BEFORE_COMMAND=f"echo once >> '{site.folder}/said'; echo cannot pause >&2; exit 3")
@@ -72,15 +70,13 @@ def test_a_backup_whose_command_before_fails_is_none(
     assert site.cli("backup").code == 10
 
 
-def test_a_backup_that_fails_later_runs_the_command_on_failure_only(
-    site: Site, instance: dg.DagsterInstance
-) -> None:
+def test_a_failed_backup_runs_only_the_on_failure_command(site: Site, instance: dg.DagsterInstance) -> None:
     site.set(MINIO_BUCKET="no-such-bucket")
     assert set(failures_of(site.run(instance))) == {"minio_archive"}
     assert read_said(site) == ["before 0", "failure 1"]
 
 
-def test_a_cancelled_backup_runs_the_command_on_failure(site: Site) -> None:
+def test_a_cancelled_backup_runs_the_on_failure_command(site: Site) -> None:
     site.set(BACKUP_BEFORE_COMMAND=f"echo $$ > '{site.folder}/began'; sleep 600")
     with site.start_cli("backup") as process:
         wait_until((site.folder / "began").exists, "the command is run")
@@ -90,7 +86,7 @@ def test_a_cancelled_backup_runs_the_command_on_failure(site: Site) -> None:
     assert read_said(site) == ["failure 0"]
 
 
-def test_a_command_that_takes_too_long_is_ended_with_its_children(
+def test_a_command_over_its_time_limit_is_killed_with_its_children(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     site.set(
@@ -102,7 +98,7 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(
     assert read_said(site) == ["failure 0"]
 
 
-def test_a_command_after_a_good_backup_that_fails_is_told_and_the_point_stays(
+def test_a_failed_after_command_raises_an_alert_and_keeps_the_point(
     site: Site, instance: dg.DagsterInstance, inbox: Inbox
 ) -> None:
     site.set(BACKUP_AFTER_COMMAND="echo no such service; exit 1")
@@ -126,7 +122,9 @@ def test_a_command_gets_no_secret_of_the_settings(site: Site, instance: dg.Dagst
     assert site.application.bucket.secret_key not in environment
 
 
-def test_a_wrong_limit_is_named_before_anything_is_captured(site: Site, instance: dg.DagsterInstance) -> None:
+def test_an_invalid_limit_is_reported_before_anything_is_captured(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
     site.set(BACKUP_COMMAND_TIMEOUT_SECONDS="soon")
     assert (
         "BACKUP_COMMAND_TIMEOUT_SECONDS is wrong"

@@ -1,7 +1,6 @@
-"""What is damaged, cut, missing or of an unlikely size is never committed, whoever asks for it: the job, a
-check alone, the recovery point alone.
+"""Damaged, truncated, missing or unlikely sized files are never committed, whichever assets or checks run.
 
-Captures and checks run as separate runs of one instance here, so that the files can be harmed in between.
+Captures and checks run as separate runs of one instance, so that files can be damaged in between.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def started_steps(result: dg.ExecuteInProcessResult) -> set[str]:
 
 @pytest.fixture
 def growing(site: Site, database: DatabaseSettings) -> DatabaseSettings:
-    """The site's database is one that the test may fill and empty; its archive is that of the shared bucket."""
+    """Return a site whose database the test may change; it uses the shared bucket."""
     run(database, "CREATE TABLE jobs (s3_key text, note text)")
     site.set(POSTGRES_DB=database.database)
     return database
@@ -52,7 +51,7 @@ def growing(site: Site, database: DatabaseSettings) -> DatabaseSettings:
     ],
     ids=["dump", "archive"],
 )
-def test_a_flipped_bit_turns_the_check_red_and_is_never_sealed(
+def test_a_flipped_bit_fails_the_check_and_is_never_committed(
     kind: ArtifactKind, asset: dg.AssetsDefinition, check: str, site: Site, instance: dg.DagsterInstance
 ) -> None:
     assert site.run_selection(instance, CAPTURES).success
@@ -70,27 +69,30 @@ def test_a_flipped_bit_turns_the_check_red_and_is_never_sealed(
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind), ids=["dump", "archive"])
-def test_the_recovery_point_alone_finds_the_damage_that_no_check_looked_for(
+def test_the_recovery_point_alone_finds_damage_without_a_check_run(
     kind: ArtifactKind, site: Site, instance: dg.DagsterInstance
 ) -> None:
-    """Blocking checks block within their own run only: Dagster lets anybody materialise the last asset alone."""
+    """Blocking checks block only within their own run.
+
+    Dagster lets any user materialize the last asset alone.
+    """
     assert site.run_selection(instance, CAPTURES).success
     site.flip_bit(kind)
     assert "is not committed" in failures_of(site.run_selection(instance, SEAL))["recovery_point"].description
     assert [(point.state, point.manifest) for point in site.points()] == [(PointState.FAILED, None)]
 
 
-def test_damage_after_a_check_passed_is_found_by_the_recovery_point_alone(
+def test_the_recovery_point_alone_finds_damage_after_a_passed_check(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
-    """What an earlier run saw is not what lies on the disk now."""
+    """The result of an earlier run says nothing about the file's present content."""
     both = dg.AssetSelection.assets(database_dump, minio_archive)
     assert site.run_selection(instance, both).success
     site.flip_bit(ArtifactKind.DATABASE)
     assert "is not committed" in failures_of(site.run_selection(instance, SEAL))["recovery_point"].description
 
 
-def test_the_recovery_point_alone_verifies_and_seals_what_two_runs_ago_captured(
+def test_the_recovery_point_alone_commits_a_capture_of_an_older_run(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     assert site.run_selection(instance, CAPTURES).success
@@ -104,7 +106,7 @@ def test_the_recovery_point_alone_verifies_and_seals_what_two_runs_ago_captured(
     assert {found.checked_by for found in point.verification.results} == {result.run_id}
 
 
-def test_materialised_again_the_recovery_point_keeps_its_manifest(
+def test_rematerializing_the_recovery_point_keeps_its_manifest(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     assert site.run(instance).success
@@ -116,7 +118,7 @@ def test_materialised_again_the_recovery_point_keeps_its_manifest(
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind), ids=["without dump", "without archive"])
-def test_the_recovery_point_alone_refuses_when_a_half_is_missing(
+def test_the_recovery_point_alone_fails_when_a_half_is_missing(
     kind: ArtifactKind, site: Site, instance: dg.DagsterInstance
 ) -> None:
     captured = minio_archive if kind is ArtifactKind.DATABASE else database_dump
@@ -127,23 +129,21 @@ def test_the_recovery_point_alone_refuses_when_a_half_is_missing(
     assert [(point.state, point.manifest) for point in site.points()] == [(PointState.PARTIAL, None)]
 
 
-def test_the_recovery_point_alone_refuses_in_an_empty_directory(
+def test_the_recovery_point_alone_fails_in_an_empty_directory(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     assert not site.run_selection(instance, SEAL).success
     assert site.points() == ()
 
 
-def test_a_check_alone_says_so_when_there_is_nothing_to_look_at(
-    site: Site, instance: dg.DagsterInstance
-) -> None:
+def test_a_check_alone_fails_without_a_capture(site: Site, instance: dg.DagsterInstance) -> None:
     result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(database_dump))
     assert not result.success
     assert all("there is no database file" in failed.description for failed in failures_of(result).values())
     assert [evaluation for evaluation in result.get_asset_check_evaluations() if evaluation.passed] == []
 
 
-def test_a_check_that_cannot_look_fails_and_is_never_green(site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_check_that_cannot_run_fails(site: Site, instance: dg.DagsterInstance) -> None:
     """Unknown is never success."""
     assert site.run(instance).success
     site.points()[-1].get_path(ArtifactKind.BUCKET).write_bytes(b"not a gzip file")
@@ -154,7 +154,7 @@ def test_a_check_that_cannot_look_fails_and_is_never_green(site: Site, instance:
     assert not result.success
 
 
-def test_a_database_that_shrank_by_more_than_half_is_not_sealed_and_the_night_after_is(
+def test_a_database_that_halved_is_not_committed_until_the_next_night(
     site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings
 ) -> None:
     run(growing, ROWS.format(count=4000))
@@ -181,10 +181,10 @@ def test_a_database_that_shrank_by_more_than_half_is_not_sealed_and_the_night_af
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", None], ids=["empty", "other bytes", "a folder"])
-def test_older_files_that_cannot_be_read_keep_no_point_from_being_taken(
+def test_unreadable_older_files_prevent_no_backup(
     site: Site, instance: dg.DagsterInstance, content: bytes | None
 ) -> None:
-    """They may be damaged, or of a version of before this format."""
+    """They may be damaged, or older than this format."""
     assert site.run(instance).success
     [point] = site.points()
     for artifact in point.artifacts:
@@ -202,7 +202,7 @@ def test_older_files_that_cannot_be_read_keep_no_point_from_being_taken(
     assert [point.state for point in site.points()] == [PointState.DAMAGED, PointState.VERIFIED]
 
 
-def test_a_database_of_three_times_the_size_is_warned_of_and_sealed(
+def test_a_database_that_tripled_is_committed_with_a_warning(
     site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings
 ) -> None:
     run(growing, ROWS.format(count=500))
@@ -216,7 +216,7 @@ def test_a_database_of_three_times_the_size_is_warned_of_and_sealed(
     assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.VERIFIED]
 
 
-def test_objects_that_shrank_by_more_than_half_are_not_sealed(
+def test_objects_that_halved_are_not_committed(
     site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings, weed_bucket: BucketSettings
 ) -> None:
     run(growing, ROWS.format(count=10))
@@ -235,10 +235,10 @@ def test_objects_that_shrank_by_more_than_half_are_not_sealed(
     assert [point.state for point in site.points()] == [PointState.VERIFIED, PointState.PARTIAL]
 
 
-def test_a_referenced_object_that_the_application_lost_is_named_and_does_not_stop_the_backup(
+def test_a_referenced_object_missing_in_the_bucket_is_reported_and_committed(
     site: Site, instance: dg.DagsterInstance, growing: DatabaseSettings
 ) -> None:
-    """The backup has all there was to be had; that a row has no file is the live system's state."""
+    """The backup holds all there was; a row without its file is a state of the live system."""
     run(growing, "INSERT INTO jobs VALUES ('uploads/nobody/has/this.pdf', 'lost')")
     result = site.run(instance)
     assert result.success

@@ -1,8 +1,7 @@
-"""What the code location offers, and that it loads whatever the environment says: a location that does not
-load tells nobody anything.
+"""The code location: it loads with any environment, because a location that does not load sends no alert.
 
-Loading is tried in fresh interpreters, with every warning an error. What the assets and checks do is the
-business of the other files here.
+Loading is tried in fresh interpreters, with every warning an error. Other files here test what the assets and
+checks do.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from schedgen_backups_tests.support.sites import Site
 
 pytestmark = [pytest.mark.edge]
 
-# Dagster's own warning, about pydantic; everything else is an error.
+# Dagster's own warning about pydantic; every other one is an error.
 STRICT = ("-W", "error", "-W", "ignore:The `__fields__` attribute is deprecated:DeprecationWarning")
 LOAD = """
 import dagster as dg
@@ -40,13 +39,14 @@ import schedgen_backups.core as core
 names = [module.name for module in pkgutil.walk_packages(core.__path__, "schedgen_backups.core.")]
 for name in names:
     importlib.import_module(name)
-unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.config.config", "schedgen_backups.defs.resources"}
+unwanted = {"dagster", "typer", "rich", "dotenv", "schedgen_backups.config.config",
+    "schedgen_backups.defs.resources"}
 print(len(names) > 20, sorted(unwanted & sys.modules.keys()))
 """
 
 
 def run_python(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter in this folder, with this environment, an empty environment file, and nothing else."""
+    """Run Python in this folder with this environment, an empty environment file and nothing else."""
     empty = folder / "env"
     empty.touch(mode=0o600)
     environment = {ENV_FILE_VARIABLE: str(empty), **environment}
@@ -61,7 +61,7 @@ def run_python(code: str, folder: Path, **environment: str) -> subprocess.Comple
 
 
 def read_backup_schedule() -> dg.ScheduleDefinition:
-    """The schedule of the backup as the environment says now."""
+    """Return the backup schedule as the current environment defines it."""
     schedule = build_site_definitions(load_config()).resolve_schedule_def("daily_backup_schedule")
     assert isinstance(schedule, dg.ScheduleDefinition)
     return schedule
@@ -98,21 +98,21 @@ def test_the_location_loads_with_an_empty_environment_and_touches_nothing(tmp_pa
     ],
     ids=["cron", "zone", "numbers", "drill", "no references", "no preset"],
 )
-def test_the_location_loads_with_wrong_values_and_keeps_the_default_schedule(
+def test_the_location_loads_with_wrong_values_and_the_default_schedule(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """The run of that schedule then fails with the reason, which somebody sees."""
+    """The scheduled run then fails visibly with the reason."""
     loaded = run_python(LOAD, tmp_path, **environment)
     assert (loaded.returncode, loaded.stdout, loaded.stderr) == (0, "0 2 * * *|UTC\n", "")
 
 
 def test_core_is_imported_without_dagster_and_the_command_line(tmp_path: Path) -> None:
-    """Core must be usable where there is no Dagster; an import chain breaks that in silence."""
+    """Core must work without Dagster; an import chain would break that unnoticed."""
     imported = run_python(IMPORT_CORE, tmp_path)
     assert (imported.stdout, imported.stderr) == ("True []\n", "")
 
 
-def test_the_assets_are_these_with_groups_kinds_and_owners() -> None:
+def test_the_assets_have_these_groups_kinds_and_owners() -> None:
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     assert {name: (spec.group_name, set(spec.kinds), list(spec.owners)) for name, spec in specs.items()} == {
         "live_system": ("backup", {"postgres", "s3"}, ["team:operations"]),
@@ -165,7 +165,7 @@ def test_the_checks_are_these_and_those_of_a_backup_block() -> None:
     assert {dep.asset_key.to_user_string() for dep in references.additional_deps} == {"database_dump"}
 
 
-def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
+def test_the_backup_job_selects_three_assets_with_all_their_checks() -> None:
     job = defs.resolve_job_def("backup_job")
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == {
         "database_dump",
@@ -176,10 +176,8 @@ def test_the_backup_job_takes_the_three_assets_with_all_their_checks() -> None:
     assert job.executor_def is dg.in_process_executor
 
 
-def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> None:
-    """Neither is a drill, though it writes into nothing but what it has started or made itself: only its
-    checks can be looked at again.
-    """
+def test_materialize_all_never_starts_a_restore() -> None:
+    """Nor a drill, although it writes only to its own scratch servers: only its checks can be run again."""
     assert {key.to_user_string() for key in defs.resolve_asset_graph().materializable_asset_keys} == {
         "database_dump",
         "minio_archive",
@@ -199,22 +197,20 @@ def test_a_restore_is_nothing_that_a_click_on_materialize_all_can_start() -> Non
     "cron", ["0 2 * * *", "*/15 8-18 * * 1-5", "30 1 1 */3 *", "@daily", "0 22 * * MON-FRI"]
 )
 @pytest.mark.parametrize("timezone", ["UTC", "Africa/Johannesburg"])
-def test_the_schedule_is_any_cron_string_in_any_time_zone(cron: str, timezone: str, site: Site) -> None:
+def test_the_schedule_accepts_any_cron_string_and_time_zone(cron: str, timezone: str, site: Site) -> None:
     site.set(BACKUP_SCHEDULE=cron, BACKUP_TIMEZONE=timezone)
     schedule = read_backup_schedule()
     assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, timezone)
 
 
-def test_the_schedule_runs_without_anybody_switching_it_on() -> None:
+def test_the_schedule_is_on_by_default() -> None:
     schedule = defs.resolve_schedule_def("daily_backup_schedule")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
     assert schedule.job_name == "backup_job"
 
 
-def test_another_setting_that_is_wrong_does_not_move_the_schedule(site: Site) -> None:
-    """The run that then fails must be the one at the operators' hour, not one at two in the night of another
-    zone.
-    """
+def test_a_wrong_unrelated_setting_does_not_move_the_schedule(site: Site) -> None:
+    """The failing run must start at the operators' hour, not at two at night in another zone."""
     site.set(
         BACKUP_SCHEDULE="0 5 * * *", BACKUP_TIMEZONE="Africa/Johannesburg", BACKUP_DOWNLOAD_THREADS="eight"
     )
@@ -222,7 +218,7 @@ def test_another_setting_that_is_wrong_does_not_move_the_schedule(site: Site) ->
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 5 * * *", "Africa/Johannesburg")
 
 
-def test_the_schedule_is_read_from_the_operators_env_file_too(site: Site) -> None:
+def test_the_schedule_is_read_from_the_operators_env_file(site: Site) -> None:
     site.unset("BACKUP_SCHEDULE")
     site.env.write_text("BACKUP_SCHEDULE='45 3 * * *'\n", encoding="utf-8")
     assert read_backup_schedule().cron_schedule == "45 3 * * *"

@@ -1,7 +1,6 @@
-"""The drill as Dagster and the command line run it: asset, checks, alerts, what stays beside the recovery
-point.
+"""The drill under Dagster and the command line: asset, checks, alerts, recorded results.
 
-What the drill itself finds is tested in `integration/test_drill`.
+`integration/drill/test_drill` tests what the drill itself finds.
 """
 
 from __future__ import annotations
@@ -30,15 +29,13 @@ pytestmark = [pytest.mark.edge]
 
 @pytest.fixture
 def backed_up(site: Site, instance: dg.DagsterInstance) -> Site:
-    """A site with one committed recovery point."""
+    """Return a site with one committed recovery point."""
     assert site.run(instance).success
     return site
 
 
 def name_servers(site: Site) -> None:
-    """Drills use the application's servers: as good for what is told of a drill, and faster than servers of
-    its own.
-    """
+    """Run drills on the application's servers, which is faster than starting servers."""
     database, bucket = site.application.database, site.application.bucket
     site.set(
         DRILL_DATABASE_URL=f"postgresql://{database.user}@{database.host}:{database.port}/postgres",
@@ -64,7 +61,7 @@ def assert_no_scratch(site: Site) -> None:
     assert [path.name for path in (folder.iterdir() if folder.exists() else []) if path.is_dir()] == []
 
 
-def test_a_drill_of_the_newest_point_passes_and_is_measured_and_recorded(
+def test_a_drill_of_the_newest_point_passes_and_is_recorded(
     backed_up: Site, instance: dg.DagsterInstance
 ) -> None:
     (backed_up.folder / "checks.sql").write_text(
@@ -97,7 +94,7 @@ def test_a_drill_of_the_newest_point_passes_and_is_measured_and_recorded(
     assert_no_scratch(backed_up)
 
 
-def test_checks_that_are_not_configured_are_not_reported_and_failed_ones_fail_the_run_and_not_the_point(
+def test_failed_sql_checks_fail_the_run_but_not_the_point(
     backed_up: Site, instance: dg.DagsterInstance
 ) -> None:
     name_servers(backed_up)
@@ -115,7 +112,7 @@ def test_checks_that_are_not_configured_are_not_reported_and_failed_ones_fail_th
 
 
 @pytest.mark.parametrize("kind", list(ArtifactKind))
-def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(
+def test_damage_fails_the_drill_and_the_point(
     backed_up: Site, instance: dg.DagsterInstance, kind: ArtifactKind
 ) -> None:
     name_servers(backed_up)
@@ -123,7 +120,7 @@ def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(
     result = backed_up.run(instance, "restore_drill_job")
     assert list(failures_of(result)) == ["restore_drill"]
     assert "nothing was written" in failures_of(result)["restore_drill"].description
-    # Otherwise the checks would go on saying what the drill before found.
+    # Otherwise the checks would keep showing the previous drill's results.
     evaluation = evaluations_of(result)["point_is_restored"]
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "the drill came to no result" in (evaluation.description or "")
@@ -131,7 +128,7 @@ def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(
     assert_no_scratch(backed_up)
 
 
-def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a_backup(site: Site) -> None:
+def test_a_failed_drill_sends_one_alert_which_only_a_passed_drill_resolves(site: Site) -> None:
     (site.folder / "checks.sql").write_text("SELECT false", encoding="utf-8")
     name_servers(site)
     with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
@@ -142,14 +139,14 @@ def test_a_failed_drill_is_told_once_and_ends_with_a_passed_drill_and_not_with_a
         assert alert.startswith("[HIGH] Restore drill failed: restore_drill_operator_checks_hold\n")
         assert "1 of 1 check failed: SELECT false" in alert
         outbox = Watcher("alert_outbox", instance)
-        outbox.look(2)
+        outbox.evaluate(2)
         assert site.run(instance).success
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.texts == [alert]
         site.unset("DRILL_SQL_CHECKS")
         assert site.run(instance, "restore_drill_job").success
-        outbox.look(2)
-        # That no checks are configured is no news.
+        outbox.evaluate(2)
+        # Checks that are not configured cause no alert.
         assert inbox.alerts == [alert]
         [recovery] = inbox.recoveries
         assert "drill: restore_drill_operator_checks_hold failed" in recovery
@@ -176,7 +173,7 @@ def test_a_backup_sweeps_what_a_killed_drill_left(site: Site, instance: dg.Dagst
     wait_until(is_swept, "a backup sweeps")
 
 
-def test_the_command_drills_prints_and_ends_with_3_when_a_claim_fails(backed_up: Site) -> None:
+def test_the_drill_command_exits_with_3_when_a_check_fails(backed_up: Site) -> None:
     point_id = backed_up.points()[-1].point_id.text
     result = backed_up.cli("drill", point_id)
     assert (result.code, result.stderr) == (0, "")
@@ -193,29 +190,29 @@ def test_the_command_drills_prints_and_ends_with_3_when_a_claim_fails(backed_up:
     assert printed["rto_seconds"] == printed["report"]["seconds"]["total"]
     assert [failure["step"] for failure in printed["failures"]] == ["restore_drill_operator_checks_hold"]
     assert "open incidents" in backed_up.cli("status").stdout
-    # Where cron starts the drills, no sensor sees that it is over.
+    # Where cron starts the drills, no sensor resolves the incident.
     assert backed_up.cli("drill").code == 0
     assert backed_up.cli("status").code == 0
 
 
-def test_the_command_says_what_is_wrong_before_it_drills(site: Site) -> None:
+def test_the_drill_command_reports_wrong_settings_before_it_starts(site: Site) -> None:
     result = site.cli("drill", "yesterday")
     assert (result.code, "is not the id of a recovery point" in result.stderr) == (4, True)
     result = site.cli("drill")
     assert (result.code, "no verified recovery point" in result.stderr) == (8, True)
 
 
-def test_wrong_settings_fail_the_drill_and_no_backup(site: Site, instance: dg.DagsterInstance) -> None:
+def test_wrong_drill_settings_fail_the_drill_and_no_backup(site: Site, instance: dg.DagsterInstance) -> None:
     site.set(DRILL_DATABASE_URL="somewhere", DRILL_MAX_MINUTES="soon")
     assert site.run(instance).success
     [failure] = failures_of(site.run(instance, "restore_drill_job")).values()
     assert "DRILL_DATABASE_URL" in failure.description
 
 
-def test_the_password_of_the_live_database_goes_to_no_other_server(
+def test_the_live_databases_password_goes_to_no_other_server(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
-    """Where DRILL_POSTGRES_PASSWORD is forgotten, the login fails."""
+    """Without DRILL_POSTGRES_PASSWORD, the login fails."""
     assert site.run(instance).success
     database = site.application.database
     site.set(
@@ -226,7 +223,7 @@ def test_the_password_of_the_live_database_goes_to_no_other_server(
     assert "no password supplied" in failure.description
 
 
-def test_the_drill_runs_weekly_in_the_operators_time_zone_without_being_switched_on(site: Site) -> None:
+def test_the_weekly_drill_is_on_by_default_in_the_operators_time_zone(site: Site) -> None:
     schedule = defs.resolve_schedule_def("weekly_drill_schedule")
     assert (schedule.cron_schedule, schedule.job_name) == ("0 4 * * 0", "restore_drill_job")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
@@ -240,8 +237,8 @@ def test_the_drill_runs_weekly_in_the_operators_time_zone_without_being_switched
     )
 
 
-def test_nobody_can_execute_the_asset_and_the_job_has_its_checks_as_steps_and_a_limit(site: Site) -> None:
-    """To materialize all takes a backup and drills nothing."""
+def test_the_drill_asset_is_not_executable_and_its_job_has_check_steps_and_a_limit(site: Site) -> None:
+    """The button "Materialize all" takes a backup and starts no drill."""
     site.set(DRILL_SQL_CHECKS="checks.sql")
     config = load_config()
     definitions = build_site_definitions(config)
@@ -261,7 +258,7 @@ def test_nobody_can_execute_the_asset_and_the_job_has_its_checks_as_steps_and_a_
     ]
 
 
-def test_checks_that_are_not_configured_are_not_shown(site: Site) -> None:
+def test_checks_that_are_not_configured_are_hidden(site: Site) -> None:
     def list_shown() -> set[str]:
         return {
             key.name for key in build_site_definitions(load_config()).resolve_asset_graph().asset_check_keys
@@ -273,7 +270,7 @@ def test_checks_that_are_not_configured_are_not_shown(site: Site) -> None:
     assert list_shown() - shown == {"operator_checks_hold"}
 
 
-def test_the_checks_of_the_last_drill_are_told_again_when_somebody_starts_them_alone(
+def test_rerun_drill_checks_repeat_the_last_drills_results(
     backed_up: Site, instance: dg.DagsterInstance
 ) -> None:
     name_servers(backed_up)

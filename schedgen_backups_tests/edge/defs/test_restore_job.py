@@ -1,8 +1,6 @@
-"""The commands that restore tables, objects and deleted rows, and `restore_job`, as people use them: shown
-first, confirmed, logged.
+"""`restore_job` and the commands that restore tables, objects and deleted rows: preview, confirmation, log.
 
-What is restored is tested in `integration/test_table_restore` and `test_object_restore`; whole points in
-`test_cli_restore`.
+Restored content is tested in `integration/restore`, whole points in `edge/cli/test_restore`.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ pytestmark = [pytest.mark.edge]
 def seeded_site(
     database: DatabaseSettings, weed_bucket: BucketSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
-    """A site of its own application, which a test may harm, with one verified recovery point."""
+    """Return a site with its own application, which a test may damage, and one verified recovery point."""
     seed_application(database, weed_bucket, user_count=5, job_count=10)
     with dg.DagsterInstance.ephemeral() as instance:
         site = Site(tmp_path, Application(database, weed_bucket), monkeypatch)
@@ -38,7 +36,7 @@ def seeded_site(
 
 
 def pick_job(site: Site) -> tuple[str, str]:
-    """Id and key of one job that has a PDF."""
+    """Return id and key of one job that has a PDF."""
     [(job_id, key)] = run(
         site.application.database,
         "SELECT id::text, s3_key FROM jobs WHERE s3_key IS NOT NULL ORDER BY id LIMIT 1",
@@ -63,7 +61,7 @@ def count(site: Site, table: str) -> int:
     return int(rows)
 
 
-def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
+def test_a_deleted_row_is_restored_with_its_object(seeded_site: Site) -> None:
     site = seeded_site
     job_id, key = pick_job(site)
     delete_job(site, job_id, key)
@@ -97,7 +95,7 @@ def test_a_deleted_row_comes_back_with_its_object(seeded_site: Site) -> None:
     assert [point.state.value for point in site.points()] == ["verified"]
 
 
-def test_a_table_is_shown_kept_beside_and_put_back(seeded_site: Site) -> None:
+def test_a_table_is_compared_kept_beside_and_restored(seeded_site: Site) -> None:
     site = seeded_site
     name = site.application.database.database
     job_id, key = pick_job(site)
@@ -133,7 +131,7 @@ def test_a_table_is_shown_kept_beside_and_put_back(seeded_site: Site) -> None:
     ]
 
 
-def test_objects_are_shown_and_come_back_or_become_files(seeded_site: Site, tmp_path: Path) -> None:
+def test_objects_are_compared_and_restored_or_extracted_to_files(seeded_site: Site, tmp_path: Path) -> None:
     site = seeded_site
     bucket = site.application.bucket
     _job_id, key = pick_job(site)
@@ -186,7 +184,7 @@ def test_a_point_is_chosen_by_time(seeded_site: Site) -> None:
     before = seeded_site.cli(*words, "--as-of", taken.replace(year=2020).isoformat())
     assert (before.code, "no verified recovery point was taken at or before" in before.stderr) == (8, True)
     assert seeded_site.cli(*words, "--as-of", "yesterday").code == 4
-    # The point is found; what is missing is the database, which would be made.
+    # The point is found; the database is missing and would be created.
     found = seeded_site.cli(*words, "--as-of", taken.replace(year=2099).isoformat())
     assert (found.code, "would create the database" in found.stderr) == (0, True)
     refused = seeded_site.cli(*words, "--no-create")
@@ -200,7 +198,7 @@ def launch(instance: dg.DagsterInstance, **config: object) -> dg.ExecuteInProces
     )
 
 
-def test_the_launchpad_tells_first_and_restores_when_confirmed(
+def test_the_launchpad_previews_and_restores_only_when_confirmed(
     seeded_site: Site, second_database: DatabaseSettings
 ) -> None:
     site = seeded_site
@@ -231,7 +229,7 @@ def test_the_launchpad_tells_first_and_restores_when_confirmed(
     assert len(log) == 3
 
 
-def test_files_are_written_below_the_backup_directory_and_only_when_confirmed(
+def test_files_are_written_below_the_backup_directory_only_when_confirmed(
     seeded_site: Site, tmp_path: Path
 ) -> None:
     site = seeded_site
@@ -257,10 +255,10 @@ def test_files_are_written_below_the_backup_directory_and_only_when_confirmed(
     assert not (site.directory / "elsewhere").exists()
 
 
-def test_an_untouched_launchpad_alerts_nobody_and_what_was_confirmed_and_failed_ends_with_a_restore(
+def test_only_a_confirmed_failed_restore_alerts_and_a_restore_resolves_it(
     seeded_site: Site,
 ) -> None:
-    """The restore that ends it may be one of the command line."""
+    """The restore that resolves it may be one of the command line."""
     site = seeded_site
     _job_id, key = pick_job(site)
     with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
@@ -268,25 +266,25 @@ def test_an_untouched_launchpad_alerts_nobody_and_what_was_confirmed_and_failed_
         outbox = Watcher("alert_outbox", instance)
         untouched = launch(instance)
         assert untouched.success
-        [told] = untouched.asset_observations_for_node("restore_recovery_point")
-        assert "confirm" in str(told.metadata["how_to_restore"].value)
-        outbox.look(2)
+        [observation] = untouched.asset_observations_for_node("restore_recovery_point")
+        assert "confirm" in str(observation.metadata["how_to_restore"].value)
+        outbox.evaluate(2)
         assert inbox.texts == []
         assert not launch(instance, objects=[key], to_folder="../out", confirm="../out").success
-        outbox.look(2)
+        outbox.evaluate(2)
         [alert] = inbox.alerts
         assert alert.startswith("[HIGH] Restore failed: restore_recovery_point\n")
-        # What only says what it would do succeeds, and ends nothing.
+        # A preview succeeds and resolves nothing.
         assert launch(instance).success
         assert launch(instance, objects=[key], to_folder="out").success
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.recoveries == []
         assert site.cli("restore-objects", "latest", key, "--to", str(site.folder / "out")).code == 0
-        outbox.look(2)
+        outbox.evaluate(2)
         assert len(inbox.recoveries) == 1
 
 
-def test_the_audit_is_a_check_that_warns_and_a_command_that_ends_with_3(seeded_site: Site) -> None:
+def test_the_audit_is_a_warning_check_and_a_command_that_exits_with_3(seeded_site: Site) -> None:
     site = seeded_site
     with dg.DagsterInstance.ephemeral() as instance:
         assert site.run(instance, "audit_job").get_asset_check_evaluations()[0].passed
@@ -298,5 +296,5 @@ def test_the_audit_is_a_check_that_warns_and_a_command_that_ends_with_3(seeded_s
         assert (result.success, found.passed, found.severity) == (True, False, dg.AssetCheckSeverity.WARN)
         assert found.description is not None
         assert "1 row without their object" in found.description
-        told = site.cli("audit")
-        assert (told.code, key in told.stdout) == (3, True)
+        answer = site.cli("audit")
+        assert (answer.code, key in answer.stdout) == (3, True)

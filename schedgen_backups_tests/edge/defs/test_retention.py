@@ -1,8 +1,6 @@
-"""Retention as the operators meet it: the sensor that asks, the job that removes, `prune`, `pin` and `unpin`
-on the command line.
+"""Retention: the sensor, its job, and the commands `prune`, `pin` and `unpin`.
 
-Points are small real ones of chosen age and state. Which points may go is decided in core and tested in
-`core/test_retention`.
+Points are small real ones of chosen age and state. `unit/core/retention` tests which points may be deleted.
 """
 
 from __future__ import annotations
@@ -60,7 +58,7 @@ def history(site: Site) -> History:
 
 
 def ask(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
-    """What the sensor says; it keeps no cursor."""
+    """Return what the sensor yields; it keeps no cursor."""
     with dg.build_sensor_context(instance=instance) as context:
         answer = defs.resolve_sensor_def("retention_sensor")(context)
     assert isinstance(answer, dg.RunRequest | dg.SkipReason)
@@ -68,7 +66,7 @@ def ask(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
 
 
 def get_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    """Of the one observation that the run reported on the recovery point."""
+    """Return the metadata of the one observation that the run reported on the recovery point."""
     [event] = [
         event for event in result.all_events if event.event_type is dg.DagsterEventType.ASSET_OBSERVATION
     ]
@@ -78,13 +76,13 @@ def get_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def decide(site: Site, *words: str) -> dict[str, bool]:
-    """What `prune --json` says: id → kept."""
+    """Return what `prune --json` decides: id → kept."""
     result = site.cli("prune", "--json", *words)
     assert (result.code, result.stderr) == (0, "")
     return {made["id"]: made["kept"] for made in json.loads(result.stdout)["decisions"]}
 
 
-def test_the_sensor_asks_for_nothing_when_nothing_goes(site: Site, instance: dg.DagsterInstance) -> None:
+def test_the_sensor_requests_no_run_when_nothing_is_deleted(site: Site, instance: dg.DagsterInstance) -> None:
     answer = ask(instance)
     assert isinstance(answer, dg.SkipReason)
     assert "no recovery points yet" in str(answer.skip_message)
@@ -95,7 +93,7 @@ def test_the_sensor_asks_for_nothing_when_nothing_goes(site: Site, instance: dg.
     assert "nothing to remove, 1 recovery points are kept" in str(answer.skip_message)
 
 
-def test_the_sensor_says_why_it_refuses_when_no_point_is_verified(
+def test_the_sensor_gives_its_reason_when_no_point_is_verified(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     partial = History(site)
@@ -105,10 +103,10 @@ def test_the_sensor_says_why_it_refuses_when_no_point_is_verified(
     assert answer.skip_message == "no point is verified"
 
 
-def test_the_sensor_asks_for_the_same_plan_with_the_same_key(
+def test_the_sensor_uses_the_same_run_key_for_the_same_plan(
     history: History, instance: dg.DagsterInstance
 ) -> None:
-    """Dagster starts one run for one key, however often the sensor asks."""
+    """Dagster starts one run per key, however often the sensor requests it."""
     first, second = ask(instance), ask(instance)
     assert isinstance(first, dg.RunRequest)
     assert isinstance(second, dg.RunRequest)
@@ -120,7 +118,7 @@ def test_the_sensor_asks_for_the_same_plan_with_the_same_key(
     assert third.run_key != first.run_key
 
 
-def test_the_job_removes_exactly_the_planned_files_and_says_why(
+def test_the_job_removes_exactly_the_planned_files_with_reasons(
     history: History, instance: dg.DagsterInstance
 ) -> None:
     result = history.site.run(instance, "prune_job")
@@ -142,7 +140,7 @@ def test_the_job_removes_exactly_the_planned_files_and_says_why(
     history.site.assert_left_clean()
 
 
-def test_while_somebody_holds_the_lock_the_job_fails_removes_nothing_and_is_told_until_it_goes_well(
+def test_a_held_lock_fails_the_job_with_an_alert_until_it_succeeds(
     history: History,
 ) -> None:
     site = history.site
@@ -155,7 +153,7 @@ def test_while_somebody_holds_the_lock_the_job_fails_removes_nothing_and_is_told
         assert alert.startswith("[MEDIUM] Retention failed: prune_recovery_points\n")
         assert "in use by a backup that runs" in alert
         outbox = Watcher("alert_outbox", instance)
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.texts == [alert]
         pruned = site.cli("prune")
         assert pruned.code == 5
@@ -164,17 +162,17 @@ def test_while_somebody_holds_the_lock_the_job_fails_removes_nothing_and_is_told
             history.names_of(*DAYS)
         )
         history.catalog.lock.release()
-        site.set(BACKUP_ALLOW_NEW_SOURCE="true")  # the history is of another application
+        site.set(BACKUP_ALLOW_NEW_SOURCE="true")  # the history belongs to another application
         assert site.run(instance).success
-        outbox.look(2)
+        outbox.evaluate(2)
         assert inbox.texts == [alert]
         assert site.run(instance, "prune_job").success
-        outbox.look(2)
+        outbox.evaluate(2)
         [recovery] = inbox.recoveries
         assert "retention: prune_recovery_points failed" in recovery
 
 
-def test_prune_does_what_its_dry_run_said(history: History) -> None:
+def test_prune_does_what_its_dry_run_printed(history: History) -> None:
     site = history.site
     said = decide(site, "--dry-run")
     assert said == {history.ids[days]: days in KEPT_DAYS for days in DAYS}
@@ -200,7 +198,7 @@ def test_a_pinned_point_stays_until_it_is_unpinned(history: History) -> None:
     assert list_files(site.directory) == history.names_of(*KEPT_DAYS)
 
 
-def test_a_pin_for_some_days_says_until_when(history: History) -> None:
+def test_a_pin_with_a_duration_prints_its_end(history: History) -> None:
     until = f"{datetime.now(timezone.utc) + timedelta(days=30):%Y-%m-%d}"
     assert (
         f"is pinned until {until}: audit"
@@ -216,7 +214,7 @@ def test_a_pin_for_some_days_says_until_when(history: History) -> None:
         (("pin", "latest"), 64),
     ],
 )
-def test_a_pin_of_nothing_or_without_a_reason_is_refused(
+def test_a_pin_without_a_point_or_a_reason_is_refused(
     command: tuple[str, ...], code: int, history: History
 ) -> None:
     assert history.site.cli(*command).code == code

@@ -1,7 +1,6 @@
-"""Points whose files were copied or modified are read again by themselves: the sensor asks, the job reads, a
-wrong one is alerted.
+"""Copied or modified points are read again automatically; a damaged one raises an alert.
 
-Points are small real ones. What is due and how it is read is tested in `unit/core/verify/test_reread`.
+Points are small real ones. `unit/core/verify/test_reread` tests which points are due and how they are read.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ pytestmark = [pytest.mark.edge]
 
 @pytest.fixture
 def catalog(site: Site) -> Catalog:
-    """Two verified points, of yesterday and the day before."""
+    """Return two verified points, of yesterday and the day before."""
     catalog = Catalog(site.directory)
     catalog.prepare()
     for days in (2, 1):
@@ -44,32 +43,32 @@ def read_again(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     return defs.resolve_job_def("verify_job").execute_in_process(instance=instance, raise_on_error=False)
 
 
-def test_nothing_is_asked_for_while_every_file_was_read_as_it_lies_there(
+def test_no_run_is_requested_while_every_file_is_unchanged(
     catalog: Catalog, instance: dg.DagsterInstance
 ) -> None:
     assert len(catalog.list_points()) == 2
     assert isinstance(ask(instance), dg.SkipReason)
 
 
-def test_a_site_without_points_asks_for_nothing(site: Site, instance: dg.DagsterInstance) -> None:
+def test_no_run_is_requested_without_points(site: Site, instance: dg.DagsterInstance) -> None:
     shutil.rmtree(site.directory, ignore_errors=True)
     assert isinstance(ask(instance), dg.SkipReason)
 
 
-def test_a_directory_that_was_moved_here_is_read_once(catalog: Catalog, instance: dg.DagsterInstance) -> None:
+def test_a_moved_directory_is_read_once(catalog: Catalog, instance: dg.DagsterInstance) -> None:
     for point in catalog.list_points():
         for artifact in point.artifacts:
             os.utime(artifact.path)
     first, second = ask(instance), ask(instance)
     assert isinstance(first, dg.RunRequest)
     assert isinstance(second, dg.RunRequest)
-    assert first.run_key == second.run_key  # Dagster starts one run for a key
+    assert first.run_key == second.run_key  # Dagster starts one run per key
     assert read_again(instance).success
     assert isinstance(ask(instance), dg.SkipReason)
     assert [point.state for point in catalog.list_points()] == [PointState.VERIFIED] * 2
 
 
-def test_a_file_with_other_bytes_is_alerted_and_over_when_it_is_brought_back(
+def test_changed_bytes_raise_an_alert_until_the_file_is_replaced_by_the_original(
     site: Site, catalog: Catalog, instance: dg.DagsterInstance
 ) -> None:
     with open_inbox() as inbox:
@@ -83,9 +82,9 @@ def test_a_file_with_other_bytes_is_alerted_and_over_when_it_is_brought_back(
         assert f"not as they were captured: {point.point_id} (failed)" in failure.description
         [alert] = inbox.alerts
         assert alert.startswith("[HIGH] Verification failed: reread_recovery_points\n")
-        assert isinstance(ask(instance), dg.SkipReason)  # read as it lies there now
+        assert isinstance(ask(instance), dg.SkipReason)  # read in its present place
         path.write_bytes(whole)
         assert find_unread(catalog)
         assert read_again(instance).success
-        Watcher("alert_outbox", instance).look()
+        Watcher("alert_outbox", instance).evaluate()
         assert len(inbox.recoveries) == 1

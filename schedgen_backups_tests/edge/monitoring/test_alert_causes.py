@@ -1,8 +1,8 @@
-"""The causes of alerts that `test_alert_daemon` has not: each made for real under a running daemon, told
-once, and once more when it is over.
+"""Causes of alerts that `test_alert_daemon` does not cover, under a running daemon.
 
-Checks, resources and schedules fail while a file says so (`breakable_location`). Days without a backup pass
-by putting back the cursor of the watch: a faked clock (libfaketime) makes Dagster's gRPC hang.
+One alert each, and one message when resolved. Checks, resources and schedules fail while a file says so
+(`breakable_location`). To simulate days without a backup, the test puts back the watch's cursor: a faked
+clock (libfaketime) makes Dagster's gRPC hang.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from schedgen_backups_tests.support.inbox import Inbox, open_inbox
 from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import Application, Site, wait_until
 
-# Four minutes of waiting for a daemon: `make test-daemons`, which CI calls.
+# The daemon needs four minutes: `make test-daemons`, which CI runs.
 pytestmark = [pytest.mark.edge, pytest.mark.exhaustive]
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -50,7 +50,7 @@ def inbox(site: Site) -> Iterator[Inbox]:
 
 @pytest.fixture
 def growing_site(site: Site, postgres_server: EmbeddedPostgres) -> Iterator[Site]:
-    """A site whose database the test may fill and empty."""
+    """Return a site whose database the test may change."""
     name = f"growing_{uuid4().hex}"
     database = postgres_server.create_database(name)
     run(database, "CREATE TABLE jobs (id serial PRIMARY KEY, s3_key text, note text)")
@@ -67,7 +67,7 @@ def launch(port: int) -> str:
 
 
 def make_watch(site: Site) -> Callable[[str, dg.DagsterRunStatus], None]:
-    """Waits until a run has ended so."""
+    """Return a function that waits until a run has ended with this status."""
 
     def watch(run_id: str, status: dg.DagsterRunStatus) -> None:
         def has_ended() -> bool:
@@ -81,7 +81,7 @@ def make_watch(site: Site) -> Callable[[str, dg.DagsterRunStatus], None]:
 
 
 @pytest.mark.timeout(900)
-def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_when_it_is_over(
+def test_failed_checks_resources_and_ticks_send_one_alert_and_one_recovery(
     growing_site: Site, inbox: Inbox
 ) -> None:
     site = growing_site
@@ -92,12 +92,12 @@ def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_w
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
         run(site.application.database, "DELETE FROM jobs WHERE note > '4'")
         watch(launch(port), dg.DagsterRunStatus.FAILURE)
-        alert = wait_for(inbox, 1, alerts_of, "the blocking check that failed is told")
+        alert = wait_for(inbox, 1, alerts_of, "alert of the failed blocking check")
         assert alert.startswith("[HIGH] Backup failed: database_dump_dump_size_is_plausible\n")
 
         run(site.application.database, ROWS.format(count=20000))
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
-        alert = wait_for(inbox, 2, alerts_of, "the check that warns is told")
+        alert = wait_for(inbox, 2, alerts_of, "alert of the check that warns")
         assert alert.startswith("[LOW] Check warns: dump_size_is_plausible\n")
         assert "dump_size_is_plausible failed" in wait_for(
             inbox, 1, recoveries_of, "the good run ends the first alert"
@@ -105,7 +105,7 @@ def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_w
 
         with present(site.folder / "broken resource"):
             watch(launch(port), dg.DagsterRunStatus.FAILURE)
-            alert = wait_for(inbox, 3, alerts_of, "the resource that did not come up is told")
+            alert = wait_for(inbox, 3, alerts_of, "alert of the resource that failed to start")
             assert alert.startswith("[CRITICAL] Backup failed: backup_job\n")
             assert "no such luck with the resource" in alert
         watch(launch(port), dg.DagsterRunStatus.SUCCESS)
@@ -118,7 +118,7 @@ def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_w
 
         before = len(inbox.recoveries)
         with present(site.folder / "broken schedule"):
-            alert = wait_for(inbox, 4, alerts_of, "the schedule that raised is told")
+            alert = wait_for(inbox, 4, alerts_of, "alert of the schedule that raised")
             assert alert.startswith("[CRITICAL] No run was started: breakable_schedule\n")
             assert "no such luck with the schedule" in alert
         assert "tick: breakable_schedule" in wait_for(
@@ -128,12 +128,12 @@ def test_checks_resources_and_ticks_that_fail_are_each_told_once_and_once_more_w
 
 
 @pytest.mark.timeout(900)
-def test_an_alert_waits_for_its_channel_and_days_without_a_backup_are_told(
+def test_an_alert_waits_for_its_channel_and_days_without_a_backup_alert(
     growing_site: Site, inbox: Inbox
 ) -> None:
-    """No channel takes the alert of the first daemon.
+    """No channel accepts the first daemon's alert.
 
-    Two days then pass for the watch: its cursor is put back with Dagster's own command.
+    Then two days pass for the watch: Dagster's own command puts its cursor back.
     """
     site = growing_site
     site.set(BACKUP_MAX_AGE_HOURS="26")
@@ -162,9 +162,9 @@ def test_an_alert_waits_for_its_channel_and_days_without_a_backup_are_told(
     ]
     subprocess.run(words, cwd=site.folder, check=True, capture_output=True)
     with running_dagster(site, port, MODULE):
-        wait_until(lambda: len(inbox.alerts) > 1, "both are told")
-        told = sorted(alert.split("\n", 1)[0] for alert in inbox.alerts)
-        assert told == [
+        wait_until(lambda: len(inbox.alerts) > 1, "both alerts")
+        titles = sorted(alert.split("\n", 1)[0] for alert in inbox.alerts)
+        assert titles == [
             "[CRITICAL] Backup failed: backup_job",
             "[CRITICAL] No verified recovery point for 26 hours",
         ]

@@ -1,8 +1,7 @@
-"""Alerts as the operators get them: a real `dagster dev` whose runs fail, are cancelled and are killed, and
-the messages that arrive.
+"""Alerts of a real `dagster dev` whose runs fail, are cancelled and are killed.
 
-One start serves all of it, since sensors look every thirty seconds. Each trouble by itself, without a daemon,
-is in `test_outbox`.
+One daemon serves the whole test, because sensors run every thirty seconds. `test_outbox` covers each failure
+separately, without a daemon.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from schedgen_backups_tests.support.sites import Site, find_client_processes, wa
 
 pytestmark = [pytest.mark.edge]
 
-# Which of its ways pg_dump takes is decided at the moment it is called: the daemon's environment cannot be
-# changed from outside.
+# A file decides how pg_dump behaves when it is called: the daemon's environment cannot be changed from
+# outside.
 PG_DUMP = """#!/bin/sh
 for word; do [ "$word" = --version ] && exec {real} --version; done
 [ -e {folder}/hang ] && exec sleep 3600
@@ -43,7 +42,7 @@ exec {real} "$@"
 
 @contextmanager
 def present(marker: Path) -> Iterator[None]:
-    """pg_dump behaves so within the block."""
+    """Make pg_dump behave this way within the block."""
     marker.touch()
     try:
         yield
@@ -60,7 +59,7 @@ def inbox(site: Site) -> Iterator[Inbox]:
 
 @pytest.fixture
 def folder(site: Site, postgres_bin_dir: Path) -> Path:
-    """Programs of PostgreSQL with a pg_dump that a file beside it makes hang or fail."""
+    """Return PostgreSQL's programs with a pg_dump that hangs or fails if a file beside it says so."""
     made = site.folder / "pg-bin"
     made.mkdir()
     for program in postgres_bin_dir.iterdir():
@@ -75,7 +74,7 @@ def folder(site: Site, postgres_bin_dir: Path) -> Path:
 
 
 def find_worker(site: Site) -> int:
-    """The process that Dagster's launcher started for the run, which is who started pg_dump."""
+    """Return the process that Dagster's launcher started for the run; it starts pg_dump."""
     [hanging] = [
         process_id
         for process_id, command in find_client_processes(site.application).items()
@@ -88,7 +87,7 @@ def find_worker(site: Site) -> int:
 
 
 def wait_for(inbox: Inbox, number: int, kind: Callable[[Inbox], list[str]], what: str) -> str:
-    """So many messages of the kind have come; returns the last one."""
+    """Wait until this many messages of the kind have arrived; return the last."""
     wait_until(lambda: len(kind(inbox)) >= number, what)
     assert len(kind(inbox)) == number, inbox.texts
     return kind(inbox)[-1]
@@ -103,10 +102,8 @@ def recoveries_of(inbox: Inbox) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-def test_failed_cancelled_and_killed_runs_are_each_told_once_and_a_good_one_ends_them(
-    site: Site, inbox: Inbox, folder: Path
-) -> None:
-    """The daemon's own sensors and run monitoring, in their own time."""
+def test_failed_cancelled_and_killed_runs_send_one_alert_each(site: Site, inbox: Inbox, folder: Path) -> None:
+    """The daemon's own sensors and run monitoring run at their usual intervals."""
     [port] = free_ports(1)
 
     def launch() -> str:
@@ -123,7 +120,7 @@ def test_failed_cancelled_and_killed_runs_are_each_told_once_and_a_good_one_ends
 
             with present(folder / "wrong"):
                 failed = launch()
-                alert = wait_for(inbox, 1, alerts_of, "the failed run is told")
+                alert = wait_for(inbox, 1, alerts_of, "alert of the failed run")
                 assert alert.startswith("[CRITICAL] Backup failed: database_dump\n")
                 assert failed in alert
                 assert "password authentication failed" in alert
@@ -132,19 +129,19 @@ def test_failed_cancelled_and_killed_runs_are_each_told_once_and_a_good_one_ends
                 cancelled = launch()
                 wait_until(lambda: is_dumping(site), "pg_dump runs")
                 assert ask(port, TERMINATE, {"id": cancelled})["__typename"] == "TerminateRunSuccess"
-                alert = wait_for(inbox, 2, alerts_of, "the cancelled run is told")
+                alert = wait_for(inbox, 2, alerts_of, "alert of the cancelled run")
                 assert alert.startswith("[HIGH] Backup cancelled: backup_job\n")
                 assert cancelled in alert
                 killed = launch()
                 wait_until(lambda: is_dumping(site), "pg_dump runs again")
                 os.kill(find_worker(site), signal.SIGKILL)
                 end_children(site)
-                alert = wait_for(inbox, 3, alerts_of, "the killed run is told")
+                alert = wait_for(inbox, 3, alerts_of, "alert of the killed run")
                 assert alert.startswith("[CRITICAL] Backup failed: backup_job\n")
                 assert killed in alert
             good = launch()
             wait_until(lambda: has_ended(good, dg.DagsterRunStatus.SUCCESS), "the good run has ended")
-            recovery = wait_for(inbox, 1, recoveries_of, "the recovery is told")
+            recovery = wait_for(inbox, 1, recoveries_of, "the recovery")
             for kind in ("database_dump failed", "backup_job cancelled", "backup_job failed"):
                 assert kind in recovery
         assert len(inbox.alerts) == 3, inbox.alerts

@@ -1,8 +1,7 @@
-"""The backup job when something goes wrong: which step fails and says what, what is kept all the same, and
-that nothing bad is ever committed.
+"""A failing backup job: the failed step, its message, what is kept, and that nothing bad is committed.
 
-Each cause is a real one: a server that is not there, a wrong password, a program that dies, a bit that flips.
-Damage and sizes are in `test_damage`, cancelled and killed runs in `test_cancel`.
+The causes are real: an unreachable server, a wrong password, a program that dies, a flipped bit. Damage and
+sizes are in `edge/defs/test_damage`, cancelled and killed runs in `edge/runs/test_cancel`.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ BOTH_CAPTURES = {"database_dump", "minio_archive"}
 
 
 def assert_other_half_is_kept(site: Site, result: dg.ExecuteInProcessResult, kept: ArtifactKind) -> None:
-    """The other half was captured and checked and is listed as a partial point; nothing was committed, and
-    the directory is free again.
-    """
+    """Assert that the other half is a checked partial point, nothing is committed, and the lock is free."""
     assert not result.success
     assert "recovery_point" not in {str(event.step_key) for event in result.all_events if event.is_step_start}
     [point] = site.points()
@@ -63,7 +60,7 @@ def test_without_a_database_the_bucket_is_still_captured(site: Site, instance: d
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
-def test_a_wrong_password_is_said_and_the_bucket_is_still_captured(
+def test_a_wrong_password_is_reported_and_the_bucket_is_still_captured(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     site.set(POSTGRES_PASSWORD="wrong-canary-4711")
@@ -96,7 +93,7 @@ def test_without_an_s3_server_the_database_is_still_captured(
     ],
     ids=["bucket", "key"],
 )
-def test_what_is_wrong_with_the_bucket_is_said_and_the_database_is_still_captured(
+def test_a_bucket_problem_is_reported_and_the_database_is_still_captured(
     changes: dict[str, str], named: str, site: Site, instance: dg.DagsterInstance
 ) -> None:
     site.set(**changes)
@@ -119,7 +116,7 @@ def test_what_is_wrong_with_the_bucket_is_said_and_the_database_is_still_capture
 def test_a_missing_secret_fails_the_run_with_its_name(
     name: str, step: str, kept: ArtifactKind, value: str | None, site: Site, instance: dg.DagsterInstance
 ) -> None:
-    """Dagster's own EnvVar would start no run at all, and nobody would be told."""
+    """Dagster's own EnvVar would start no run, so no alert would be sent."""
     if value is None:
         site.unset(name)
     else:
@@ -154,11 +151,11 @@ def test_a_wrong_setting_fails_the_run_with_its_name(
     for failed in failures.values():
         assert f"{name} is wrong, expected " in failed.description
         assert failed.metadata["exit_code"] == 4
-    # The open incident is all that is there.
+    # Only the open incident is left.
     assert [path.name for path in site.directory.iterdir()] == [".alerts"]
 
 
-def test_a_wrong_port_is_the_databases_failure_only(site: Site, instance: dg.DagsterInstance) -> None:
+def test_a_wrong_database_port_fails_only_the_database(site: Site, instance: dg.DagsterInstance) -> None:
     site.set(POSTGRES_PORT="54321x")
     result = site.run(instance)
     assert (
@@ -168,15 +165,15 @@ def test_a_wrong_port_is_the_databases_failure_only(site: Site, instance: dg.Dag
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
-def test_every_wrong_setting_is_named_in_one_message(site: Site, instance: dg.DagsterInstance) -> None:
-    """Mending one only to be told of the next would cost a night each."""
+def test_every_wrong_setting_is_reported_in_one_message(site: Site, instance: dg.DagsterInstance) -> None:
+    """Reporting them one at a time would cost a night each."""
     site.unset("POSTGRES_PASSWORD")
     site.set(POSTGRES_PORT="0", PGSSLMODE="maybe")
     text = failures_of(site.run(instance))["database_dump"].description
     assert all(name in text for name in ("POSTGRES_PASSWORD", "POSTGRES_PORT", "PGSSLMODE"))
 
 
-def test_a_file_in_the_way_of_the_backup_directory_fails_both_halves(
+def test_a_file_in_place_of_the_backup_directory_fails_both_halves(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     in_the_way = site.folder / "file"
@@ -199,7 +196,7 @@ def test_a_file_in_the_way_of_the_backup_directory_fails_both_halves(
     ],
     ids=["killed", "half", "nothing", "fails"],
 )
-def test_a_pg_dump_that_does_not_do_its_work_leaves_no_dump(
+def test_a_failing_pg_dump_leaves_no_dump(
     script: str, said: str, site: Site, instance: dg.DagsterInstance, postgres_bin_dir: Path
 ) -> None:
     site.set(PG_BIN_DIR=str(make_pg_bin_dir(site.folder, postgres_bin_dir, pg_dump_script=script)))
@@ -208,7 +205,7 @@ def test_a_pg_dump_that_does_not_do_its_work_leaves_no_dump(
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
-def test_a_pg_dump_that_hangs_is_ended_when_its_time_is_over(
+def test_a_hung_pg_dump_is_killed_after_the_time_limit(
     site: Site, instance: dg.DagsterInstance, postgres_bin_dir: Path
 ) -> None:
     script = fake_pg_dump.HANGS_AFTER_THE_FIRST_BYTES
@@ -221,11 +218,12 @@ def test_a_pg_dump_that_hangs_is_ended_when_its_time_is_over(
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
 
 
-def test_a_database_without_the_applications_tables_is_sealed_but_never_called_coherent(
+def test_a_database_without_the_application_tables_is_committed_as_not_coherent(
     site: Site, instance: dg.DagsterInstance, database: DatabaseSettings
 ) -> None:
-    """Nobody said where the references are, so nobody can say that they resolve; that is no reason to have no
-    backup.
+    """Without a reference query, nothing shows that the references resolve.
+
+    The backup is taken all the same.
     """
     run(database, "CREATE TABLE notes AS SELECT 'a note' AS text")
     site.set(POSTGRES_DB=database.database)
@@ -249,9 +247,7 @@ def test_a_database_without_the_applications_tables_is_sealed_but_never_called_c
     assert metadata["levels_passed"] == dg.MetadataValue.int(2)
 
 
-def test_while_another_process_holds_the_lock_a_run_says_who_it_is(
-    site: Site, instance: dg.DagsterInstance
-) -> None:
+def test_a_run_names_the_process_that_holds_the_lock(site: Site, instance: dg.DagsterInstance) -> None:
     catalog = Catalog(site.directory)
     catalog.prepare()
     catalog.lock.acquire("run of somebody else")
@@ -269,10 +265,10 @@ def test_while_another_process_holds_the_lock_a_run_says_who_it_is(
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
 
 
-def test_an_error_that_nobody_foresaw_fails_the_step_as_it_is(
+def test_an_unforeseen_error_fails_the_step_unchanged(
     site: Site, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is no error of core must neither pass as success nor lose its traceback."""
+    """An error that is not one of core's must neither pass as success nor lose its traceback."""
     for name in ("take_database_dump", "take_bucket_archive"):
         monkeypatch.setattr(assets, name, lambda *_arguments: 1 // 0)
     failures = failures_of(site.run(instance))

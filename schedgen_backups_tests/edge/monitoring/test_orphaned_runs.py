@@ -1,6 +1,4 @@
-"""Runs of the command line whose process was killed: noticed on the same host, and from another container
-that shares the storage.
-"""
+"""Killed runs of the command line are noticed on the same host and from another container."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs, mark_o
 
 pytestmark = pytest.mark.edge
 
-# In a container, the host's name is another one each time: the process id says nothing to anybody else.
+# A container's host name changes with each container, so the process id means nothing in another one.
 ELSEWHERE = """
 import sys, time
 import dagster as dg
@@ -24,13 +22,14 @@ from schedgen_backups import run_tags
 from schedgen_backups.monitoring.orphaned_runs import mark_own_run
 with dg.DagsterInstance.local_temp(sys.argv[1]) as instance, mark_own_run(instance) as tags:
     tags = {**tags, run_tags.PROCESS: "another-container:1:1"}
-    instance.add_run(dg.DagsterRun("backup_job", run_id="1" * 36, status=dg.DagsterRunStatus.STARTED, tags=tags))
+    instance.add_run(dg.DagsterRun("backup_job", run_id="1" * 36, status=dg.DagsterRunStatus.STARTED,
+        tags=tags))
     print("ready", flush=True)
     time.sleep(600)
 """
 
 
-def test_a_run_is_failed_when_its_process_in_another_container_was_killed_and_not_before(
+def test_a_run_fails_only_after_its_process_in_another_container_is_killed(
     tmp_path: Path,
 ) -> None:
     with subprocess.Popen(
@@ -51,7 +50,7 @@ def test_a_run_is_failed_when_its_process_in_another_container_was_killed_and_no
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "", "0" * 32])
-def test_a_tag_that_names_no_lock_of_ours_says_nothing(tmp_path: Path, name: str) -> None:
+def test_a_tag_that_names_no_lock_of_ours_is_ignored(tmp_path: Path, name: str) -> None:
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         tags = {run_tags.RUN_LOCK: name, run_tags.PROCESS: "another-container:1:1"}
         instance.add_run(

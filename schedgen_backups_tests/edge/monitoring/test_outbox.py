@@ -1,9 +1,8 @@
-"""What people are told of backups that went wrong: one alert for each trouble, by the hook or by the outbox,
-and one message when it is over.
+"""Alerts about failed backups: one per failure, from hook or outbox, and one when it is resolved.
 
-Runs are real ones against an instance with a home; the sensor is asked as the daemon asks it, its cursor
-carried on. What arrives at a real HTTP server is counted. The daemon itself is in `test_alert_daemon`, ticks
-and channels that are down in `test_outbox_cursor`.
+Runs are real ones against an instance with a home. The sensor is evaluated as the daemon does it, with its
+cursor, and a real HTTP server counts the messages. The daemon itself is in `test_alert_daemon`, ticks and
+channels that are down in `test_outbox_cursor`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ ROWS = "INSERT INTO jobs (note) SELECT md5(n::text) FROM generate_series(1, {cou
 
 @dg.resource
 def broken_resource(_context: dg.InitResourceContext) -> None:
-    """A resource that does not come up, so that no step begins."""
+    """A resource whose start fails, so that no step begins."""
     raise ConnectionError("no such luck with the resource")
 
 
@@ -59,26 +58,26 @@ def outbox(home: dg.DagsterInstance) -> Watcher:
 
 @pytest.fixture
 def growing(site: Site, database: DatabaseSettings) -> DatabaseSettings:
-    """The site's database is one that the test may fill and empty."""
+    """Return a site whose database the test may change."""
     run(database, "CREATE TABLE jobs (s3_key text, note text)")
     site.set(POSTGRES_DB=database.database)
     return database
 
 
-def assert_a_good_backup_ends_it(
+def assert_a_good_backup_resolves_it(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, *named: str
 ) -> None:
-    """One message says that it is over and of what; neither the hook nor the outbox says it twice."""
-    told = len(inbox.alerts)
+    """Assert that one message reports what is resolved, from either the hook or the outbox."""
+    count = len(inbox.alerts)
     assert inbox.recoveries == []
     assert site.run(home).success
     assert len(inbox.recoveries) == 1
-    outbox.look(3)
+    outbox.evaluate(3)
     assert site.run(home).success
-    outbox.look()
+    outbox.evaluate()
     [recovery] = inbox.recoveries
     assert all(text in recovery for text in named)
-    assert len(inbox.alerts) == told
+    assert len(inbox.alerts) == count
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def assert_a_good_backup_ends_it(
     ],
     ids=["wrong password", "no password", "wrong key", "no key"],
 )
-def test_credentials_that_are_wrong_or_missing_are_named_once_by_the_hook(
+def test_wrong_or_missing_credentials_are_reported_once_by_the_hook(
     name: str,
     value: str | None,
     said: str,
@@ -125,60 +124,64 @@ def test_credentials_that_are_wrong_or_missing_are_named_once_by_the_hook(
     found = home.get_run_by_id(failed.run_id)
     assert found is not None
     assert found.tags[f"{run_tags.ALERTED_PREFIX}{step}"] == "accepted"
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.alerts == [alert]
     site.set(**{name: right})
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, f"{step} failed", "seen 1 time")
+    assert_a_good_backup_resolves_it(site, home, outbox, inbox, f"{step} failed", "seen 1 time")
 
 
-def test_two_halves_that_fail_are_two_alerts_and_one_recovery(
+def test_two_failed_halves_are_two_alerts_and_one_recovery(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     application = site.application
     site.set(POSTGRES_PASSWORD=CANARY, MINIO_SECRET_KEY=CANARY)
     site.run(home)
-    outbox.look(2)
+    outbox.evaluate(2)
     assert sorted(alert.split("\n")[0] for alert in inbox.alerts) == [
         "[CRITICAL] Backup failed: database_dump",
         "[CRITICAL] Backup failed: minio_archive",
     ]
     site.set(POSTGRES_PASSWORD=application.database.password, MINIO_SECRET_KEY=application.bucket.secret_key)
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, "database_dump failed", "minio_archive failed")
+    assert_a_good_backup_resolves_it(
+        site, home, outbox, inbox, "database_dump failed", "minio_archive failed"
+    )
 
 
-def test_the_half_that_the_channel_did_not_take_is_told_later_and_the_other_not_again(
+def test_only_undelivered_alerts_are_retried(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     application = site.application
     site.set(POSTGRES_PASSWORD=CANARY, MINIO_SECRET_KEY=CANARY)
     inbox.take_only(1)
     site.run(home)
-    outbox.look(2)
+    outbox.evaluate(2)
     assert {alert.split("\n")[0] for alert in inbox.alerts} == {
         "[CRITICAL] Backup failed: database_dump",
         "[CRITICAL] Backup failed: minio_archive",
     }
     inbox.come_up()
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: minio_archive\n")
     site.set(POSTGRES_PASSWORD=application.database.password, MINIO_SECRET_KEY=application.bucket.secret_key)
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, "database_dump failed", "minio_archive failed")
+    assert_a_good_backup_resolves_it(
+        site, home, outbox, inbox, "database_dump failed", "minio_archive failed"
+    )
 
 
-def test_the_same_failure_again_within_the_hour_is_not_told_again(
+def test_the_same_failure_within_the_hour_is_not_reported_again(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     site.set(POSTGRES_PASSWORD=CANARY)
     for _ in range(3):
         site.run(home)
-        outbox.look()
+        outbox.evaluate()
     assert len(inbox.alerts) == 1
     site.set(POSTGRES_PASSWORD=site.application.database.password)
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, "seen 3 times")
+    assert_a_good_backup_resolves_it(site, home, outbox, inbox, "seen 3 times")
 
 
-def test_a_flipped_bit_is_told_once_with_what_the_check_saw(
+def test_a_flipped_bit_sends_one_alert_with_the_checks_result(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     assert site.run_selection(
@@ -188,23 +191,23 @@ def test_a_flipped_bit_is_told_once_with_what_the_check_saw(
     assert not site.run_selection(
         home, dg.AssetSelection.checks(dg.AssetCheckKey(database_dump.key, "dump_is_complete"))
     ).success
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: database_dump_dump_is_complete\n")
     assert "failed: " in alert
     assert not site.run_selection(home, dg.AssetSelection.assets(recovery_point)).success
     assert inbox.alerts[1:][0].startswith("[CRITICAL] Backup failed: recovery_point\n")
-    outbox.look()
+    outbox.evaluate()
     assert len(inbox.alerts) == 2
-    assert_a_good_backup_ends_it(
+    assert_a_good_backup_resolves_it(
         site, home, outbox, inbox, "dump_is_complete failed", "recovery_point failed"
     )
 
 
-def test_a_check_that_cannot_look_is_told_by_its_hook(
+def test_a_check_that_cannot_run_is_reported_by_its_hook(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
-    """It was planned and never evaluated, so its reason is that of the exception."""
+    """The check was planned and never evaluated, so its reason is the exception's."""
     site.set(BACKUP_DIR=str(site.folder / "nothing-here"))
     checked = site.run_selection(
         home, dg.AssetSelection.checks(dg.AssetCheckKey(minio_archive.key, "archive_is_readable"))
@@ -215,25 +218,25 @@ def test_a_check_that_cannot_look_is_told_by_its_hook(
     )
     assert "What to do: Materialise the asset first." in alert
     assert not checked.success
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.alerts == [alert]
 
 
-def test_a_database_that_shrank_is_told_once_as_high(
+def test_a_database_that_shrank_sends_one_high_alert(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
 ) -> None:
     run(growing, ROWS.format(count=4000))
     assert site.run(home).success
     run(growing, "DELETE FROM jobs WHERE note > '4'")
     site.run(home)
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[HIGH] Backup failed: database_dump_dump_size_is_plausible\n")
     assert "dropped by more than half" in alert
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, "dump_size_is_plausible failed")
+    assert_a_good_backup_resolves_it(site, home, outbox, inbox, "dump_size_is_plausible failed")
 
 
-def test_a_database_that_grew_is_told_once_as_low_by_the_outbox(
+def test_a_database_that_grew_sends_one_low_alert_from_the_outbox(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
 ) -> None:
     run(growing, ROWS.format(count=100))
@@ -241,19 +244,19 @@ def test_a_database_that_grew_is_told_once_as_low_by_the_outbox(
     run(growing, ROWS.format(count=9000))
     assert site.run(home).success
     assert inbox.texts == []
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[LOW] Check warns: dump_size_is_plausible\ngrew to more than three times")
     assert site.run(home).success
-    outbox.look(2)
+    outbox.evaluate(2)
     [recovery] = inbox.recoveries
     assert "check: dump_size_is_plausible" in recovery
 
 
-def test_where_no_daemon_runs_the_command_tells_what_a_check_warns_of_and_when_it_is_over(
+def test_without_a_daemon_the_command_reports_check_warnings_and_their_end(
     site: Site, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
 ) -> None:
-    """As cron or a timer starts it; where a daemon runs as well, nothing is told twice."""
+    """As when cron or a timer starts it. Where a daemon runs as well, nothing is sent twice."""
     run(growing, ROWS.format(count=100))
     assert site.cli("backup").code == 0
     run(growing, ROWS.format(count=9000))
@@ -262,20 +265,23 @@ def test_where_no_daemon_runs_the_command_tells_what_a_check_warns_of_and_when_i
     assert alert.startswith("[LOW] Check warns: dump_size_is_plausible\ngrew to more than three times")
     status = site.cli("status")
     assert (status.code, status.stdout.partition(":")[0]) == (1, "WARNING")
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.alerts == [alert]
     assert site.cli("backup").code == 0
     [recovery] = inbox.recoveries
     assert "check: dump_size_is_plausible" in recovery
-    outbox.look(2)
+    outbox.evaluate(2)
     assert len(inbox.texts) == 2
     assert site.cli("status").code == 0
 
 
-def test_a_warning_is_not_ended_by_the_recovery_point_of_its_own_run(
+def test_a_warning_is_not_resolved_by_the_recovery_point_of_its_own_run(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
 ) -> None:
-    """The outbox may look between the check and the commit: only the next night's check says that it is over."""
+    """The outbox may run between the check and the commit.
+
+    Only the next night's check resolves the warning.
+    """
     run(growing, ROWS.format(count=100))
     assert site.run(home).success
     run(growing, ROWS.format(count=9000))
@@ -283,33 +289,33 @@ def test_a_warning_is_not_ended_by_the_recovery_point_of_its_own_run(
         database_dump, minio_archive
     )
     assert site.run_selection(home, captured).success
-    outbox.look()
+    outbox.evaluate()
     assert len(inbox.alerts) == 1
     assert site.run_selection(home, dg.AssetSelection.assets(recovery_point)).success
-    outbox.look(2)
+    outbox.evaluate(2)
     assert inbox.recoveries == []
 
 
-def test_a_warning_is_told_although_the_check_was_never_reached_the_night_before(
+def test_a_warning_is_reported_although_the_check_was_not_reached_the_night_before(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, growing: DatabaseSettings
 ) -> None:
-    """Dagster keeps a check that was planned and never ran as one that is not evaluated, for ever."""
+    """Dagster keeps a planned check that never ran as not evaluated, forever."""
     run(growing, ROWS.format(count=100))
     assert site.run(home).success
     site.set(POSTGRES_PASSWORD=CANARY)
     assert not site.run(home).success
-    outbox.look()
+    outbox.evaluate()
     site.set(POSTGRES_PASSWORD=site.application.database.password)
     run(growing, ROWS.format(count=9000))
     assert site.run(home).success
-    outbox.look(2)
+    outbox.evaluate(2)
     assert [alert.split("\n")[0] for alert in inbox.alerts] == [
         "[CRITICAL] Backup failed: database_dump",
         "[LOW] Check warns: dump_size_is_plausible",
     ]
 
 
-def test_a_resource_that_does_not_come_up_is_told_by_the_outbox_with_its_reason(
+def test_a_resource_that_fails_to_start_is_reported_by_the_outbox_with_its_reason(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     broken = dg.Definitions(
@@ -325,49 +331,49 @@ def test_a_resource_that_does_not_come_up_is_told_by_the_outbox_with_its_reason(
     )
     assert not execute_job(broken.resolve_job_def("backup_job"), home, None).success
     assert inbox.texts == []
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: backup_job\n")
     assert "no such luck with the resource" in alert
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, "backup_job failed")
+    assert_a_good_backup_resolves_it(site, home, outbox, inbox, "backup_job failed")
 
 
 @pytest.mark.parametrize("number", ["KILL", pytest.param("INT", marks=pytest.mark.exhaustive)])
-def test_a_backup_of_the_command_line_that_was_ended_is_told_by_the_outbox(
+def test_a_killed_backup_of_the_command_line_is_reported_by_the_outbox(
     number: str, site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox, postgres_bin_dir: Path
 ) -> None:
-    """Nobody's hook runs in a process that is killed or interrupted."""
+    """No hook runs in a process that is killed or interrupted."""
     bin_dir = make_pg_bin_dir(site.folder, postgres_bin_dir, pg_dump_script=HANGS_AFTER_THE_FIRST_BYTES)
     try:
         with site.start_cli("backup", PG_BIN_DIR=str(bin_dir)) as process:
             wait_until(lambda: is_dumping(site), "pg_dump runs")
-            outbox.look()
+            outbox.evaluate()
             assert [found.status for found in home.get_runs()] == [dg.DagsterRunStatus.STARTED]
             process.kill() if number == "KILL" else process.send_signal(2)
     finally:
         end_children(site)
     assert inbox.texts == []
-    outbox.look(2)
+    outbox.evaluate(2)
     assert [found.status for found in home.get_runs()] == [dg.DagsterRunStatus.FAILURE]
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: ")
     assert ("it was killed" if number == "KILL" else "cancelled: ") in alert
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, " failed")
+    assert_a_good_backup_resolves_it(site, home, outbox, inbox, " failed")
 
 
-def test_a_cancelled_run_is_told_once_by_the_outbox(
+def test_a_cancelled_run_is_reported_once_by_the_outbox(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     cancelled = home.create_run_for_job(defs.resolve_job_def("backup_job"))
     home.report_run_canceled(cancelled)
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[HIGH] Backup cancelled: backup_job\n")
     assert cancelled.run_id in alert
-    assert_a_good_backup_ends_it(site, home, outbox, inbox, "backup_job cancelled")
+    assert_a_good_backup_resolves_it(site, home, outbox, inbox, "backup_job cancelled")
 
 
-def test_a_run_that_dagster_will_try_again_is_not_told(
+def test_a_run_that_dagster_will_retry_is_not_reported(
     home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     for will_retry in ("true", "false"):
@@ -375,6 +381,6 @@ def test_a_run_that_dagster_will_try_again_is_not_told(
             defs.resolve_job_def("backup_job"), tags={WILL_RETRY_TAG: will_retry}
         )
         home.report_run_failed(failed, message=f"will retry: {will_retry}")
-    outbox.look(2)
+    outbox.evaluate(2)
     [alert] = inbox.alerts
     assert "will retry: false" in alert

@@ -1,7 +1,6 @@
-"""The wheel, built from the sdist and installed into an environment of its own outside the checkout, does
-what the README says of the commands.
+"""The wheel, built from the sdist and installed outside the checkout, works as the README says.
 
-It takes a few minutes, most of them pip's: `make test-wheel`.
+Takes a few minutes, most of them in pip: `make test-wheel`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SHARE = "schedgen_backups-0.1.0.data/data/share/schedgen-backups"
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that was made from it."""
+    """Return a folder with the sdist and the wheel built from it."""
     folder = tmp_path_factory.mktemp("built")
     words = [sys.executable, "-m", "build", "--outdir", str(folder), str(PROJECT)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -41,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Installed:
-    """The wheel in an environment of its own, and a folder that is no checkout to call it from."""
+    """The wheel in an environment of its own, and a folder outside a checkout to call it from."""
 
     def __init__(self, folder: Path, wheel: Path, application: Application) -> None:
         self.folder, self.programs = folder, folder / "environment" / "bin"
@@ -114,7 +113,7 @@ def installed(
     return Installed(tmp_path_factory.mktemp("outside"), wheel, seeded_application[0])
 
 
-def test_sdist_and_wheel_hold_the_program_and_its_files_and_nothing_of_the_tests(built: Path) -> None:
+def test_sdist_and_wheel_hold_the_program_and_its_files_but_no_tests(built: Path) -> None:
     [wheel], [sdist] = built.glob("*.whl"), built.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
@@ -134,7 +133,7 @@ def test_sdist_and_wheel_hold_the_program_and_its_files_and_nothing_of_the_tests
     assert shared <= packed
 
 
-def test_a_point_is_taken_by_setup_and_by_backup_and_status_is_green(installed: Installed) -> None:
+def test_setup_and_backup_take_a_point_and_status_is_green(installed: Installed) -> None:
     code, seen = installed.set_up()
     assert code == 0, seen
     assert installed.run("backup", "--reason", "by hand")[0] == 0
@@ -187,9 +186,7 @@ def test_the_ui_is_served_with_its_code_location(installed: Installed) -> None:
     ("kind", "file"),
     [("systemd", "schedgen-backup.service"), ("cron", "schedgen-backups"), ("helm", "values.yaml")],
 )
-def test_the_files_of_a_deployment_are_written_for_this_installation(
-    installed: Installed, kind: str, file: str
-) -> None:
+def test_the_deployment_files_name_this_installation(installed: Installed, kind: str, file: str) -> None:
     folder = installed.folder / kind
     code, seen = installed.run("deploy", kind, "--to", str(folder))
     assert code == 0, seen
@@ -202,8 +199,8 @@ def test_the_files_of_a_deployment_are_written_for_this_installation(
     assert (code, "is not an empty folder" in seen) == (4, True)
 
 
-def test_the_folder_for_compose_is_what_its_image_is_built_from(installed: Installed) -> None:
-    """As the checkout has it: a wheel that is built there is the same."""
+def test_the_compose_folder_builds_its_image(installed: Installed) -> None:
+    """The checkout has the same files: a wheel that is built there is equal."""
     folder = installed.folder / "compose"
     assert installed.run("deploy", "compose", "--to", str(folder))[0] == 0
     words = [

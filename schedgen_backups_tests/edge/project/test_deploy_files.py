@@ -1,7 +1,6 @@
-"""The files that deploy the project are what their programs accept, and say the same as the code: containers,
-systemd, cron, Kubernetes.
+"""Deployment files are accepted by their programs and match the code: containers, systemd, cron, Kubernetes.
 
-None of these tests needs a Docker engine; what the containers do is tested in `docker/`.
+No test here needs a Docker engine; `docker/` tests what the containers do.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ COMPOSE_FILES = ["docker/compose.yaml", "docker/compose.demo.yaml"]
 
 
 def find_program(name: str) -> str:
-    """Where the program is. CI installs it; elsewhere the test is skipped without it."""
+    """Return the program's path. CI installs it; elsewhere the test is skipped without it."""
     found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin")
     if found is None:
         pytest.skip(f"{name} is not here")
@@ -58,7 +57,7 @@ def run(*words: str | Path, environment: dict[str, str] | None = None) -> subpro
 
 
 def assert_accepts(*words: str | Path) -> None:
-    """The program found nothing at all to say."""
+    """Assert that the program succeeds and prints nothing."""
     done = run(*words)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -86,7 +85,7 @@ def test_shellcheck_accepts_the_scripts() -> None:
 
 
 def read_compose(*files: str, **values: str) -> dict[str, Any]:
-    """What compose makes of the files: names filled in, values that nobody set empty."""
+    """Return what compose makes of the files: names filled in, unset values empty."""
     docker = find_program("docker")
     if run(docker, "compose", "version").returncode != 0:
         pytest.skip("docker has no compose here")
@@ -96,7 +95,7 @@ def read_compose(*files: str, **values: str) -> dict[str, Any]:
         if name not in NAMES and not name.startswith("BACKUP_")
     }
     options = [word for file in files for word in ("--file", file)]
-    # A developer's .env is kept out.
+    # Ignore a developer's .env.
     words = (docker, "compose", "--env-file", "/dev/null", *options, "--profile", "cli", "config")
     done = run(*words, environment={**environment, "DOCKER_GID": "999", **values})
     assert (done.returncode, done.stderr) == (0, "")
@@ -117,7 +116,7 @@ def test_compose_accepts_the_deployment_and_the_demo() -> None:
     } <= services.keys()
 
 
-def test_beside_an_application_the_stack_joins_its_default_network(tmp_path: Path) -> None:
+def test_an_application_overlay_joins_its_default_network(tmp_path: Path) -> None:
     (tmp_path / "docker-compose.yml").write_text("services:\n  postgres: {image: postgres}\n")
     found = read_compose(
         str(tmp_path / "docker-compose.yml"), "docker/compose.yaml", COMPOSE_PROJECT_NAME="schedgen"
@@ -145,7 +144,7 @@ def test_only_the_proxy_has_the_socket_and_only_daemon_and_webserver_reach_it() 
     assert found["networks"]["backups-docker"]["internal"] is True
 
 
-def test_every_service_of_ours_is_hardened_and_rotates_its_log() -> None:
+def test_every_own_service_is_hardened_and_rotates_its_log() -> None:
     for name, service in read_compose("docker/compose.yaml")["services"].items():
         assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}, name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -156,7 +155,7 @@ def test_every_service_of_ours_is_hardened_and_rotates_its_log() -> None:
         ), name
 
 
-def test_every_variable_reaches_the_code_and_the_containers_of_runs() -> None:
+def test_every_variable_reaches_the_code_and_the_run_containers() -> None:
     launched = set(read_yaml("docker/dagster.yaml")["run_launcher"]["config"]["env_vars"])
     own = {"PGPASSFILE", "BACKUP_INTERNAL_NETWORK", "BACKUP_APP_NETWORK", "BACKUP_RUN_IMAGE", *RUN_VOLUMES}
     assert launched == NAMES | own
@@ -167,7 +166,7 @@ def test_every_variable_reaches_the_code_and_the_containers_of_runs() -> None:
 
 @pytest.fixture
 def installed_units(tmp_path: Path) -> list[Path]:
-    """The units, as if this checkout and this Python were what they name."""
+    """Return the units, with this checkout and this Python in place of the paths they name."""
     python = Path(sys.prefix)
     for unit in UNITS:
         text = (
@@ -180,7 +179,7 @@ def installed_units(tmp_path: Path) -> list[Path]:
 
 
 def test_systemd_accepts_the_units(installed_units: list[Path]) -> None:
-    """Warnings about keys it does not know end with 0 too: nothing may be said."""
+    """Warnings about unknown keys also exit with 0, so the output must be empty."""
     assert len(installed_units) == 4
     assert_accepts(find_program("systemd-analyze"), "verify", "--man=no", *installed_units)
 
@@ -201,14 +200,14 @@ def test_systemd_rates_the_hardening_as_ok(unit: Path) -> None:
     assert done.returncode == 0
 
 
-def test_the_timer_makes_up_for_what_was_missed_and_does_not_hit_the_hour() -> None:
+def test_the_timer_catches_up_and_avoids_the_full_hour() -> None:
     timer = (PROJECT / "deploy/systemd/schedgen-backup.timer").read_text(encoding="utf-8")
     assert "\nPersistent=true\n" in timer
     assert "\nRandomizedDelaySec=15min\n" in timer
 
 
 class CronFile:
-    """The file for /etc/cron.d, with its paths in a folder of the test's own."""
+    """The file for /etc/cron.d, with its paths in a folder of the test."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -219,7 +218,7 @@ class CronFile:
         self.when, self.user, self.command = re.fullmatch(r"((?:\S+ ){5})(\S+) (.+)", self.line).groups()  # type: ignore[union-attr]
         program = folder / ".venv/bin/schedgen-backups"
         program.parent.mkdir(parents=True)
-        program.write_text('#!/bin/sh\necho "told to $*"\nexit "${EXIT_CODE:-0}"\n')
+        program.write_text('#!/bin/sh\necho "asked to $*"\nexit "${EXIT_CODE:-0}"\n')
         logger = folder / "bin/logger"
         logger.parent.mkdir()
         logger.write_text(f'#!/bin/sh\necho "$*" >>{folder}/system.log\n')
@@ -235,7 +234,7 @@ class CronFile:
         }
 
     def run(self, **environment: str) -> subprocess.CompletedProcess[str]:
-        """What cron does with it: a backslash before a percent sign goes."""
+        """Run the line as cron does: cron removes a backslash before a percent sign."""
         command = self.command.replace("/opt/schedgen-backups", str(self.folder)).replace("\\%", "%")
         return run("/bin/sh", "-c", command, environment={**self.environment, **environment})
 
@@ -245,37 +244,37 @@ def cron_file(tmp_path: Path) -> CronFile:
     return CronFile(tmp_path)
 
 
-def test_crons_line_backs_up_every_night_and_says_nothing_when_all_is_well(cron_file: CronFile) -> None:
+def test_the_cron_line_backs_up_nightly_and_prints_nothing_on_success(cron_file: CronFile) -> None:
     assert cron_file.when == "0 2 * * * "
     assert cron_file.user == "schedgen-backups"
     assert re.search(r"(?<!\\)%", cron_file.command) is None
     done = cron_file.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert "told to backup --reason cron" in cron_file.log.read_text()
+    assert "asked to backup --reason cron" in cron_file.log.read_text()
     assert "ended with exit code 0" in cron_file.log.read_text()
 
 
-def test_crons_line_reports_the_exit_code_by_mail_and_to_the_system_log(cron_file: CronFile) -> None:
+def test_the_cron_line_reports_the_exit_code_by_mail_and_system_log(cron_file: CronFile) -> None:
     done = cron_file.run(EXIT_CODE="2")
     assert done.returncode == 2
     assert "ended with exit code 2" in done.stdout
     assert "ended with exit code 2" in (cron_file.folder / "system.log").read_text()
 
 
-def test_crons_line_does_not_start_beside_another(cron_file: CronFile) -> None:
+def test_the_cron_line_starts_no_second_backup(cron_file: CronFile) -> None:
     with subprocess.Popen([find_program("flock"), cron_file.lock, "cat"], stdin=subprocess.PIPE) as holder:
         while run(find_program("flock"), "--nonblock", cron_file.lock, "true").returncode == 0:
             assert holder.poll() is None
         done = cron_file.run()
         holder.communicate()
     assert done.returncode == 75
-    assert "told to" not in cron_file.log.read_text()
+    assert "asked to" not in cron_file.log.read_text()
 
 
 def test_logrotate_accepts_its_file(tmp_path: Path) -> None:
     text = (PROJECT / "deploy/cron/schedgen-backups.logrotate").read_text(encoding="utf-8")
     config = tmp_path / "schedgen-backups"
-    # The user of an installation is not on this machine.
+    # This machine lacks the user of an installation.
     text = text.replace("/var/log/schedgen-backups", str(tmp_path)).replace(
         "schedgen-backups schedgen-backups", "root root"
     )
@@ -287,9 +286,10 @@ def test_logrotate_accepts_its_file(tmp_path: Path) -> None:
     assert "considering log" in done.stderr
 
 
-def test_the_charts_values_give_runs_what_kubernetes_and_dagster_accept() -> None:
-    """The chart hands these to the runs by `includeConfigInLaunchedRuns`; the chart itself is not here to be
-    rendered.
+def test_the_chart_values_give_runs_what_kubernetes_and_dagster_accept() -> None:
+    """The chart passes these to the runs by `includeConfigInLaunchedRuns`.
+
+    This test does not render the chart.
     """
     values = read_yaml("deploy/kubernetes/values.yaml")
     deployment = values["dagster-user-deployments"]["deployments"][0]

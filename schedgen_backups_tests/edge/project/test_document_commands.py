@@ -1,8 +1,7 @@
-"""The commands in the documents are those that there are: `bash` blocks are run, of others every command and
-option is looked up.
+"""Documented commands exist: `bash` blocks are run; in other text every command and option is checked.
 
-`restore.md` has its own test, which runs its blocks in their order. That variables, assets and checks are
-named is in `test_documentation`.
+`restore.md` has its own test, which runs its blocks in order. Variables, assets and checks are in
+`test_documentation`.
 """
 
 from __future__ import annotations
@@ -45,21 +44,21 @@ RUN = {
 """Documents with `bash` blocks → who runs them."""
 NOT_RUN = {
     "README.md": "installs the project, or restores to hosts of the reader's; the commands are run in "
-    "test_cli and test_cli_restore",
+    "test_cli and test_restore",
     "BACKUP_AUTOMATION.md": "the same commands as in the quick reference, which are run; setup is run in "
     "test_setup",
-    "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or tells people: run in test_setup, "
-    "test_drill_edge and test_cli",
-    "alerts.md": "waits for a daemon or tells people",
+    "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or sends alerts: run in test_setup, "
+    "test_drill and test_cli",
+    "alerts.md": "waits for a daemon or sends alerts",
     "deploy.md": "installs as root, or needs Docker or a cluster",
-    "drill.md": "takes minutes; run in test_drill_edge",
+    "drill.md": "takes minutes; run in test_drill",
     "file-format.md": "needs files of the reader's",
     "growing.md": "needs several hosts",
-    "proof.md": "the same commands as in the quick reference, which are run; drill is run in test_drill_edge",
+    "proof.md": "the same commands as in the quick reference, which are run; drill is run in test_drill",
     "performance.md": "takes minutes to hours",
     "release.md": "publishes a release; the wheel is built in test_wheel, the images in test_compose_stack",
     "restore.md": "needs Docker; listed one by one in integration/restore/test_restore_document.py",
-    "retention.md": "needs a history of weeks; run in test_retention_edge",
+    "retention.md": "needs a history of weeks; run in test_retention",
 }
 """Documents with `console` blocks → why these are not run."""
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -72,7 +71,7 @@ def read_blocks(document: str, language: str) -> list[str]:
 
 
 def find_calls(line: str) -> Iterator[list[str]]:
-    """The words behind each `schedgen-backups` or `backup-cli` of a line that calls it."""
+    """Return the words behind each `schedgen-backups` or `backup-cli` of a line that calls it."""
     for part in re.split(r"&&|\|\||[;|]|\$\(", re.sub(r"\s#\s.*$", "", line)):
         called = _WORDS_BEFORE.sub("", part.strip())
         found = re.match(r"(?:\S*/)?schedgen-backups\s+(.+)", called) or re.search(
@@ -81,7 +80,7 @@ def find_calls(line: str) -> Iterator[list[str]]:
         if found:
             try:
                 yield shlex.split(found[1])
-            except ValueError:  # a quotation that goes on in the next line
+            except ValueError:  # a quotation that continues on the next line
                 yield found[1].split()
 
 
@@ -97,7 +96,7 @@ def list_calls(document: str) -> list[list[str]]:
 
 
 def find_wrong_words(call: list[str]) -> list[str]:
-    """The command or the options of a call that do not exist."""
+    """Return the command or the options of a call that do not exist."""
     command = COMMANDS.get(call[0])
     if command is None:
         return [call[0]]
@@ -107,7 +106,7 @@ def find_wrong_words(call: list[str]) -> list[str]:
     return [word for word in call[1:] if word.startswith("--") and word.partition("=")[0] not in known]
 
 
-def test_a_command_or_option_that_does_not_exist_is_found() -> None:
+def test_a_nonexistent_command_or_option_is_found() -> None:
     [first, second] = find_calls(
         "X=1 .venv/bin/schedgen-backups back-it-up && docker compose run --rm backup-cli backup --labels "
         "a=b # and so on"
@@ -142,7 +141,7 @@ def test_every_block_is_run_or_has_a_reason() -> None:
 def seeded_site(
     tmp_path: Path, postgres_server: EmbeddedPostgres, weed: EmbeddedS3, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
-    """A site with an application of its own and one recovery point."""
+    """Return a site with its own application and one recovery point."""
     name = f"document_{uuid4().hex}"
     application = Application(postgres_server.create_database(name), weed.settings(name.replace("_", "-")))
     seed_application(application.database, application.bucket, user_count=10, job_count=20)
@@ -151,7 +150,7 @@ def seeded_site(
     return site
 
 
-def test_the_quick_reference_does_what_it_says(seeded_site: Site) -> None:
+def test_the_quick_reference_works(seeded_site: Site) -> None:
     script = "set -eo pipefail\n" + "".join(read_blocks("BACKUP_QUICK_REFERENCE.md", "bash"))
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
@@ -177,7 +176,7 @@ def read_architecture() -> str:
     return DOCUMENTS["architecture.md"].read_text(encoding="utf-8")
 
 
-def test_the_architecture_names_every_package_and_no_other() -> None:
+def test_the_architecture_names_exactly_the_packages() -> None:
     section = read_architecture().split("## The packages\n", 1)[1].split("\n## ", 1)[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([a-z_/0-9]+)`", row)}
@@ -192,7 +191,7 @@ def test_the_architecture_names_every_package_and_no_other() -> None:
     assert named == packages | {f"core/{name}" for name in modules} | {"definitions"}
 
 
-def test_the_test_of_every_invariant_exists() -> None:
+def test_every_invariant_names_an_existing_test() -> None:
     named = re.findall(r"`((?:unit|edge|integration)/[\w/]+\.py)`: `(test_\w+)`", read_architecture())
     assert len(named) > 12
     assert [

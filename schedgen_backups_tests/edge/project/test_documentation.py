@@ -1,4 +1,4 @@
-"""The documents are complete: generated pages are current, and every alert, asset and check is described."""
+"""Documents are complete: generated pages are current, and every alert, asset and check is described."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PROJECT = Path(__file__).resolve().parents[3]
 MARKDOWN = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.md"))]
 
 
-def test_the_documents_that_have_a_source_in_the_code_are_current() -> None:
-    """After a change of a variable, a command, an exit code, an alert or an answer: make docs."""
+def test_generated_documents_are_current() -> None:
+    """After changing a variable, a command, an exit code, an alert or an answer: make docs."""
     stale = [
         str(path.relative_to(PROJECT))
         for path, text in make_files().items()
@@ -36,7 +36,7 @@ def test_the_documents_that_have_a_source_in_the_code_are_current() -> None:
 
 
 def test_the_example_sets_no_secret() -> None:
-    """People in a hurry copy it as it is. The two required passwords are there to be filled in."""
+    """Users copy it unchanged. The two required passwords are placeholders."""
     values = dotenv_values(PROJECT / ".env.example")
     secrets = {variable.name for variable in VARIABLES if variable.is_secret}
     assert {name: values[name] for name in secrets & values.keys()} == dict.fromkeys(
@@ -68,13 +68,13 @@ def test_the_documents_name_every_asset_and_every_check() -> None:
     assert {name for name in names if name not in text} == set()
 
 
-def test_pins_and_locks_come_from_no_private_place() -> None:
+def test_pins_and_locks_name_only_public_indexes() -> None:
     for path in (PROJECT / "constraints.txt", *sorted((PROJECT / "locks").glob("*.txt"))):
         assert "://" not in path.read_text(encoding="utf-8"), path.name
 
 
 def test_the_locks_have_the_pinned_versions_and_every_direct_dependency() -> None:
-    """After a change of a dependency: make lock."""
+    """After changing a dependency: make lock."""
     pins = set(
         re.findall(
             r"^[^ \n]+==[^ \n]+", (PROJECT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
@@ -103,14 +103,14 @@ def test_the_locks_have_the_pinned_versions_and_every_direct_dependency() -> Non
 
 
 def list_anchors(path: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and GitLab make them."""
+    """Return the anchors of a page's headings, as GitHub and GitLab form them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     plain = [re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
     return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(PROJECT)))
-def test_every_link_leads_to_a_page_and_a_heading_that_exist(path: Path) -> None:
+def test_every_link_leads_to_an_existing_page_and_heading(path: Path) -> None:
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if link.startswith(("http://", "https://", "mailto:")):

@@ -1,6 +1,4 @@
-"""Every command that a message of ours names is one that there is, with options that it has; the shortest are
-run.
-"""
+"""Every command named in a message exists, with its options; the shortest ones are run."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ RUN = ("list", "verify latest", "prune --dry-run", "status", "audit", "doctor")
 
 
 def list_texts(path: Path) -> Iterator[str]:
-    """Every text of the file, with … for what is put into it."""
+    """Return every text of the file, with … in place of inserted values."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -38,7 +36,7 @@ def list_texts(path: Path) -> Iterator[str]:
 
 
 def list_calls() -> list[tuple[str, str]]:
-    """Place and words of each command that is named."""
+    """Return place and words of each command that is named."""
     found: set[tuple[str, str]] = set()
     for path in sorted(PACKAGE.rglob("*.py")):
         for text in list_texts(path):
@@ -58,7 +56,7 @@ def test_commands_are_named_in_many_places() -> None:
 @pytest.mark.parametrize(
     ("place", "words"), list_calls(), ids=[f"{place}: {words}" for place, words in list_calls()]
 )
-def test_the_command_is_there_with_these_options(place: str, words: str) -> None:
+def test_the_command_exists_with_these_options(place: str, words: str) -> None:
     name = words.split(maxsplit=1)[0].rstrip(".,:")
     assert name in COMMANDS, place
     known = {
@@ -70,7 +68,7 @@ def test_the_command_is_there_with_these_options(place: str, words: str) -> None
 
 
 @pytest.mark.parametrize("words", RUN)
-def test_it_runs_as_printed(words: str, site: Site) -> None:
+def test_the_printed_command_runs(words: str, site: Site) -> None:
     assert any(
         found.rstrip(".") == words or found.startswith(f"{words} ") for _place, found in list_calls()
     ), words

@@ -1,8 +1,7 @@
-"""Runs that are cancelled or killed while pg_dump hangs: no child lives on, nothing stays staged, and the
-next backup succeeds.
+"""Runs that are cancelled or killed while pg_dump hangs.
 
-Backups run as processes of their own here: from the command line, and as the worker that Dagster's launcher
-starts for a click in the UI.
+No child survives, nothing stays staged, the next backup works. Backups run as separate processes: from the
+command line, and as the worker that Dagster's launcher starts for a click in the UI.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from schedgen_backups_tests.support.sites import Site, failures_of, find_client_
 
 pytestmark = [pytest.mark.edge]
 
-# The first thing it does is to cancel whoever started it, which is then still busy with starting it.
+# It first cancels the process that started it, which is still busy starting it.
 CANCELS_ITS_PARENT_AT_ONCE = "kill -INT $PPID\nexec sleep 3600"
 SELECTOR = {
     "repositoryName": "__repository__",
@@ -53,13 +52,13 @@ def is_dumping(site: Site) -> bool:
 
 
 def end_children(site: Site) -> None:
-    """What a failed test would leave behind is gone."""
+    """Remove what a failed test would leave behind."""
     for process_id in find_client_processes(site.application):
         with suppress(ProcessLookupError):
             os.kill(process_id, signal.SIGKILL)
 
 
-def assert_nothing_is_left_and_the_next_backup_succeeds(site: Site, instance: dg.DagsterInstance) -> None:
+def assert_clean_and_the_next_backup_succeeds(site: Site, instance: dg.DagsterInstance) -> None:
     assert find_client_processes(site.application) == {}
     assert [point.state for point in site.points()] == []
     site.assert_left_clean()
@@ -72,7 +71,7 @@ def assert_nothing_is_left_and_the_next_backup_succeeds(site: Site, instance: dg
 def test_a_cancelled_backup_leaves_nothing_behind(
     number: signal.Signals, site: Site, instance: dg.DagsterInstance, hanging: Path
 ) -> None:
-    """Ctrl-C, and what systemd and cron's time limits send."""
+    """Ctrl-C and SIGTERM, which systemd and cron's time limits send."""
     try:
         with site.start_cli("backup", PG_BIN_DIR=str(hanging)) as process:
             wait_until(lambda: is_dumping(site), "pg_dump runs")
@@ -83,24 +82,24 @@ def test_a_cancelled_backup_leaves_nothing_behind(
         assert "database_dump failed: cancelled" in stderr
         assert "Traceback" not in stderr
         with dg.DagsterInstance.from_config(str(site.home)) as history:
-            # Nobody asked Dagster for it, so that Dagster calls it a failure: whoever is told of failures is
-            # told of this.
+            # No one requested the cancellation through Dagster, so Dagster records a failure, which is
+            # alerted.
             assert [run.status for run in history.get_runs()] == [dg.DagsterRunStatus.FAILURE]
-        assert_nothing_is_left_and_the_next_backup_succeeds(site, instance)
+        assert_clean_and_the_next_backup_succeeds(site, instance)
     finally:
         end_children(site)
 
 
-def test_a_cancel_that_comes_while_pg_dump_is_being_started_leaves_no_child(
+def test_a_cancel_while_pg_dump_starts_leaves_no_child(
     site: Site, instance: dg.DagsterInstance, postgres_bin_dir: Path
 ) -> None:
-    """The moment in which a program runs already and nobody holds it yet."""
+    """At this moment the program already runs, and no variable refers to it yet."""
     bin_dir = make_pg_bin_dir(site.folder, postgres_bin_dir, pg_dump_script=CANCELS_ITS_PARENT_AT_ONCE)
     try:
         with site.start_cli("backup", PG_BIN_DIR=str(bin_dir)) as process:
             process.communicate()
         assert process.returncode == 130
-        assert_nothing_is_left_and_the_next_backup_succeeds(site, instance)
+        assert_clean_and_the_next_backup_succeeds(site, instance)
     finally:
         end_children(site)
 
@@ -108,8 +107,9 @@ def test_a_cancel_that_comes_while_pg_dump_is_being_started_leaves_no_child(
 def test_after_a_killed_backup_the_next_one_sweeps_and_succeeds(
     site: Site, instance: dg.DagsterInstance, hanging: Path
 ) -> None:
-    """Nothing of ours runs after SIGKILL: the kernel frees the lock, and the next run removes what was
-    staged.
+    """No code of ours runs after SIGKILL.
+
+    The kernel frees the lock, and the next run removes staged files.
     """
     try:
         with site.start_cli("backup", PG_BIN_DIR=str(hanging)) as process:
@@ -136,7 +136,7 @@ def answers(port: int) -> bool:
 
 
 def has_loaded(port: int) -> bool:
-    """Whether the location's jobs are known: the webserver answers before that."""
+    """Return whether the location's jobs are loaded: the webserver answers earlier."""
     found = ask(
         port, "{ repositoriesOrError { __typename ... on RepositoryConnection { nodes { name } } } }", {}
     )
@@ -145,9 +145,7 @@ def has_loaded(port: int) -> bool:
 
 @contextmanager
 def running_dagster(site: Site, port: int, module: str = "schedgen_backups.definitions") -> Iterator[None]:
-    """Webserver, daemon and code server run with the project's own dagster.yaml, as `make ui` and the
-    operators start them.
-    """
+    """Run webserver, daemon and code server with the project's own dagster.yaml, as `make ui` does."""
     words = [sys.executable, "-m", "dagster", "dev", "--host", LOOPBACK, "--port", str(port)]
     log = site.folder / "dagster.log"
     with log.open("w") as stream:
@@ -174,7 +172,7 @@ def running_dagster(site: Site, port: int, module: str = "schedgen_backups.defin
 
 
 def ask(port: int, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """The answer of the webserver's GraphQL, which is what the UI's buttons call."""
+    """Query the webserver's GraphQL, as the UI's buttons do."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(
         f"http://{LOOPBACK}:{port}/graphql", data=body, headers={"Content-Type": "application/json"}
@@ -185,7 +183,7 @@ def ask(port: int, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def test_a_run_that_is_terminated_in_the_ui_leaves_nothing_behind(
+def test_a_run_terminated_in_the_ui_leaves_nothing_behind(
     site: Site, instance: dg.DagsterInstance, hanging: Path
 ) -> None:
     [port] = free_ports(1)
@@ -203,6 +201,6 @@ def test_a_run_that_is_terminated_in_the_ui_leaves_nothing_behind(
                 assert history.get_run_by_id(run_id).status is dg.DagsterRunStatus.CANCELED
             wait_until(lambda: find_client_processes(site.application) == {}, "no child runs")
         site.unset("PG_BIN_DIR")
-        assert_nothing_is_left_and_the_next_backup_succeeds(site, instance)
+        assert_clean_and_the_next_backup_succeeds(site, instance)
     finally:
         end_children(site)

@@ -1,8 +1,7 @@
-"""The file that setup writes for cron, read by a real cron: a minute later there is a verified point, and a
-failure is in the log with its code.
+"""The cron file that setup writes, run by a real cron.
 
-cron runs in a mount namespace of its own, where only that file is in /etc/cron.d: nothing of this machine is
-started or changed.
+A verified point, and failures logged with their exit code. cron runs in its own mount namespace, where only
+that file is in /etc/cron.d: nothing of this machine is started or changed.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from schedgen_backups.core.catalog.catalog import Catalog, PointState
 from schedgen_backups_tests.edge.setup.test_setup import Machine
 from schedgen_backups_tests.support.sites import Application, wait_until
 
-# A minute is waited for: cron knows no less.
+# The test waits for a full minute, cron's resolution.
 pytestmark = [pytest.mark.edge, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
 CRON = shutil.which("cron", path=f"{os.environ['PATH']}:/usr/sbin")
-# Its lock file is in /run, and other files in /etc/cron.d are this machine's.
+# Its lock file is in /run, and other files in /etc/cron.d belong to this machine.
 ISOLATED = (
     'mount --bind "$1" /etc/cron.d && mount -t tmpfs none /run && mount --bind /dev/null '
     "/etc/crontab && exec cron -f -L 0"
@@ -49,7 +48,7 @@ def running_cron(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(CRON is None or os.geteuid() != 0, reason="it takes root and Debian's cron")
-def test_a_real_cron_takes_a_verified_point_and_notes_a_failure(
+def test_a_real_cron_takes_a_verified_point_and_logs_a_failure(
     tmp_path: Path, application: Application
 ) -> None:
     Path("/etc/cron.d").mkdir(exist_ok=True)

@@ -1,8 +1,7 @@
-"""The launcher of the container deployment: what a container is made of, whatever stands in the record of its
-run.
+"""The launcher of the container deployment: a container's settings do not depend on the record of its run.
 
-The records are planted in a run storage and read back, as a run's container could plant them with the login
-of Dagster's database. What an engine makes of it is tested in `docker/`.
+The test plants records in a run storage, as a run's container could with the login of Dagster's database.
+`docker/` tests what an engine makes of them.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ TAGS = {
 
 @pytest.fixture
 def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ContainerRunLauncher:
-    """The launcher of docker/dagster.yaml."""
+    """Return the launcher of docker/dagster.yaml."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     shutil.copy(PROJECT / "docker" / "dagster.yaml", tmp_path)
@@ -87,7 +86,7 @@ def plant(instance: dg.DagsterInstance, context: dict[str, Any], image: str | No
     return found
 
 
-def test_a_container_is_made_of_the_configuration_only(
+def test_a_container_is_built_from_the_configuration_only(
     launcher: ContainerRunLauncher, instance: dg.DagsterInstance
 ) -> None:
     planted = plant(instance, LOOSE, "evil.example/planted:1")
@@ -116,7 +115,7 @@ def test_the_configuration_confines(launcher: ContainerRunLauncher, instance: dg
     assert {"mem_limit", "pids_limit"} <= kwargs.keys()
 
 
-def test_without_an_image_of_its_own_the_launcher_takes_none_from_the_record(
+def test_without_a_configured_image_the_launcher_uses_none_from_the_record(
     instance: dg.DagsterInstance,
 ) -> None:
     planted = plant(instance, {}, "evil.example/planted:1")
@@ -124,7 +123,7 @@ def test_without_an_image_of_its_own_the_launcher_takes_none_from_the_record(
         ContainerRunLauncher()._get_docker_image(planted.job_code_origin)
 
 
-def test_a_run_of_the_command_line_is_not_taken_for_a_dead_container() -> None:
+def test_a_command_line_run_is_not_taken_for_a_dead_container() -> None:
     launcher = ContainerRunLauncher()
     assert (
         launcher.check_run_worker_health(

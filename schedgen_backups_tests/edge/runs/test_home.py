@@ -1,5 +1,6 @@
-"""DAGSTER_HOME is private, made by one process at a time, and what is wrong with it is told to people
-although no run ever began.
+"""DAGSTER_HOME is private and created by one process at a time.
+
+Problems with it are alerted before any run starts.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ with in_process._open_instance(load_config(), "backup_job") as instance:
 """
 
 
-def test_a_home_that_is_made_is_for_its_owner_only(site: Site) -> None:
+def test_a_new_home_is_private_to_its_owner(site: Site) -> None:
     site.set(DAGSTER_HOME=str(site.folder / "new"))
     assert stat.S_IMODE(prepare_home(load_config().file).stat().st_mode) == 0o700
 
 
-def test_processes_that_start_at_once_make_one_usable_home(site: Site) -> None:
+def test_processes_that_start_together_create_one_usable_home(site: Site) -> None:
     home = site.folder / "new"
     home.mkdir()
     shutil.copy(site.home / "dagster.yaml", home)
@@ -57,9 +58,9 @@ def test_processes_that_start_at_once_make_one_usable_home(site: Site) -> None:
             assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,), database
 
 
-def test_a_home_that_dagster_cannot_use_is_told_to_people_and_on_the_terminal(site: Site) -> None:
+def test_a_home_that_dagster_cannot_use_is_alerted_and_printed(site: Site) -> None:
     (site.home / "history").mkdir()
-    (site.home / "history" / "runs.db").write_bytes(b"this is no database" * 100)
+    (site.home / "history" / "runs.db").write_bytes(b"not a database" * 100)
     with recording_server() as server:
         site.set(BACKUP_ALERT_WEBHOOK_URL=server.url("/hook"))
         result = site.cli("backup")
@@ -73,14 +74,14 @@ def test_a_home_that_dagster_cannot_use_is_told_to_people_and_on_the_terminal(si
     )
 
 
-def test_a_home_that_is_no_folder_is_a_storage_error(site: Site) -> None:
+def test_a_home_that_is_not_a_directory_is_a_storage_error(site: Site) -> None:
     (site.folder / "file").touch()
     site.set(DAGSTER_HOME=str(site.folder / "file" / "home"))
     with pytest.raises(StorageError, match="cannot be used"):
         prepare_home(load_config().file)
 
 
-def test_a_home_whose_checkout_has_moved_is_linked_to_the_present_one(site: Site) -> None:
+def test_a_home_whose_checkout_moved_is_linked_to_the_present_one(site: Site) -> None:
     """As after an upgrade into another folder: Dagster would not start."""
     home = site.folder / "moved"
     home.mkdir()

@@ -1,4 +1,4 @@
-"""A schedule whose time came and went while the daemon was down is made up for by exactly one run."""
+"""Schedule ticks missed while the daemon was down cause exactly one run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups_tests.edge.runs.test_cancel import running_dagster
 from schedgen_backups_tests.support.sites import Site, wait_until
 
-# Minutes are waited for: cron knows no less.
+# The test waits for minutes, cron's resolution.
 pytestmark = [pytest.mark.edge, pytest.mark.exhaustive, pytest.mark.timeout(1200)]
 
 SCHEDULED_AT = ".dagster/scheduled_execution_time"
@@ -20,7 +20,7 @@ MISSED = 3
 
 
 def list_scheduled(instance: dg.DagsterInstance) -> list[datetime]:
-    """The times that runs were meant for, in order."""
+    """Return the times for which runs were scheduled, in order."""
     runs = instance.get_runs(dg.RunsFilter(job_name="backup_job"))
     return sorted(datetime.fromisoformat(run.tags[SCHEDULED_AT]) for run in runs if SCHEDULED_AT in run.tags)
 
@@ -33,7 +33,7 @@ def test_several_missed_nights_are_one_run(site: Site) -> None:
             wait_until(lambda: len(list_scheduled(instance)) >= 1, "the schedule has started a run")
         ended_at = datetime.now(timezone.utc)
         before = len(list_scheduled(instance))
-        # Just behind a full minute, so that what comes next is what was missed.
+        # Just after a full minute, so that the next tick is one that was missed.
         time.sleep(
             MISSED * 60 + 5 - ended_at.second % 60
             if ended_at.second < 50

@@ -1,8 +1,7 @@
-"""No secret leaves the environment: not into what is printed, not into Dagster's storage, not into the backup
-directory, not into arguments.
+"""No secret leaves the environment: none in output, Dagster's storage, the backup directory or arguments.
 
-Every password and key here is a value that stands nowhere else, and all places are searched for it in the
-forms it could take.
+Every password and key here is a unique value. The test searches all places for it, in each form it could
+take.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ CANARY = "canary-4711 p@ss%41:word"
 
 @pytest.fixture
 def reader(application: Application, weed: EmbeddedS3) -> Iterator[Application]:
-    """The application as a backup with few rights sees it: a role and a key pair that may only read, with
-    passwords of their own.
+    """Return the application as seen by a backup with few rights.
+
+    A read-only role and key pair with their own passwords.
     """
     server = application.database
     run(server, f"CREATE ROLE edge_canary LOGIN PASSWORD '{CANARY}' IN ROLE pg_read_all_data")
@@ -43,9 +43,7 @@ def reader(application: Application, weed: EmbeddedS3) -> Iterator[Application]:
 
 
 def make_recording_bin_dir(folder: Path, real_bin_dir: Path) -> tuple[Path, Path]:
-    """A folder with the client programs, each of which notes its arguments in the returned file before it
-    does its work.
-    """
+    """Return a folder with client programs that record their arguments, and the file of that record."""
     bin_dir, log = folder / "recording-bin", folder / "arguments"
     bin_dir.mkdir()
     for program in real_bin_dir.iterdir():
@@ -63,7 +61,7 @@ def make_recording_bin_dir(folder: Path, real_bin_dir: Path) -> tuple[Path, Path
 
 
 def forms_of(secret: str) -> dict[str, bytes]:
-    """The secret as it is, as in a URL, and as in a header."""
+    """Return the secret as it is, as in a URL, and as in a header."""
     return {
         "plain": secret.encode(),
         "quoted": quote(secret, safe="").encode(),
@@ -72,7 +70,7 @@ def forms_of(secret: str) -> dict[str, bytes]:
 
 
 def read_all(folder: Path) -> dict[Path, bytes]:
-    """Every file below the folder, unpacked where it is packed."""
+    """Return every file below the folder, unpacked where it is packed."""
     contents: dict[Path, bytes] = {}
     for path in folder.rglob("*"):
         if path.is_file():
@@ -81,9 +79,7 @@ def read_all(folder: Path) -> dict[Path, bytes]:
 
 
 def run_everything(site: Site, database: DatabaseSettings, bucket: BucketSettings) -> dict[str, CliResult]:
-    """Backups that succeed and fail, a doctor that finds nothing and something, lists and a restore; all with
-    secrets in the environment.
-    """
+    """Run good and failing backups, `doctor`, lists and a restore, with secrets in the environment."""
     [dead_port] = free_ports(1)
     url = f"postgresql://{database.user}@{database.host}:{database.port}/{database.database}"
     failing = {"POSTGRES_PASSWORD": f"{CANARY} but wrong", "MINIO_SECRET_KEY": f"{CANARY} but wrong"}
@@ -128,7 +124,7 @@ def test_no_secret_is_printed_stored_or_passed_as_an_argument(
     )
     results = run_everything(site, database, weed_bucket)
     codes = {name: result.code for name, result in results.items()}
-    # Whoever searches runs that did nothing finds nothing.
+    # The search proves nothing unless the runs did something.
     assert codes == {
         "backup": 0,
         "refused backup": 1,

@@ -1,8 +1,7 @@
-"""Setup as a person meets it, in a terminal of its own, with wrong answers first; and as a script does,
-without one.
+"""Setup at a terminal, with wrong answers first, and without one, as a script runs it.
 
-Servers, channels and the first recovery point are real. Of Docker only the last step is taken by a program
-that writes down how it was called: what compose does is tested in `docker/`.
+Servers, channels and the first recovery point are real. A program that records its arguments replaces Docker
+in the last step; `docker/` tests what compose does.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ OLD_ENV = (
 
 
 class Machine:
-    """A checkout of its own, whose .env is not a developer's, and places for what setup installs."""
+    """A checkout with its own .env, and the places where setup installs files."""
 
     def __init__(self, folder: Path, application: Application, webhook_url: str) -> None:
         self.folder = folder / "schedgen-backups"
@@ -62,7 +61,7 @@ class Machine:
         return (self.database.password, self.bucket.secret_key, self.webhook_url, "canary")
 
     def words(self, *flags: str) -> list[str]:
-        """The command line of setup."""
+        """Return the command line of setup."""
         user = pwd.getpwuid(os.geteuid()).pw_name
         places = [word for name, path in self.places.items() for word in (f"--{name}", str(path))]
         return [
@@ -77,7 +76,7 @@ class Machine:
         ]
 
     def answer_flags(self) -> list[str]:
-        """Every answer, secrets in files."""
+        """Return every answer as flags, secrets in files."""
         files = {
             "postgres-password": self.database.password,
             "minio-secret-key": self.bucket.secret_key,
@@ -100,7 +99,7 @@ class Machine:
         return [word for name, value in values.items() for word in (f"--{name}", value)]
 
     def run(self, *flags: str, **environment: str) -> tuple[int, str]:
-        """Setup ran without a terminal; exit code, and all that it printed."""
+        """Run setup without a terminal; return exit code and output."""
         done = subprocess.run(
             self.words(*flags),
             cwd=self.folder,
@@ -114,14 +113,14 @@ class Machine:
         return done.returncode, done.stdout
 
     def run_watched(self, *flags: str, **environment: str) -> tuple[int, str, set[bytes]]:
-        """As `run`, with the command lines of all processes that were seen meanwhile."""
+        """Do as `run`, and also return the command lines of all processes seen meanwhile."""
         seen: set[bytes] = set()
         is_done = threading.Event()
 
         def watch() -> None:
             while not is_done.is_set():
                 for path in Path("/proc").glob("[0-9]*/cmdline"):
-                    with suppress(OSError):  # it has ended meanwhile
+                    with suppress(OSError):  # it has ended
                         seen.add(path.read_bytes())
                 is_done.wait(0.1)
 
@@ -135,7 +134,7 @@ class Machine:
         return code, text, seen
 
     def snapshot(self) -> dict[str, bytes]:
-        """Path → content of every file below the folder."""
+        """Return path → content of every file below the folder."""
         return {
             str(path): path.read_bytes()
             for path in self.folder.parent.rglob("*")
@@ -144,7 +143,7 @@ class Machine:
 
 
 class Person:
-    """Answers one run of setup at a terminal."""
+    """A person who answers one run of setup at a terminal."""
 
     def __init__(
         self, machine: Machine, *flags: str, dimensions: tuple[int, int] = (60, 250), **environment: str
@@ -163,7 +162,7 @@ class Person:
 
     @property
     def seen(self) -> str:
-        """All that was on the terminal."""
+        """Return everything the terminal has shown."""
         return self._log.getvalue()
 
     def expect(self, text: str) -> None:
@@ -179,8 +178,9 @@ class Person:
             self.answer(prompt, text)
 
     def interrupt(self) -> None:
-        """Ctrl-C was pressed, and again while nothing ends: pressed just before the program reads, Python
-        keeps it until the next key.
+        """Press Ctrl-C, and again while setup does not end.
+
+        Just before the program reads, Python keeps the signal until the next key.
         """
         for _press in range(10):
             self._child.sendintr()
@@ -216,7 +216,10 @@ def assert_first_point_is_verified(machine: Machine) -> None:
 
 
 def answer_questions(person: Person, machine: Machine, *, is_here: bool, is_cron: bool = False) -> None:
-    """Wrong password, bucket, cron string, zone and address, each told at once and asked again."""
+    """Give wrong password, bucket, cron string, zone and address.
+
+    Each is reported at once and asked again.
+    """
     database = [
         ("Database server", machine.database.host),
         ("Its port", str(machine.database.port)),
@@ -304,12 +307,12 @@ def read_answers(machine: Machine) -> dict[str, str | None]:
     "deployment",
     ["systemd", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("cron", "none"))],
 )
-def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_point(
+def test_wrong_answers_are_reported_at_once_and_right_ones_lead_to_a_verified_point(
     deployment: str, machine: Machine, inbox: RecordingServer
 ) -> None:
     machine.env.write_text(OLD_ENV, encoding="utf-8")
-    # The first point does not depend on what takes the next ones: one deployment with files of its own and
-    # the one without take it.
+    # The first point does not depend on the kind of deployment: test one kind with files of its own and the
+    # one without.
     has_point = deployment != "cron"
     person = Person(machine, *([] if has_point else ["--no-first-backup"]), TZ="UTC")
     person.answer("What starts the backups", "windows")
@@ -366,7 +369,7 @@ def test_wrong_answers_are_told_at_once_and_the_right_ones_lead_to_a_verified_po
     assert bool(units) is (deployment == "systemd")
 
 
-def test_answers_survive_an_interruption_and_are_forgotten_in_the_end(machine: Machine) -> None:
+def test_answers_survive_an_interruption_and_are_deleted_at_the_end(machine: Machine) -> None:
     person = Person(machine, "--no-first-backup", "--deployment", "none")
     database = [
         ("Database server", machine.database.host),
@@ -415,7 +418,7 @@ def test_answers_survive_an_interruption_and_are_forgotten_in_the_end(machine: M
     assert_secrets_are_kept(machine, person.seen + again.seen)
 
 
-def test_a_draft_that_is_older_than_the_settings_counts_for_nothing_and_goes(machine: Machine) -> None:
+def test_a_draft_older_than_the_settings_is_ignored_and_deleted(machine: Machine) -> None:
     draft = machine.env.with_name(".env.setup")
     draft.write_text('{"POSTGRES_PASSWORD": "old-canary"}', encoding="utf-8")
     os.utime(draft, (1, 1))
@@ -427,8 +430,8 @@ def test_a_draft_that_is_older_than_the_settings_counts_for_nothing_and_goes(mac
     assert Draft(machine.env).read() == {}
 
 
-def test_a_deployment_is_known_again_exchanged_and_removed(machine: Machine) -> None:
-    """Two that start backups would stand in each other's way; what nobody could make again is never removed."""
+def test_a_deployment_is_recognized_replaced_and_removed(machine: Machine) -> None:
+    """Two deployments that start backups would conflict; what cannot be recreated is never removed."""
     answers = [*machine.answer_flags(), "--yes", "--no-first-backup"]
     assert machine.run(*answers, "--deployment", "cron", "--timezone", "UTC", TZ="UTC")[0] == 0
     cron, units = machine.places["cron-dir"], machine.places["unit-dir"]
@@ -464,7 +467,7 @@ def test_what_cron_or_mail_cannot_do_is_refused(machine: Machine, flags: tuple[s
     assert not machine.env.exists()
 
 
-def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(machine: Machine) -> None:
+def test_compose_is_set_up_beside_the_application_and_started_only_on_request(machine: Machine) -> None:
     root = machine.folder.parent
     (root / "docker-compose.yml").write_text("services: {}\n", encoding="utf-8")
     (root / ".env").write_text(OLD_ENV, encoding="utf-8")
@@ -505,7 +508,7 @@ def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(ma
     assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
 
 
-def test_without_a_terminal_flags_and_environment_do_and_a_second_run_changes_nothing(
+def test_without_a_terminal_flags_suffice_and_a_second_run_changes_nothing(
     machine: Machine, inbox: RecordingServer
 ) -> None:
     code, seen, processes = machine.run_watched(
@@ -556,30 +559,31 @@ def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (("--schedule", "every night"), "BACKUP_SCHEDULE is 'every night'"),
         (("--minio-bucket", "no-such-bucket"), "no-such-bucket"),
         (("--postgres-port", "0"), "POSTGRES_PORT is '0', expected a port"),
     ],
 )
-def test_without_a_terminal_a_wrong_answer_ends_with_4_and_nothing_is_written(
-    flags: tuple[str, str], told: str, machine: Machine
+def test_without_a_terminal_a_wrong_answer_exits_with_4_and_writes_nothing(
+    flags: tuple[str, str], message: str, machine: Machine
 ) -> None:
     code, seen = machine.run(*machine.answer_flags(), "--deployment", "none", "--yes", *flags)
-    assert (code, told in seen) == (4, True), seen
+    assert (code, message in seen) == (4, True), seen
     assert not machine.env.exists()
     assert not machine.points.exists()
 
 
-def test_without_a_terminal_and_without_yes_it_says_what_to_do(machine: Machine) -> None:
+def test_without_a_terminal_and_yes_setup_explains_what_to_do(machine: Machine) -> None:
     code, seen = machine.run()
     assert (code, "--yes" in seen) == (4, True)
 
 
-def test_an_env_that_a_group_could_read_becomes_the_backups_users_own(machine: Machine) -> None:
-    """As docs/deploy.md installs it by hand: closed to its group and left to root, it would stop the nightly
-    backup.
+def test_a_group_readable_env_becomes_private_to_the_backup_user(machine: Machine) -> None:
+    """The manual installation of docs/deploy.md leaves the file to root.
+
+    Made private, it would stop the nightly backup.
     """
     user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     flags = (
@@ -600,7 +604,7 @@ def test_an_env_that_a_group_could_read_becomes_the_backups_users_own(machine: M
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, pwd.getpwnam(user).pw_uid)
 
 
-def test_cancelling_at_a_question_ends_with_130_and_writes_nothing(machine: Machine) -> None:
+def test_cancelling_at_a_question_exits_with_130_and_writes_nothing(machine: Machine) -> None:
     person = Person(machine, "--deployment", "none")
     person.answer("Database server", "elsewhere")
     person.expect("Its port")

@@ -1,5 +1,6 @@
-"""Which requests reach Dagster's webserver: a real one behind the gate, asked with every combination of
-headers that a page could cause.
+"""Which requests reach Dagster's webserver.
+
+A real one behind the gate, with every header combination a page can cause.
 """
 
 from __future__ import annotations
@@ -88,12 +89,12 @@ def test_another_host_is_refused(server: Server, host: str) -> None:
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-Host", "X-Original-Host", "Forwarded", "X-Forwarded-Server"])
-def test_no_forwarded_header_stands_in_for_host(server: Server, header: str) -> None:
+def test_a_forwarded_header_does_not_replace_host(server: Server, header: str) -> None:
     assert ask(server.port, "GET", "/", [("Host", "evil.example"), (header, "localhost")]).status == 400
     assert ask(server.port, "GET", "/", [(header, "evil.example")]).status == 200
 
 
-def test_two_hosts_are_refused(server: Server) -> None:
+def test_two_host_headers_are_refused(server: Server) -> None:
     assert ask(server.port, "GET", "/", [("Host", "localhost"), ("Host", "evil.example")]).status == 400
 
 
@@ -118,7 +119,7 @@ def test_only_the_health_path_is_open_under_any_host(server: Server, method: str
         *("https://other.example.org:8443", "http://any.example.org:1", "https://any.example.org"),
     ],
 )
-def test_a_page_of_the_ui_may_ask(server: Server, origin: str) -> None:
+def test_requests_from_the_ui_pass(server: Server, origin: str) -> None:
     headers = fill([("Origin", origin), ("Sec-Fetch-Site", "same-origin"), JSON], server)
     assert ask(server.port, "POST", "/graphql", headers, READ).status == 200
 
@@ -140,8 +141,7 @@ def test_a_page_of_the_ui_may_ask(server: Server, origin: str) -> None:
         [("Origin", "http://backups.example.org")],
         [("Origin", "https://backups.example.org:8443")],
         [("Origin", "https://other.example.org")],
-        # A page under another site's name that leads to 127.0.0.1: both headers fit each other and not the
-        # UI.
+        # A page of another site's name that resolves to 127.0.0.1: its headers match each other, not the UI.
         [("Host", "evil.example"), ("Origin", "http://evil.example")],
         [("Sec-Fetch-Site", "cross-site")],
         [("Sec-Fetch-Site", "same-site")],
@@ -163,7 +163,7 @@ def test_a_page_of_another_origin_launches_nothing(server: Server, headers: Head
 )
 @pytest.mark.parametrize("headers", [[], [("Accept", "text/html")], [("Accept", "image/*")], [JSON]], ids=str)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_graphql_is_asked_by_post_only(server: Server, method: str, path: str, headers: Headers) -> None:
+def test_graphql_accepts_post_only(server: Server, method: str, path: str, headers: Headers) -> None:
     before = server.count_runs()
     assert ask(server.port, method, path, headers).status == 405
     assert server.count_runs() == before
@@ -173,10 +173,8 @@ def test_graphql_is_asked_by_post_only(server: Server, method: str, path: str, h
     "end", ["%0A", "%0a/", "%0D", "%0D%0A", "%00", "%20", "%09", "%C2%85", "%E2%80%A8", ";x", "%2F", "%3F"]
 )
 @pytest.mark.parametrize("headers", [[], LINK], ids=["bare", "link"])
-def test_no_ending_of_the_path_gets_a_query_past_the_gate(server: Server, end: str, headers: Headers) -> None:
-    """A route of Starlette's takes a line break at its end for nothing, and a link that somebody follows may
-    show a page.
-    """
+def test_no_path_suffix_gets_a_query_past_the_gate(server: Server, end: str, headers: Headers) -> None:
+    """Starlette's routes ignore a trailing line break, and a link that a user follows may show a page."""
     before = server.count_runs()
     reply = ask(server.port, "GET", GET_LAUNCH.replace("?", f"{end}?", 1), headers)
     assert reply.status in {400, 404, 405} or "<html" in reply.body
@@ -184,7 +182,7 @@ def test_no_ending_of_the_path_gets_a_query_past_the_gate(server: Server, end: s
     assert server.count_runs() == before
 
 
-def test_a_password_is_looked_for_whatever_follows_the_path(server: Server) -> None:
+def test_a_password_is_searched_for_whatever_follows_the_path(server: Server) -> None:
     body = write_query("{ version }").rstrip("}") + ', "variables": {"x": "postgresql://me:canary@db/app"}}'
     assert ask(server.port, "POST", "/graphql%0A", [JSON], body).status == 400
 
@@ -193,7 +191,7 @@ def test_a_password_is_looked_for_whatever_follows_the_path(server: Server) -> N
     "method", ["PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PROPFIND", "get", "post"]
 )
 @pytest.mark.parametrize("path", ["/graphql", "/", "/report_asset_materialization/x"])
-def test_no_other_method_is_used(server: Server, method: str, path: str) -> None:
+def test_no_other_method_is_accepted(server: Server, method: str, path: str) -> None:
     preflight = [("Origin", f"http://{LOOPBACK}:{server.port}"), ("Access-Control-Request-Method", "POST")]
     reply = ask(server.port, method, path, [*preflight, JSON], LAUNCH if method != "CONNECT" else "")
     assert reply.status in {400, 405}
@@ -243,7 +241,7 @@ def test_a_post_that_a_form_could_send_is_refused(server: Server, path: str, kin
         "application/json ;charset=UTF-8",
     ],
 )
-def test_json_is_taken_however_it_is_written(server: Server, kind: str) -> None:
+def test_json_is_accepted_in_any_spelling(server: Server, kind: str) -> None:
     """Dagster itself compares the case."""
     status = ask(server.port, "POST", "/graphql", [("Content-Type", kind)], READ).status
     assert status == (400 if kind.startswith("A") else 200)
@@ -259,7 +257,7 @@ def test_the_other_post_routes_are_guarded_alike(server: Server, path: str) -> N
 
 
 @pytest.mark.parametrize("path", ["/", "/jobs/tried_job", "/logs/x/y.out"])
-def test_a_link_of_another_site_shows_a_page_and_only_as_the_whole_window(server: Server, path: str) -> None:
+def test_a_link_from_another_site_may_only_open_a_page_in_the_whole_window(server: Server, path: str) -> None:
     link = LINK
     assert ask(server.port, "GET", path, link).status in {200, 404}
     for dest in ("iframe", "object", "embed", "empty", "script"):
@@ -268,12 +266,12 @@ def test_a_link_of_another_site_shows_a_page_and_only_as_the_whole_window(server
     assert ask(server.port, "GET", GET_LAUNCH, link).status == 405
 
 
-def test_no_page_may_show_the_ui_in_a_frame(server: Server) -> None:
+def test_no_page_may_frame_the_ui(server: Server) -> None:
     assert ask(server.port, "GET", "/").headers["X-Frame-Options"] == "DENY"
 
 
 def test_the_ui_itself_launches_a_run(server: Server) -> None:
-    """What the refusals above are worth: the same request is executed when it comes from the UI."""
+    """Show that the refusals mean something: the same request is executed when it comes from the UI."""
     before = server.count_runs()
     reply = ask(
         server.port, "POST", "/graphql", [("Origin", f"http://{LOOPBACK}:{server.port}"), JSON], LAUNCH
@@ -338,7 +336,7 @@ def test_a_websocket_under_another_host_is_refused(server: Server, path: str) ->
     ],
 )
 def test_a_password_in_a_url_never_reaches_dagsters_records(server: Server, url: str) -> None:
-    """restore_job refuses it, too, but the configuration of a run is stored before the run begins."""
+    """restore_job refuses it, too, but Dagster stores the configuration before the run begins."""
     body = write_query("{ version }").rstrip("}") + f', "variables": {{"database": "{url}"}}}}'
     answer = ask(server.port, "POST", "/graphql", [JSON], body)
     assert answer.status == 400

@@ -1,4 +1,4 @@
-"""The optional login of the UI, in front of a small application that uvicorn serves as it serves Dagster's."""
+"""The optional login of the UI, in front of a small application served by uvicorn, as Dagster's is."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def answer(_request: Request) -> PlainTextResponse:
 
 @contextmanager
 def served(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[int]:
-    """The port of a gate with these settings."""
+    """Yield the port of a gate with these settings."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     [port] = free_ports(1)
@@ -70,12 +70,12 @@ def served(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[int]:
         thread.join()
 
 
-def test_by_default_there_is_no_login(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_login_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(monkeypatch) as port:
         assert ask(port, "GET", "/").body == "reached"
 
 
-def test_a_known_user_with_the_right_password_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_known_user_with_the_right_password_is_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(monkeypatch, BACKUP_UI_PASSWORD=HASHES) as port:
         refused = ask(port, "GET", "/")
         assert (refused.status, refused.headers["WWW-Authenticate"].split()[0]) == (401, "Basic")
@@ -84,7 +84,7 @@ def test_a_known_user_with_the_right_password_is_let_in(monkeypatch: pytest.Monk
             basic("ben", "b"),
             ("Authorization", basic("ben", "b")[1].replace("Basic", "basic")),
         ):
-            for _again in range(2):  # the second time from memory
+            for _again in range(2):  # the second time from the cache
                 assert ask(port, "GET", "/", [header]).body == "reached"
 
 
@@ -106,7 +106,9 @@ def test_a_known_user_with_the_right_password_is_let_in(monkeypatch: pytest.Monk
     ],
     ids=str,
 )
-def test_everybody_else_is_refused(headers: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_other_logins_are_refused(
+    headers: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with served(monkeypatch, BACKUP_UI_PASSWORD=HASHES) as port:
         for _again in range(2):
             assert ask(port, "GET", "/", headers).status == 401
@@ -115,7 +117,7 @@ def test_everybody_else_is_refused(headers: list[tuple[str, str]], monkeypatch: 
 
 
 def test_a_login_does_not_open_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A browser sends the password for whatever page asks."""
+    """A browser sends the password whichever page makes the request."""
     with served(monkeypatch, BACKUP_UI_PASSWORD=HASHES) as port:
         assert (
             ask(
@@ -125,7 +127,7 @@ def test_a_login_does_not_open_the_gate(monkeypatch: pytest.MonkeyPatch) -> None
         )
 
 
-def test_the_name_that_a_proxy_sends_is_believed_from_its_address_only(
+def test_a_proxys_user_header_is_trusted_from_its_address_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     user = ("X-Remote-User", "anna")
@@ -163,9 +165,9 @@ def test_the_name_that_a_proxy_sends_is_believed_from_its_address_only(
     ],
     ids=lambda value: (
         " ".join(value) if isinstance(value, dict) else value
-    ),  # the hashes are new in each process
+    ),  # the hashes differ in each process
 )
-def test_a_wrong_setting_is_an_error_and_never_an_open_door(
+def test_a_wrong_setting_is_an_error_and_never_disables_the_login(
     settings: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in settings.items():

@@ -1,4 +1,4 @@
-"""A port that somebody else has is an error that names him, before anything is started."""
+"""A port in use is an error that names its process, before anything is started."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from schedgen_backups.ui.processes import check_port_free
 pytestmark = [pytest.mark.edge]
 
 
-def test_who_has_the_port_is_named() -> None:
+def test_the_process_that_holds_the_port_is_named() -> None:
     with socket.create_server((LOOPBACK, 0)) as server, pytest.raises(ConfigurationError) as refused:
         check_port_free(LOOPBACK, int(server.getsockname()[1]))
     assert f"(process {os.getpid()})" in refused.value.message
     assert "SCHEDGEN_UI_PORT" in refused.value.hint
 
 
-def test_a_free_port_and_one_that_was_closed_a_moment_ago_may_be_taken() -> None:
+def test_a_free_or_just_closed_port_is_usable() -> None:
     [port] = free_ports(1)
     check_port_free(LOOPBACK, port)
     check_port_free("0.0.0.0", port)
@@ -36,7 +36,7 @@ def test_an_address_of_another_machine_is_refused() -> None:
 
 
 @pytest.mark.parametrize("words", [("demo", "--ui"), ("serve",)], ids=" ".join)
-def test_commands_that_serve_say_it_and_start_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_commands_that_serve_report_it_and_start_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as server:
         port = str(server.getsockname()[1])
         environment = {**os.environ, "SCHEDGEN_UI_PORT": port, "DAGSTER_HOME": str(tmp_path / "home")}

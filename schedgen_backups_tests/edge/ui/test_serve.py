@@ -1,6 +1,4 @@
-"""How `serve` and `webserver` start: where, what they refuse to start with, and that neither process outlives
-the other.
-"""
+"""How `serve` and `webserver` start, what stops them, and that neither process outlives the other."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A working directory whose .env Dagster would put above the environment."""
+    """Return a working directory whose .env Dagster would prefer to the environment."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / ".env").write_text("TRIED=of-the-file\n")
@@ -43,7 +41,7 @@ def find_descendants(process_id: int) -> Iterator[int]:
             yield from find_descendants(child)
 
 
-def test_serve_runs_what_is_launched_outside_the_working_directory_and_leaves_no_process(
+def test_serve_runs_jobs_outside_the_working_directory_and_leaves_no_process(
     tmp_path: Path, checkout: Path
 ) -> None:
     [port] = free_ports(1)
@@ -62,14 +60,16 @@ def test_serve_runs_what_is_launched_outside_the_working_directory_and_leaves_no
     )
 
 
-def test_the_webserver_alone_starts_outside_the_working_directory_too(tmp_path: Path, checkout: Path) -> None:
+def test_the_webserver_alone_also_starts_outside_the_working_directory(
+    tmp_path: Path, checkout: Path
+) -> None:
     [port] = free_ports(1)
     with running(tmp_path, port, "webserver", working_directory=checkout, TRIED="of-the-environment"):
         wait_until((tmp_path / "seen").exists, "the location is loaded")
     assert set((tmp_path / "seen").read_text().split()) == {"of-the-environment"}
 
 
-def test_what_the_helm_chart_calls_is_the_webserver_behind_the_gate(tmp_path: Path) -> None:
+def test_the_helm_charts_command_is_the_webserver_behind_the_gate(tmp_path: Path) -> None:
     [port] = free_ports(1)
     found = yaml.safe_load((PROJECT / "deploy/kubernetes/values.yaml").read_text())["dagsterWebserver"]["env"]
     [path] = [entry["value"] for entry in found if entry["name"] == "PATH"]
@@ -78,7 +78,7 @@ def test_what_the_helm_chart_calls_is_the_webserver_behind_the_gate(tmp_path: Pa
     )
     program = shutil.which("dagster-webserver", path=path)
     assert program == str(PROJECT / "docker/gate/dagster-webserver")
-    # The chart's words (1.13, _helpers.tpl); port and workspace come after.
+    # The chart's words (1.13, _helpers.tpl); port and workspace follow.
     with running(tmp_path, port, program, "-h", LOOPBACK, PATH=path):
         assert ask(port, "GET", "/", [("Host", "evil.example")]).status == 400
 

@@ -1,8 +1,7 @@
-"""Buckets with odd keys, metadata, sizes and versions: captured, verified, read by the stock tar, and
-restored to the same.
+"""Buckets with odd keys, metadata, sizes and versions.
 
-What a server refuses to store is left out by asking the server; faults of servers and networks are in
-`test_bucket_faults`.
+Captured, verified, read by stock tar, and restored equal. What a server refuses to store is left out by
+asking the server. Faults of servers and networks are in `test_bucket_faults`.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ def restore_and_compare(path: Path, target: BucketSettings) -> None:
     assert [result.summary for result in compare_bucket(path, target, backup) if not result.is_passed] == []
 
 
-def test_objects_with_odd_keys_come_back_and_tar_reads_them(
+def test_odd_keys_are_restored_and_tar_reads_them(
     bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog, tmp_path: Path
 ) -> None:
     for number, key in enumerate(KEYS):
@@ -181,7 +180,7 @@ def assert_key_is_archived(bucket: BucketSettings, catalog: Catalog, key: str) -
     try:
         path = publish_archive(catalog, bucket)
     finally:
-        # By itself: a list of keys to remove is XML, too.
+        # Removed separately: a list of keys to remove is XML, too.
         client_of(bucket).remove_object(bucket.bucket, key)
     assert_whole(path)
     record, _entries, contents = read_archive(path)
@@ -194,16 +193,14 @@ def test_a_key_that_xml_cannot_name_is_archived(bucket: BucketSettings, catalog:
 
 
 @pytest.mark.parametrize("key", URL_KEYS, ids=ascii)
-def test_a_key_that_a_url_writes_otherwise_is_archived(
+def test_a_key_that_needs_url_escaping_is_archived(
     bucket: BucketSettings, catalog: Catalog, key: str
 ) -> None:
     assert_key_is_archived(bucket, catalog, key)
 
 
-def test_an_object_that_is_beside_a_folder_of_its_name_is_kept(
-    bucket: BucketSettings, catalog: Catalog
-) -> None:
-    """MinIO refuses such a pair, SeaweedFS and S3 have it."""
+def test_an_object_beside_a_folder_of_its_name_is_kept(bucket: BucketSettings, catalog: Catalog) -> None:
+    """MinIO refuses such a pair; SeaweedFS and S3 allow it."""
     put(bucket, "a/b", b"below")
     try:
         put(bucket, "a", b"beside")
@@ -214,7 +211,7 @@ def test_an_object_that_is_beside_a_folder_of_its_name_is_kept(
     assert read_archive(path)[2] == list_contents(bucket)
 
 
-def test_metadata_tags_and_headers_come_back(
+def test_metadata_tags_and_headers_are_restored(
     bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog
 ) -> None:
     tags = Tags.new_object_tags()
@@ -254,7 +251,7 @@ def test_metadata_tags_and_headers_come_back(
     )
 
 
-def test_user_metadata_with_the_name_of_a_header_stays_user_metadata(
+def test_user_metadata_named_like_a_header_stays_user_metadata(
     bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog
 ) -> None:
     put(bucket, "a", b"x", metadata={"x-amz-meta-cache-control": "mine", "Cache-Control": "no-store"})
@@ -264,7 +261,7 @@ def test_user_metadata_with_the_name_of_a_header_stays_user_metadata(
     restore_and_compare(path, second_bucket)
 
 
-def test_a_body_that_was_stored_compressed_stays_as_it_is(
+def test_a_body_stored_compressed_is_unchanged(
     bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog
 ) -> None:
     body = gzip.compress(b"a page " * 1000, mtime=0)
@@ -277,10 +274,10 @@ def test_a_body_that_was_stored_compressed_stays_as_it_is(
 
 
 @pytest.mark.parametrize("kind", ["noise", "text"])
-def test_objects_of_every_size_come_back(
+def test_objects_of_every_size_are_restored(
     bucket: BucketSettings, second_bucket: BucketSettings, catalog: Catalog, kind: str
 ) -> None:
-    """Nothing, one byte, around a tar block, around the limit of what is read whole, and in several parts."""
+    """Sizes: zero, one byte, around a tar block, around the limit for reading whole, and several parts."""
     for size_bytes in (0, 1, 511, 512, 513, 1 << 20, IN_MEMORY_BYTES, IN_MEMORY_BYTES + 1, 17_500_000):
         put(
             bucket,
@@ -297,7 +294,7 @@ def test_objects_of_every_size_come_back(
     assert (path.stat().st_size < record.size_bytes / 20) == (kind == "text")
     assert all(bool(entry.unproven) == ("-" in entry.etag) for entry in entries.values()), entries
     restore_and_compare(path, second_bucket)
-    # Restored objects have the MD5 for an ETag up to this size, whatever client put them there before.
+    # Restored objects have the MD5 as ETag up to this size, whatever client stored them before.
     restored = client_of(second_bucket).list_objects(second_bucket.bucket, recursive=True)
     assert {str(item.object_name) for item in restored if "-" in str(item.etag)} == {
         f"{IN_MEMORY_BYTES + 1}.bin",
@@ -305,16 +302,16 @@ def test_objects_of_every_size_come_back(
     }
 
 
-def test_an_empty_bucket_is_a_whole_archive(bucket: BucketSettings, catalog: Catalog, tmp_path: Path) -> None:
+def test_an_empty_bucket_is_a_complete_archive(
+    bucket: BucketSettings, catalog: Catalog, tmp_path: Path
+) -> None:
     path = publish_archive(catalog, bucket)
     assert_whole(path)
     assert read_archive(path)[0].object_count == 0
     assert run_tool("tar", "-tzf", path, cwd=tmp_path)[0] == 0
 
 
-def test_more_objects_than_one_page_of_the_listing_come_back(
-    bucket: BucketSettings, catalog: Catalog
-) -> None:
+def test_more_objects_than_one_listing_page_are_restored(bucket: BucketSettings, catalog: Catalog) -> None:
     client = client_of(bucket)
     for number in range(1050):
         client.put_object(
@@ -327,7 +324,7 @@ def test_more_objects_than_one_page_of_the_listing_come_back(
     assert all(int(key.split("/")[1]) == int(data) for key, data in contents.items())
 
 
-def test_a_versioned_bucket_is_captured_as_it_is_now_with_version_ids(
+def test_a_versioned_bucket_is_captured_in_its_current_state_with_version_ids(
     bucket: BucketSettings, catalog: Catalog
 ) -> None:
     client = client_of(bucket)
@@ -345,7 +342,7 @@ def test_a_versioned_bucket_is_captured_as_it_is_now_with_version_ids(
     assert entries["a"].version_id
 
 
-def test_one_object_is_taken_out_by_tar_and_opens(
+def test_one_object_is_extracted_with_tar_and_opens(
     bucket: BucketSettings, catalog: Catalog, shared_data: Path, tmp_path: Path
 ) -> None:
     pdf = (shared_data / "pdfs" / "crazyones-pdfa.pdf").read_bytes()
@@ -355,7 +352,7 @@ def test_one_object_is_taken_out_by_tar_and_opens(
     assert (tmp_path / "uploads/1/crazy ones.pdf").read_bytes() == pdf
 
 
-def test_a_whole_application_is_backed_up_sealed_restored_and_equal(
+def test_a_whole_application_is_backed_up_committed_restored_and_equal(
     database: DatabaseSettings,
     second_database: DatabaseSettings,
     bucket: BucketSettings,

@@ -1,5 +1,4 @@
-"""S3 servers and networks that fail: what passes is tried again, what does not is told, and no object is
-missing without a word.
+"""Faults of S3 servers and networks: transient ones are retried, others reported; no object is lost silently.
 
 A proxy in front of the real server breaks chosen requests. The pauses between tries are shortened, their
 number is not.
@@ -58,7 +57,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    """A directory with an earlier archive."""
+    """Return a catalog of a directory with an earlier archive."""
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     write_archive(catalog.directory / EARLIER, [], point_id="20261101_020000")
@@ -67,7 +66,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def proxy(bucket: BucketSettings) -> Iterator[FaultyS3Proxy]:
-    """A proxy before a bucket that holds BODIES."""
+    """Yield a proxy in front of a bucket that holds BODIES."""
     for key, data in BODIES.items():
         put(bucket, key, data)
     with FaultyS3Proxy(bucket) as proxy:
@@ -94,7 +93,7 @@ def assert_complete(path: Path, expected: dict[str, bytes] = BODIES) -> ArchiveR
 
 
 def assert_named_as_failed(path: Path, key: str) -> None:
-    """The archive holds everything but this object, says so, and does not pass for complete."""
+    """Assert that the archive is incomplete and names this object alone as failed."""
     assert {result.status for result in verify_archive(path)} == {CheckStatus.PASSED}
     record, contents = read_archive(path)
     assert contents == {name: data for name, data in BODIES.items() if name != key}
@@ -108,7 +107,7 @@ def assert_named_as_failed(path: Path, key: str) -> None:
 def assert_refused(
     catalog: Catalog, bucket: BucketSettings, kind: type[BackupError], **fields: object
 ) -> BackupError:
-    """The capture fails with this error, which holds no secret, and leaves the directory as it was."""
+    """Assert that the capture fails with this error, reveals no secret and leaves the directory as it was."""
     with pytest.raises(kind) as caught:
         publish_archive(catalog, bucket, **fields)
     assert type(caught.value) is kind
@@ -119,7 +118,7 @@ def assert_refused(
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_server_that_is_busy_for_a_while_is_asked_again(
+def test_a_temporarily_busy_server_is_asked_again(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int
 ) -> None:
     proxy.fail_next(30, status=status, matching=r"\.pdf", method="GET")
@@ -127,7 +126,7 @@ def test_a_server_that_is_busy_for_a_while_is_asked_again(
     assert_complete(publish_archive(catalog, proxy.settings(bucket)))
 
 
-def test_a_server_that_is_busy_for_ever_is_unreachable(
+def test_a_permanently_busy_server_is_unreachable(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.fail_next(None, status=503)
@@ -136,7 +135,7 @@ def test_a_server_that_is_busy_for_ever_is_unreachable(
     assert error.hint
 
 
-def test_a_listing_that_breaks_off_is_no_shorter_bucket(
+def test_a_listing_that_breaks_off_is_not_taken_for_a_smaller_bucket(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.fail_next(None, status=503, matching="list-type", method="GET")
@@ -190,7 +189,7 @@ def make_page(keys: list[str], *, token: str = "") -> bytes:
         "no objects, same token",
     ],
 )
-def test_what_is_not_a_listing_ends_the_capture(
+def test_an_answer_that_is_not_a_listing_aborts_the_capture(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, page: bytes, message: str
 ) -> None:
     proxy.answer(page, count=None, matching="list-type")
@@ -200,7 +199,7 @@ def test_what_is_not_a_listing_ends_the_capture(
     assert len(proxy.requests(matching="list-type")) < 5
 
 
-def test_pages_without_objects_end_the_capture(
+def test_pages_without_objects_abort_the_capture(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     for number in range(100):
@@ -208,7 +207,7 @@ def test_pages_without_objects_end_the_capture(
     assert "empty pages" in assert_refused(catalog, proxy.settings(bucket), BucketError).message
 
 
-def test_an_empty_page_on_the_way_is_not_the_end(
+def test_an_empty_page_in_between_is_not_the_end(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.answer(make_page(sorted(BODIES)[:5], token="one"), matching="list-type")
@@ -219,7 +218,7 @@ def test_an_empty_page_on_the_way_is_not_the_end(
     assert verify_every_object(path).status is CheckStatus.PASSED
 
 
-def test_many_objects_in_a_row_that_cannot_be_read_end_the_capture(
+def test_many_unreadable_objects_in_a_row_abort_the_capture(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     for number in range(25):
@@ -230,7 +229,7 @@ def test_many_objects_in_a_row_that_cannot_be_read_end_the_capture(
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "InvalidObjectState"])
-def test_many_objects_in_a_row_that_may_not_be_read_are_named_and_the_rest_is_kept(
+def test_many_forbidden_objects_in_a_row_are_named_and_the_rest_is_kept(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, code: str
 ) -> None:
     refused = [f"cold/{number:02}.pdf" for number in range(25)]
@@ -243,11 +242,11 @@ def test_many_objects_in_a_row_that_may_not_be_read_are_named_and_the_rest_is_ke
     assert [missed.key for missed in record.failed] == refused
     assert all(code in missed.reason for missed in record.failed)
     assert verify_every_object(path).status is CheckStatus.FAILED
-    # By the fast way and by the SDK, and never again.
+    # Once by the fast path, once by the SDK, and never again.
     assert len(proxy.requests(matching="cold/00")) <= 2
 
 
-def test_a_login_that_expires_ends_the_capture(
+def test_an_expired_login_aborts_the_capture(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     for number in range(25):
@@ -256,14 +255,14 @@ def test_a_login_that_expires_ends_the_capture(
     assert "ExpiredToken" in assert_refused(catalog, proxy.settings(bucket), BucketUnreachableError).message
 
 
-def test_one_object_that_is_refused_for_ever_is_named_and_the_rest_is_kept(
+def test_one_permanently_refused_object_is_named_and_the_rest_is_kept(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.fail_next(None, status=503, matching=r"/7\.pdf", method="GET")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
 
 
-def test_a_body_that_is_cut_short_is_read_again(
+def test_a_truncated_body_is_read_again(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.cut_body(1000, 2, matching=r"/[37]\.pdf")
@@ -271,21 +270,21 @@ def test_a_body_that_is_cut_short_is_read_again(
     assert len(proxy.requests(method="GET", matching=r"/[37]\.pdf")) >= 4
 
 
-def test_a_body_that_is_always_cut_short_is_named(
+def test_a_body_that_is_always_truncated_is_named(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.cut_body(1000, None, matching=r"/7\.pdf")
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "7.pdf")
 
 
-def test_a_body_with_other_bytes_than_its_etag_says_is_read_again(
+def test_a_body_that_does_not_match_its_etag_is_read_again(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.corrupt_body(1, matching=r"/7\.pdf")
     assert_complete(publish_archive(catalog, proxy.settings(bucket)))
 
 
-def test_a_body_that_always_comes_with_other_bytes_is_named(
+def test_a_body_that_never_matches_its_etag_is_named(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.corrupt_body(None, matching=r"/7\.pdf")
@@ -294,7 +293,7 @@ def test_a_body_that_always_comes_with_other_bytes_is_named(
     assert "ETag" in read_archive(path)[0].failed[0].reason
 
 
-def test_a_server_that_falls_silent_in_a_body_is_noticed(
+def test_a_server_that_goes_silent_within_a_body_is_noticed(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.hang(60, after_bytes=500, count=1, matching=r"/7\.pdf")
@@ -370,7 +369,7 @@ def with_headers(*added: tuple[str, str]) -> Callable[[Headers], Headers]:
     return lambda headers: [*headers, *added]
 
 
-def test_an_object_encrypted_with_the_servers_own_keys_is_proven_by_its_etag(
+def test_an_sse_s3_object_is_proven_by_its_etag(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.edit_headers(with_headers(("x-amz-server-side-encryption", "AES256")), matching=r"/7\.pdf")
@@ -378,7 +377,7 @@ def test_an_object_encrypted_with_the_servers_own_keys_is_proven_by_its_etag(
     assert assert_complete(path).unproven_count == 0
 
 
-def test_other_bytes_than_the_etag_of_an_object_encrypted_with_the_servers_own_keys_are_not_the_object(
+def test_an_sse_s3_object_whose_bytes_do_not_match_its_etag_is_refused(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.edit_headers(with_headers(("x-amz-server-side-encryption", "AES256")), matching=r"/7\.pdf")
@@ -406,7 +405,7 @@ CHECKSUMS = {
 
 @pytest.mark.parametrize("encryption", ENCRYPTIONS, ids=lambda header: header[0])
 @pytest.mark.parametrize("algorithm", sorted(CHECKSUMS))
-def test_a_checksum_of_the_whole_object_proves_what_its_etag_does_not(
+def test_a_full_object_checksum_proves_what_the_etag_does_not(
     catalog: Catalog,
     bucket: BucketSettings,
     proxy: FaultyS3Proxy,
@@ -422,7 +421,7 @@ def test_a_checksum_of_the_whole_object_proves_what_its_etag_does_not(
     assert assert_complete(publish_archive(catalog, proxy.settings(bucket))).unproven_count == 0
 
 
-def test_other_bytes_than_the_checksum_says_are_not_the_object(
+def test_bytes_that_do_not_match_the_checksum_are_refused(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.edit_headers(with_headers(ENCRYPTIONS[0]), matching=r"/7\.pdf", method="GET")
@@ -447,7 +446,7 @@ def test_other_bytes_than_the_checksum_says_are_not_the_object(
     ],
     ids=["of parts", "of parts without a count", "another algorithm", "no base64", "another length", "none"],
 )
-def test_a_checksum_that_is_not_one_of_the_whole_object_proves_nothing(
+def test_a_checksum_of_parts_proves_nothing(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, headers: tuple[tuple[str, str], ...]
 ) -> None:
     proxy.edit_headers(with_headers(ENCRYPTIONS[0]), matching=r"/7\.pdf", method="GET")
@@ -456,7 +455,7 @@ def test_a_checksum_that_is_not_one_of_the_whole_object_proves_nothing(
 
 
 @pytest.mark.parametrize("status", [403, 501, 503])
-def test_a_server_that_does_not_answer_for_a_checksum_leaves_the_object_unproven(
+def test_a_server_without_checksum_answers_leaves_the_object_unproven(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int
 ) -> None:
     proxy.edit_headers(with_headers(ENCRYPTIONS[0]), matching=r"/7\.pdf", method="GET")
@@ -465,7 +464,7 @@ def test_a_server_that_does_not_answer_for_a_checksum_leaves_the_object_unproven
 
 
 @pytest.mark.parametrize("status", [403, 501, 503])
-def test_a_server_that_does_not_say_whether_it_keeps_versions_is_backed_up(
+def test_a_server_that_hides_its_versioning_state_is_backed_up(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int
 ) -> None:
     proxy.fail_next(None, status=status, matching="versioning")
@@ -487,7 +486,7 @@ def test_a_server_that_does_not_say_whether_it_keeps_versions_is_backed_up(
         (400, "SlowDown", "log"),
     ],
 )
-def test_a_refusal_that_is_not_about_the_object_ends_the_capture(
+def test_a_refusal_not_about_the_object_aborts_the_capture(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, status: int, code: str, hint: str
 ) -> None:
     for number in range(25):
@@ -498,7 +497,7 @@ def test_a_refusal_that_is_not_about_the_object_ends_the_capture(
     assert hint in error.hint
 
 
-def test_headers_that_cannot_be_read_are_unknown_values(
+def test_unreadable_headers_are_unknown_values(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     def edit(headers: Headers) -> Headers:
@@ -523,7 +522,7 @@ def test_headers_that_cannot_be_read_are_unknown_values(
         }
 
 
-def test_an_object_that_is_deleted_during_the_backup_is_counted(
+def test_an_object_deleted_during_the_backup_is_counted(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     client = client_of(bucket)
@@ -540,7 +539,7 @@ def test_an_object_that_is_deleted_during_the_backup_is_counted(
     assert verify_every_object(path).figures["deleted"] == 1
 
 
-def test_an_object_that_the_listing_names_again_is_not_taken_for_deleted(
+def test_an_object_still_in_the_listing_is_not_taken_for_deleted(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.fail_next(None, status=404, matching=r"/7\.pdf", method="GET")
@@ -551,13 +550,13 @@ def test_an_object_that_the_listing_names_again_is_not_taken_for_deleted(
     assert "the listing names it again" in record.failed[0].reason
 
 
-def test_an_object_that_is_there_again_is_archived(
+def test_an_object_that_reappears_is_archived(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
-    """The first is in memory, the second is streamed."""
+    """The first is held in memory, the second is streamed."""
     large = make_noise(IN_MEMORY_BYTES + 2_000_000)
     put(bucket, "large.bin", large)
-    # By the fast way and by the SDK.
+    # By the fast path and by the SDK.
     proxy.fail_next(2, status=404, matching=r"/7\.pdf", method="GET")
     proxy.fail_next(1, status=404, matching="large", method="GET")
     record = assert_complete(publish_archive(catalog, proxy.settings(bucket)), {**BODIES, "large.bin": large})
@@ -569,7 +568,7 @@ def test_an_object_that_is_there_again_is_archived(
     )
 
 
-def test_an_object_that_is_deleted_when_it_is_looked_up_again_is_counted_as_deleted(
+def test_an_object_deleted_before_the_second_lookup_counts_as_deleted(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     client = client_of(bucket)
@@ -588,11 +587,12 @@ def test_an_object_that_is_deleted_when_it_is_looked_up_again_is_counted_as_dele
 
 
 @pytest.mark.parametrize("key", ["a\ufffdb", "a%01b", "a+b", "a b", "\u00fc.pdf"], ids=ascii)
-def test_an_object_that_the_listing_names_otherwise_than_it_is_called_is_not_taken_for_deleted(
+def test_an_object_listed_under_another_spelling_is_not_taken_for_deleted(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, key: str
 ) -> None:
-    """No server gives objects by such a name, asked for it as a prefix neither: only by what comes before the
-    odd sign.
+    """No server returns objects by such a name, not even as a prefix.
+
+    Only by what precedes the odd character.
     """
     proxy.answer(make_page([*BODIES, key]), count=None, matching=r"prefix=$")
     proxy.answer(make_page([key]), count=None, matching=r"prefix=a$")
@@ -600,7 +600,7 @@ def test_an_object_that_the_listing_names_otherwise_than_it_is_called_is_not_tak
     assert_named_as_failed(path, key)
 
 
-def test_a_server_that_knows_no_prefixes_does_not_tell_what_was_deleted(
+def test_a_server_without_prefix_listing_does_not_show_what_was_deleted(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.answer(make_page([*BODIES, "gone.pdf"]), matching="list-type")
@@ -608,10 +608,10 @@ def test_a_server_that_knows_no_prefixes_does_not_tell_what_was_deleted(
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "gone.pdf")
 
 
-def test_objects_are_looked_up_again_by_what_every_server_names_alike(
+def test_second_lookups_use_prefixes_that_every_server_lists_alike(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
-    """Not by the whole listing, and those with one beginning together."""
+    """Not the whole listing, and one request for keys with a common beginning."""
     gone = ["a/b.pdf", "a/My file.pdf", "a/My+.pdf", "a/My", "b/\u00fc.pdf"]
     proxy.answer(make_page([*BODIES, *gone]), matching="list-type")
     record = assert_complete(publish_archive(catalog, proxy.settings(bucket)))
@@ -622,7 +622,7 @@ def test_objects_are_looked_up_again_by_what_every_server_names_alike(
     assert asked == ["", "a/b.pdf", "a/My", "b/"]
 
 
-def test_more_deleted_objects_than_are_looked_up_at_a_time_are_all_counted(
+def test_more_deleted_objects_than_one_lookup_holds_are_all_counted(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("schedgen_backups.core.capture.bucket._GONE_IN_A_ROW", 2)
@@ -633,7 +633,7 @@ def test_more_deleted_objects_than_are_looked_up_at_a_time_are_all_counted(
     assert record.deleted_count == 5
 
 
-def test_an_object_that_is_replaced_during_the_backup_is_archived_as_it_is_then(
+def test_an_object_replaced_during_the_backup_is_archived_in_its_newer_state(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.on_request(
@@ -646,7 +646,7 @@ def test_an_object_that_is_replaced_during_the_backup_is_archived_as_it_is_then(
         assert [entry.key for entry in archive.read_entries() if entry.is_changed] == ["7.pdf"]
 
 
-def test_an_object_that_is_added_after_the_listing_is_not_missed_in_the_count(
+def test_an_object_added_after_the_listing_is_not_counted_as_missing(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.on_request(
@@ -656,10 +656,10 @@ def test_an_object_that_is_added_after_the_listing_is_not_missed_in_the_count(
     assert record.listed_count == 12
 
 
-def test_a_large_object_that_breaks_off_is_gone_on_with(
+def test_a_large_object_that_breaks_off_is_resumed(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
-    """Only the rest is asked for again, and only of the same object."""
+    """Only the rest is requested again, and only of the same object."""
     data = make_noise(IN_MEMORY_BYTES + 2_000_000)
     put(bucket, "large.bin", data)
     proxy.cut_body(10_000_000, 2, matching="large")
@@ -673,7 +673,7 @@ def test_a_large_object_that_breaks_off_is_gone_on_with(
     assert 0 < int(ranges[0].removeprefix("bytes=").rstrip("-")) <= 10_000_000
 
 
-def test_a_large_object_that_breaks_off_without_an_end_is_named(
+def test_a_large_object_that_always_breaks_off_is_named(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     put(bucket, "large.bin", make_noise(IN_MEMORY_BYTES + 2_000_000))
@@ -681,7 +681,7 @@ def test_a_large_object_that_breaks_off_without_an_end_is_named(
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "large.bin")
 
 
-def test_a_large_object_with_other_bytes_leaves_nothing_in_the_archive(
+def test_a_large_object_with_wrong_bytes_leaves_nothing_in_the_archive(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     client_of(bucket).put_object(
@@ -695,10 +695,10 @@ def test_a_large_object_with_other_bytes_leaves_nothing_in_the_archive(
     assert_named_as_failed(publish_archive(catalog, proxy.settings(bucket)), "large.bin")
 
 
-def test_a_large_object_that_is_replaced_while_it_is_read_is_archived_whole(
+def test_a_large_object_replaced_while_it_is_read_is_archived_whole(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
-    """Two halves of two objects must never become one."""
+    """Parts of two objects must never be joined."""
     newer = make_noise(IN_MEMORY_BYTES + 3_000_000, 2)
     put(bucket, "large.bin", make_noise(IN_MEMORY_BYTES + 2_000_000))
     proxy.cut_body(5_000_000, 2, matching="large")
@@ -728,10 +728,10 @@ def test_a_very_large_object_is_read_in_ranges_that_may_break_off(
     } <= ranges
 
 
-def test_a_very_large_object_that_is_replaced_between_its_ranges_is_archived_whole(
+def test_a_very_large_object_replaced_between_its_ranges_is_archived_whole(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
-    """Ranges of two objects must never become one."""
+    """Ranges of two objects must never be joined."""
     newer = make_noise(RANGE_BYTES * PARALLEL_RANGES + 4_000_000, 2)
     put(bucket, "large.bin", make_noise(RANGE_BYTES * PARALLEL_RANGES + 3_000_000))
     lock = threading.Lock()
@@ -748,7 +748,7 @@ def test_a_very_large_object_that_is_replaced_between_its_ranges_is_archived_who
     assert record.changed_count == 1
 
 
-def test_a_wrong_secret_is_permanent_and_not_told(catalog: Catalog, bucket: BucketSettings) -> None:
+def test_a_wrong_secret_is_permanent_and_not_revealed(catalog: Catalog, bucket: BucketSettings) -> None:
     error = assert_refused(catalog, replace(bucket, secret_key="canary-7d1f-wrong"), BucketError)
     assert not error.is_retryable
     assert "MINIO_SECRET_KEY" in error.hint
@@ -781,7 +781,7 @@ def test_a_server_that_is_down_is_unreachable(catalog: Catalog, bucket: BucketSe
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9000", "127.0.0.1:9000/path", "not a host:1"])
-def test_an_endpoint_that_is_none_is_a_wrong_setting(
+def test_an_invalid_endpoint_is_a_wrong_setting(
     catalog: Catalog, bucket: BucketSettings, endpoint: str
 ) -> None:
     error = assert_refused(catalog, replace(bucket, endpoint=endpoint), BucketError)
@@ -795,7 +795,7 @@ def set_tag(bucket: BucketSettings, key: str) -> None:
 
 
 def say_tagged(proxy: FaultyS3Proxy, matching: str = r"/7\.pdf$") -> None:
-    """The server says of these objects that they have a tag."""
+    """Make the server say that these objects have a tag."""
     proxy.edit_headers(with_headers(("x-amz-tagging-count", "1")), matching=matching)
 
 
@@ -805,7 +805,7 @@ def read_notes(path: Path) -> dict[str, str]:
 
 
 def assert_tags_unknown(path: Path, key: str = "7.pdf") -> str:
-    """The archive holds every object, and says that nothing is known of this one's tags; return why."""
+    """Assert that every object is archived and this one's tags are unknown; return the reason."""
     assert assert_complete(path).unread_tags_count == 1
     result = verify_every_object(path)
     assert "the tags of 1 could not be read" in result.summary
@@ -836,7 +836,7 @@ def test_an_object_whose_tags_are_refused_keeps_its_bytes(
     assert assert_tags_unknown(publish_archive(catalog, proxy.settings(bucket)))
 
 
-def test_tags_that_a_busy_server_gives_in_the_end_are_known(
+def test_tags_that_a_busy_server_returns_at_last_are_known(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     set_tag(bucket, "7.pdf")
@@ -849,7 +849,7 @@ def test_tags_that_a_busy_server_gives_in_the_end_are_known(
         }
 
 
-def test_a_server_that_knows_no_tags_leaves_none_unknown(
+def test_a_server_without_tags_leaves_none_unknown(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     proxy.edit_headers(with_headers(("x-amz-tagging-count", "some")), matching=r"/7\.pdf$")
@@ -883,7 +883,7 @@ def test_an_object_whose_tags_cannot_be_read_keeps_its_bytes(
     assert assert_tags_unknown(publish_archive(catalog, proxy.settings(bucket)))
 
 
-def test_a_server_that_gives_no_tags_is_not_asked_for_each_objects(
+def test_a_server_that_refuses_tags_is_not_asked_for_each_object(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     keys = [f"tagged/{number:02}" for number in range(40)]
@@ -909,14 +909,14 @@ def test_a_large_object_whose_tags_are_refused_keeps_its_bytes(
     assert list(read_notes(path)) == ["large.bin"]
 
 
-def test_after_a_restore_objects_whose_tags_were_never_read_are_not_known_to_be_equal(
+def test_after_a_restore_objects_with_unread_tags_are_not_known_to_be_equal(
     catalog: Catalog, bucket: BucketSettings, second_bucket: BucketSettings, proxy: FaultyS3Proxy
 ) -> None:
     set_tag(bucket, "7.pdf")
     proxy.fail_next(None, status=403, matching=r"\?tagging")
     path = publish_archive(catalog, proxy.settings(bucket))
     restore_bucket(path, second_bucket, make_transfer(), overwrite=False, stop=threading.Event())
-    # Tags that somebody set there are no difference.
+    # Tags that were set there meanwhile are not a difference.
     set_tag(second_bucket, "7.pdf")
     restored, equal = compare_bucket(path, second_bucket, make_transfer())
     assert (restored.status, equal.status) == (CheckStatus.PASSED, CheckStatus.UNKNOWN)

@@ -1,5 +1,4 @@
-"""Databases full of oddities: captured by the real pg_dump, matched with their snapshot, restored by us and
-by psql, and equal.
+"""Databases full of oddities: dumped by the real pg_dump, matched with their snapshot, and restored equal.
 
 The oddities are in `support.dumps`, other versions and encodings in `test_dump_versions`, faults in
 `test_database_faults`.
@@ -57,7 +56,7 @@ def test_every_oddity_is_captured_restored_and_equal(
     assert run(second_database, "SELECT lo_get(70001)") == run(database, "SELECT lo_get(70001)")
 
 
-def test_gunzip_and_psql_restore_it_without_us(
+def test_gunzip_and_psql_restore_the_dump_without_us(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path
 ) -> None:
     run(database, ODDITIES)
@@ -82,7 +81,7 @@ def test_a_restored_database_dumps_to_the_same_text(
         ]
 
 
-def test_chinook_comes_back(
+def test_chinook_is_restored(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog, shared_data: Path
 ) -> None:
     script = (shared_data / "chinook.sql").read_text(encoding="utf-8")
@@ -112,11 +111,12 @@ def test_one_table_is_read_alone(database: DatabaseSettings, catalog: Catalog) -
         assert b"".join(dump.read_table(table)) == b"COPY public.b (n) FROM stdin;\n7\n\\.\n"
 
 
-def test_rows_that_are_committed_while_the_dump_runs_are_not_in_it(
+def test_rows_committed_while_the_dump_runs_are_not_in_it(
     database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
-    """The rows come after the snapshot was taken and before pg_dump started; the counts are those of the
-    snapshot as well.
+    """The rows are inserted after the snapshot and before pg_dump starts.
+
+    The counts are the snapshot's as well.
     """
     run(
         database,
@@ -133,7 +133,7 @@ def test_rows_that_are_committed_while_the_dump_runs_are_not_in_it(
     assert sorted(references) == sorted(f"key {number}" for number in range(1, 101))
 
 
-def test_references_are_distinct_in_byte_order_and_without_nulls(
+def test_references_are_distinct_sorted_by_bytes_and_without_nulls(
     database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(
@@ -167,7 +167,7 @@ def test_without_a_jobs_table_references_are_not_configured(
         ("SELECT s3_key FROM jobs; DROP TABLE jobs", "syntax error|multiple"),
     ],
 )
-def test_a_query_of_their_own_that_fails_is_a_wrong_setting(
+def test_a_custom_reference_query_that_fails_is_a_wrong_setting(
     database: DatabaseSettings, catalog: Catalog, query: str, reason: str
 ) -> None:
     run(database, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a')")
@@ -197,7 +197,9 @@ def test_roles_are_kept_without_their_passwords(database: DatabaseSettings, cata
         run(database, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-def test_a_function_that_imitates_a_table_is_no_table(database: DatabaseSettings, catalog: Catalog) -> None:
+def test_a_function_that_imitates_a_table_is_not_a_table(
+    database: DatabaseSettings, catalog: Catalog
+) -> None:
     body = (
         "--\n-- Data for Name: fake; Type: TABLE DATA; Schema: public; Owner: x\n--\n\nCOPY public.fake "
         "(a) FROM stdin;\n"

@@ -1,8 +1,7 @@
-"""Databases that cannot be captured, and pg_dumps that fail in every way the old script did not notice:
-nothing is published.
+"""Databases that cannot be captured, and every pg_dump failure that the old script missed.
 
-Each fault is made with a real server or a real program around the real pg_dump. After each, an earlier point
-is untouched and the staging is gone.
+Nothing is published. Each fault is made with a real server or a real program around the real pg_dump. After
+each, an earlier point is untouched and the staging is gone.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ FILL = (
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    """A directory with an earlier dump."""
+    """Return a catalog of a directory with an earlier dump."""
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     write_dump(catalog.directory / EARLIER, [TableText("jobs", (b"1",))], point_id="20261101_020000")
@@ -66,7 +65,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def role(database: DatabaseSettings) -> Iterator[DatabaseSettings]:
-    """A login of its own, with no rights beyond everybody's."""
+    """Yield a login with no rights beyond PUBLIC's."""
     name = f"backup_{uuid4().hex}"
     run(database, f"CREATE ROLE {name} LOGIN PASSWORD 'canary-7d1f'")
     yield replace(database, user=name, password="canary-7d1f")
@@ -76,7 +75,7 @@ def role(database: DatabaseSettings) -> Iterator[DatabaseSettings]:
 def assert_refused(
     catalog: Catalog, database: DatabaseSettings, kind: type[BackupError], **fields: object
 ) -> BackupError:
-    """The capture fails with this error, which holds no password, and leaves the directory as it was."""
+    """Assert this failure, without a password in the error and without a trace in the directory."""
     before = (catalog.directory / EARLIER).read_bytes()
     with pytest.raises(kind) as caught:
         publish_dump(catalog, database, **fields)
@@ -102,14 +101,14 @@ def test_an_unknown_user_is_a_refused_login(catalog: Catalog, database: Database
     assert "refused the login of nobody-at-all" in error.message
 
 
-def test_a_server_that_is_down_may_be_tried_again(catalog: Catalog, database: DatabaseSettings) -> None:
+def test_a_server_that_is_down_may_be_retried(catalog: Catalog, database: DatabaseSettings) -> None:
     (port,) = free_ports(1)
     error = assert_refused(catalog, replace(database, port=port), DatabaseUnreachableError)
     assert f"127.0.0.1:{port} cannot be reached" in error.message
     assert error.is_retryable
 
 
-def test_a_host_that_does_not_exist_is_told(catalog: Catalog, database: DatabaseSettings) -> None:
+def test_a_host_that_does_not_exist_is_reported(catalog: Catalog, database: DatabaseSettings) -> None:
     error = assert_refused(catalog, replace(database, host="no-such-host.invalid"), DatabaseUnreachableError)
     assert "POSTGRES_HOST" in error.hint
 
@@ -123,7 +122,7 @@ def test_a_missing_database_is_permanent(catalog: Catalog, database: DatabaseSet
 @pytest.mark.parametrize(
     "statement", ["SELECT 1", "CREATE TABLE jobs (s3_key text); CREATE TABLE users (id int)"]
 )
-def test_an_empty_database_is_refused_unless_it_is_meant_to_be(
+def test_an_empty_database_is_refused_unless_allowed(
     catalog: Catalog, database: DatabaseSettings, statement: str
 ) -> None:
     run(database, statement)
@@ -159,7 +158,7 @@ def test_a_schema_and_a_sequence_that_may_not_be_read_are_named(
     assert "public.numbers" in error.message
 
 
-def test_a_role_with_just_the_right_to_read_everything_is_enough(
+def test_a_role_with_only_the_right_to_read_everything_suffices(
     catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings
 ) -> None:
     run(
@@ -173,7 +172,7 @@ def test_a_role_with_just_the_right_to_read_everything_is_enough(
     }
 
 
-def test_rows_that_a_policy_hides_are_an_error_and_never_a_smaller_backup(
+def test_rows_hidden_by_a_policy_are_an_error_and_never_a_smaller_backup(
     catalog: Catalog, database: DatabaseSettings, role: DatabaseSettings
 ) -> None:
     run(
@@ -208,7 +207,7 @@ def test_a_folder_without_programs_is_refused(
 @pytest.mark.parametrize(
     ("host", "ssl_mode"), [("db.example", "prefer"), ("127.0.0.1", "require"), ("127.0.0.1", "verify-full")]
 )
-def test_a_client_without_tls_is_refused_where_tls_is_wanted(
+def test_a_client_without_tls_is_refused_where_tls_is_required(
     database: DatabaseSettings, postgres_bin_dir: Path, host: str, ssl_mode: str
 ) -> None:
     with pytest.raises(ClientProgramError, match="was built without TLS") as caught:
@@ -219,19 +218,19 @@ def test_a_client_without_tls_is_refused_where_tls_is_wanted(
 @pytest.mark.parametrize(
     ("host", "ssl_mode"), [("db.example", "disable"), ("127.0.0.1", "prefer"), ("/run/postgresql", "prefer")]
 )
-def test_a_client_without_tls_is_good_enough_where_tls_is_not_wanted(
+def test_a_client_without_tls_is_accepted_where_tls_is_not_required(
     database: DatabaseSettings, postgres_bin_dir: Path, host: str, ssl_mode: str
 ) -> None:
     assert find_client(replace(database, host=host, ssl_mode=ssl_mode), 18, postgres_bin_dir).major == 18
 
 
-def test_a_client_with_tls_is_taken_over_a_network(
+def test_a_client_with_tls_is_chosen_over_a_network(
     database: DatabaseSettings, postgres_bin_dir_17: Path
 ) -> None:
     assert find_client(replace(database, host="db.example"), 17, postgres_bin_dir_17).major == 17
 
 
-def test_the_client_of_the_servers_own_version_goes_before_newer_ones(database: DatabaseSettings) -> None:
+def test_the_client_of_the_servers_version_is_preferred_to_newer_ones(database: DatabaseSettings) -> None:
     majors = {client.major for client in find_all_clients(None)}
     assert {17, 18} <= majors
     for major in majors:
@@ -256,7 +255,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_pg_dump_that_fails_publishes_nothing_and_its_cause_is_told(
+def test_a_failing_pg_dump_publishes_nothing_and_its_cause_is_reported(
     catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path, name: str
 ) -> None:
     run(database, FILL)
@@ -269,7 +268,7 @@ def test_a_pg_dump_that_fails_publishes_nothing_and_its_cause_is_told(
     assert error.hint
 
 
-def test_a_pg_dump_that_hangs_is_ended(
+def test_a_hung_pg_dump_is_killed(
     catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path
 ) -> None:
     run(database, FILL)
@@ -278,7 +277,7 @@ def test_a_pg_dump_that_hangs_is_ended(
     assert "pg_dump wrote no data for 1 seconds and was ended" in error.message
 
 
-def test_a_pg_dump_that_floods_its_stderr_is_still_captured(
+def test_a_dump_is_captured_although_pg_dump_floods_stderr(
     catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path
 ) -> None:
     run(database, FILL)
@@ -289,10 +288,10 @@ def test_a_pg_dump_that_floods_its_stderr_is_still_captured(
     }
 
 
-def test_a_pg_dump_that_leaves_out_a_table_is_not_believed(
+def test_a_dump_that_lacks_a_table_is_refused(
     catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path
 ) -> None:
-    """Exit code 0, last line there, gzip whole: only the snapshot tells."""
+    """Exit code 0, last line present, gzip intact: only the snapshot shows the loss."""
     run(database, f"{FILL}; CREATE TABLE users (id int); INSERT INTO users VALUES (1)")
     bin_dir = make_pg_bin_dir(
         tmp_path, postgres_bin_dir, pg_dump_script='exec {real} --exclude-table=users "$@"'
@@ -301,7 +300,7 @@ def test_a_pg_dump_that_leaves_out_a_table_is_not_believed(
     assert (result.status, "public.users" in result.summary) == (CheckStatus.FAILED, True)
 
 
-def test_a_pg_dump_that_leaves_out_rows_is_not_believed(
+def test_a_dump_that_lacks_rows_is_refused(
     catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path
 ) -> None:
     run(database, FILL)
@@ -313,7 +312,7 @@ def test_a_pg_dump_that_leaves_out_rows_is_not_believed(
     assert (result.status, "public.jobs (4999 of 5000)" in result.summary) == (CheckStatus.FAILED, True)
 
 
-def test_a_table_that_is_locked_for_too_long_is_told_and_nothing_waits_for_ever(
+def test_a_table_that_stays_locked_is_reported_and_nothing_waits_forever(
     catalog: Catalog, database: DatabaseSettings
 ) -> None:
     run(database, FILL)
@@ -323,10 +322,10 @@ def test_a_table_that_is_locked_for_too_long_is_told_and_nothing_waits_for_ever(
     assert error.is_retryable
 
 
-def test_a_server_that_ends_the_session_half_way_is_told(
+def test_a_server_that_ends_the_session_midway_is_reported(
     catalog: Catalog, database: DatabaseSettings, tmp_path: Path, postgres_bin_dir: Path
 ) -> None:
-    """As a restart of the server does to pg_dump."""
+    """A restart of the server does this to pg_dump."""
     run(database, FILL)
     kill = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "

@@ -1,7 +1,7 @@
-"""Dumps between versions of PostgreSQL and between encodings: what fits is equal, what does not is refused
-with the reason.
+"""Dumps between versions of PostgreSQL and between encodings.
 
-Servers of every major on this machine take part: those of the wheels and the distribution's.
+Equal where they fit, refused with the reason otherwise. Servers of every major version on this machine take
+part: those of the wheels and the distribution's.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_a_dump_of_17_goes_into_18_with_every_row_equal(
     assert get_status(results, Check.DATABASE_IS_EQUAL) is not CheckStatus.FAILED
 
 
-def test_a_schema_that_another_pg_dump_wrote_differently_is_unknown_and_no_success(
+def test_a_schema_dumped_differently_by_another_pg_dump_is_unknown(
     database_17: DatabaseSettings, database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(database_17, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a')")
@@ -103,7 +103,7 @@ def find_server_bin_dirs() -> list[Path]:
 def some_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedPostgres]:
-    """A server of each major on this machine."""
+    """Yield a server of each major version on this machine."""
     with EmbeddedPostgres(
         tmp_path_factory.mktemp("some-server"), bin_dir=request.param, server_options=FAST_SERVER_OPTIONS
     ) as server:
@@ -134,12 +134,12 @@ def test_a_dump_by_a_newer_client_loads_into_the_servers_own_version(
     assert run(target, "SELECT note FROM jobs") == [("SET transaction_timeout = 0;",)]
 
 
-def test_more_than_one_major_is_tried() -> None:
+def test_more_than_one_major_version_is_tested() -> None:
     assert len(find_server_bin_dirs()) >= 2
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_a_database_in_another_encoding_comes_back(
+def test_a_database_in_another_encoding_is_restored(
     postgres_server: EmbeddedPostgres, catalog: Catalog, encoding: str
 ) -> None:
     names = [f"test_{uuid4().hex}" for _ in range(2)]
@@ -152,7 +152,7 @@ def test_a_database_in_another_encoding_comes_back(
         source, target = (admin.with_database(name) for name in names)
         run(source, "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('Cafe')")
         with connect(source) as connection:
-            # A byte that is an e with an accent in LATIN1, anything in SQL_ASCII, and nothing in UTF-8.
+            # This byte is an accented e in LATIN1, any byte in SQL_ASCII, and invalid in UTF-8.
             connection.execute(r"CREATE TABLE notes (id int, note text)")
             connection.execute(
                 f"INSERT INTO notes VALUES (1, convert_from('\\x436166e9', '{encoding}')), (2, 'x')".encode()

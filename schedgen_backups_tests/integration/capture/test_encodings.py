@@ -1,5 +1,6 @@
-"""Databases in other encodings than UTF-8, with names and rows in them, are captured, verified, restored,
-drilled and equal.
+"""Databases in encodings other than UTF-8, with such names and rows.
+
+Captured, verified, restored, drilled, equal.
 """
 
 from __future__ import annotations
@@ -71,12 +72,14 @@ def fill(database: DatabaseSettings, word: str) -> None:
     with connect(database) as connection:
         connection.execute("SET client_encoding = 'UTF8'")
         statements = f"""CREATE SCHEMA "{word}"; CREATE TABLE "{word}"."{word}" ("{word}" text PRIMARY KEY);
-            INSERT INTO "{word}"."{word}" VALUES ('{word}'); CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('{word}');
-            CREATE TABLE big (a text); INSERT INTO big SELECT repeat('x', 1000) FROM generate_series(1, 3000)"""
+            INSERT INTO "{word}"."{word}" VALUES ('{word}'); CREATE TABLE jobs (s3_key text);
+            INSERT INTO jobs VALUES ('{word}');
+            CREATE TABLE big (a text);
+            INSERT INTO big SELECT repeat('x', 1000) FROM generate_series(1, 3000)"""
         connection.execute(statements.encode())
 
 
-def test_names_and_rows_of_another_encoding_make_a_point_that_restores(
+def test_names_and_rows_in_another_encoding_make_a_restorable_point(
     pair: tuple[str, DatabaseSettings, DatabaseSettings], bucket: BucketSettings, tmp_path: Path
 ) -> None:
     word, source, target = pair
@@ -105,9 +108,7 @@ def test_names_and_rows_of_another_encoding_make_a_point_that_restores(
     assert [result.summary for result in of_database if result.status is not CheckStatus.PASSED] == []
 
 
-def test_a_key_that_is_no_utf_8_takes_nothing_with_it(
-    postgres_server: EmbeddedPostgres, tmp_path: Path
-) -> None:
+def test_a_key_that_is_not_utf_8_harms_no_other(postgres_server: EmbeddedPostgres, tmp_path: Path) -> None:
     source = create(postgres_server, "SQL_ASCII")
     try:
         with connect(source) as connection:
@@ -128,12 +129,10 @@ def test_a_key_that_is_no_utf_8_takes_nothing_with_it(
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "EUC_JP", "SQL_ASCII"])
-def test_restores_make_and_exchange_a_database_of_another_encoding(
+def test_restores_create_and_swap_a_database_in_another_encoding(
     encoding: str, postgres_server: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    """The database that it is made from is UTF-8: the second dump is written in its own encoding all the
-    same.
-    """
+    """Its template is UTF-8; the second dump is still written in the database's own encoding."""
     source = create(postgres_server, encoding)
     made = source.with_database(f"{source.database}_made")
     try:

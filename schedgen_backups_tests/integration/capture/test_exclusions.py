@@ -1,5 +1,6 @@
-"""What an operator leaves out: it is not in the files, they say so, and everything else is restored and
-equal.
+"""Excluded tables and objects: absent from the files, named there, and everything else is restored equal.
+
+An exclusion that would break a restore is refused.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ CREATE TABLE jobs (id int PRIMARY KEY, user_id int REFERENCES users, s3_key text
 CREATE TABLE "audit log" (id bigserial PRIMARY KEY, user_id int REFERENCES users, line text);
 CREATE TABLE events (at date, what text) PARTITION BY RANGE (at);
 CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
-CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('2026-03-01') PARTITION BY LIST (what);
+CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')
+    PARTITION BY LIST (what);
 CREATE TABLE events_2_rest PARTITION OF events_2 DEFAULT;
-CREATE SCHEMA cache; CREATE TABLE cache.pages (id int PRIMARY KEY); CREATE TABLE cache.parts (page_id int REFERENCES cache.pages);
+CREATE SCHEMA cache; CREATE TABLE cache.pages (id int PRIMARY KEY);
+CREATE TABLE cache.parts (page_id int REFERENCES cache.pages);
 INSERT INTO users SELECT generate_series(1, 5);
 INSERT INTO jobs VALUES (1, 1, 'jobs/1.pdf'), (2, 2, 'thumbs/1.png'), (3, 3, 'gone.pdf');
 INSERT INTO "audit log" (user_id, line) SELECT 1, 'x' FROM generate_series(1, 100);
@@ -63,7 +66,7 @@ EXCLUSIONS = Exclusions(tables=PATTERNS, objects=("thumbs/", "*.tmp"))
 
 @pytest.fixture
 def catalog(tmp_path: Path, database: DatabaseSettings, bucket: BucketSettings) -> Catalog:
-    """A directory with the files of one point that leaves out tables and objects."""
+    """Return the catalog of a point that leaves out tables and objects."""
     run(database, TABLES)
     for key in ("jobs/1.pdf", "thumbs/1.png", "thumbs/2.png", "a/b.tmp", "kept.txt"):
         put(bucket, key, key.encode(), "text/plain")
@@ -78,7 +81,7 @@ def commit(catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings)
     return commit_point(catalog, ID, origin=Origin(run_id="run"), live=make_live(database, bucket))[0]
 
 
-def test_the_manifest_names_what_is_left_out_and_references_to_it_are_no_loss(
+def test_the_manifest_names_what_is_excluded_and_its_references_are_not_lost(
     catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings
 ) -> None:
     manifest = commit(catalog, database, bucket)
@@ -103,7 +106,7 @@ def test_the_manifest_names_what_is_left_out_and_references_to_it_are_no_loss(
     )
 
 
-def test_it_is_verified_again_with_the_verdicts_that_were_given(
+def test_a_new_verification_reuses_the_recorded_verdicts(
     catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings
 ) -> None:
     """The live system is not asked once the point is committed: it may be another one by then."""
@@ -116,7 +119,7 @@ def test_it_is_verified_again_with_the_verdicts_that_were_given(
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_the_rest_is_restored_and_equal_and_the_result_names_what_is_not_there(
+def test_the_rest_is_restored_equal_and_the_result_names_what_is_excluded(
     catalog: Catalog,
     database: DatabaseSettings,
     bucket: BucketSettings,
@@ -140,7 +143,7 @@ def test_the_rest_is_restored_and_equal_and_the_result_names_what_is_not_there(
         "FROM events), (SELECT count(*) FROM cache.parts)"
     )
     assert run(second_database, counts) == [(5, 0, 0, 0)]
-    # Definitions are there, and a sequence goes on where it was.
+    # Definitions are present, and a sequence continues at its value.
     run(
         second_database,
         "INSERT INTO \"audit log\" (user_id) VALUES (1); INSERT INTO events VALUES ('2026-02-02', 'y')",
@@ -150,7 +153,7 @@ def test_the_rest_is_restored_and_equal_and_the_result_names_what_is_not_there(
     assert sorted(str(each.object_name) for each in restored) == ["jobs/1.pdf", "kept.txt"]
 
 
-def test_a_row_that_is_lost_in_a_kept_table_is_still_found(
+def test_a_row_lost_in_a_kept_table_is_still_found(
     catalog: Catalog, second_database: DatabaseSettings, second_bucket: BucketSettings
 ) -> None:
     request = RestoreRequest(catalog.get_point(ID), second_database, second_bucket)
@@ -161,7 +164,7 @@ def test_a_row_that_is_lost_in_a_kept_table_is_still_found(
     assert get_status(results, Check.DATABASE_IS_EQUAL) is CheckStatus.FAILED
 
 
-def test_a_drill_is_green_and_samples_only_what_is_there(
+def test_a_drill_passes_and_samples_only_what_is_there(
     catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     commit(catalog, database, bucket)
@@ -183,10 +186,10 @@ def test_a_drill_is_green_and_samples_only_what_is_there(
     ) == (3, 2, 1)
 
 
-def test_where_every_reference_is_left_out_nothing_is_proven(
+def test_where_every_reference_is_excluded_nothing_is_proven(
     database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
 ) -> None:
-    """It is what the operator wants, and it is not green."""
+    """The operator chose this, and it is still not green."""
     run(database, "CREATE TABLE jobs AS SELECT 'a' AS s3_key")
     put(bucket, "a", b"a", "text/plain")
     catalog = Catalog(tmp_path / "backups")
@@ -205,9 +208,7 @@ def test_where_every_reference_is_left_out_nothing_is_proven(
     )
 
 
-def test_tables_that_are_dumped_by_several_programs_are_left_out_too(
-    database: DatabaseSettings, tmp_path: Path
-) -> None:
+def test_tables_dumped_in_parallel_are_excluded_too(database: DatabaseSettings, tmp_path: Path) -> None:
     run(
         database,
         "CREATE TABLE big_1 (x text); CREATE TABLE big_2 (x text); CREATE TABLE big_3 (x text); CREATE "
@@ -239,10 +240,10 @@ def test_tables_that_are_dumped_by_several_programs_are_left_out_too(
         (("*",), "object keys are read from public.jobs"),
     ],
 )
-def test_rows_that_others_need_are_not_left_out(
+def test_rows_that_others_need_cannot_be_excluded(
     database: DatabaseSettings, tmp_path: Path, patterns: tuple[str, ...], named: str
 ) -> None:
-    """A dump without them could not be loaded, or a drill of it never be green: nothing is taken."""
+    """A dump without them could not be loaded, or its drill would never pass: no backup is taken."""
     run(database, TABLES)
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
@@ -252,7 +253,7 @@ def test_rows_that_others_need_are_not_left_out(
     assert catalog.list_points() == ()
 
 
-def test_a_partition_that_a_foreign_key_needs_is_not_left_out(database: DatabaseSettings) -> None:
+def test_a_partition_that_a_foreign_key_needs_cannot_be_excluded(database: DatabaseSettings) -> None:
     run(
         database,
         "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p_1 PARTITION OF p "
@@ -268,11 +269,12 @@ def test_a_partition_that_a_foreign_key_needs_is_not_left_out(database: Database
         snapshot.check_exclusions(snapshot.find_tables(("c_1",)), References(query=""))
 
 
-def test_some_partitions_of_a_table_that_is_partitioned_by_hash_are_not_left_out(
+def test_partitions_of_a_hash_partitioned_table_cannot_be_excluded_individually(
     database: DatabaseSettings,
 ) -> None:
-    """pg_dump has their rows loaded through the table, and what is kept may come into the partition that is
-    not compared.
+    """pg_dump loads their rows through the parent table.
+
+    Kept rows may land in the partition that is not compared.
     """
     run(
         database,
@@ -286,7 +288,7 @@ def test_some_partitions_of_a_table_that_is_partitioned_by_hash_are_not_left_out
         snapshot.check_exclusions(snapshot.find_tables(("p",)), References(query=""))
 
 
-def test_materialized_views_over_what_is_left_out_are_found(database: DatabaseSettings) -> None:
+def test_materialized_views_over_excluded_tables_are_found(database: DatabaseSettings) -> None:
     run(
         database,
         "CREATE TABLE log (i int); CREATE VIEW v AS SELECT * FROM log; CREATE MATERIALIZED VIEW m AS "
@@ -298,9 +300,7 @@ def test_materialized_views_over_what_is_left_out_are_found(database: DatabaseSe
         assert snapshot.find_views_of(snapshot.find_tables(("nothing",))) == ()
 
 
-def test_a_database_of_which_everything_is_left_out_says_so(
-    database: DatabaseSettings, tmp_path: Path
-) -> None:
+def test_a_database_with_everything_excluded_says_so(database: DatabaseSettings, tmp_path: Path) -> None:
     run(database, "CREATE TABLE log AS SELECT 1 AS i; CREATE TABLE empty_table (i int)")
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
@@ -308,7 +308,7 @@ def test_a_database_of_which_everything_is_left_out_says_so(
         publish_dump(catalog, database, exclusions=Exclusions(tables=("log",)))
 
 
-def test_what_is_left_out_cannot_be_restored_alone_and_the_error_says_why(
+def test_what_is_excluded_cannot_be_restored_alone_and_the_error_says_why(
     catalog: Catalog, database: DatabaseSettings, bucket: BucketSettings
 ) -> None:
     point = catalog.get_point(ID)
@@ -325,7 +325,7 @@ def test_what_is_left_out_cannot_be_restored_alone_and_the_error_says_why(
         pass
 
 
-def test_a_glob_that_means_kept_tables_as_well_names_those_that_are_not_there(
+def test_a_glob_that_also_matches_kept_tables_names_the_excluded_ones(
     catalog: Catalog, database: DatabaseSettings
 ) -> None:
     with prepare_tables(
@@ -335,7 +335,7 @@ def test_a_glob_that_means_kept_tables_as_well_names_those_that_are_not_there(
         assert prepared.left_out == ("public.audit log", "public.events_1", "public.events_2_rest")
 
 
-def test_objects_that_are_no_longer_left_out_come_back(catalog: Catalog, bucket: BucketSettings) -> None:
+def test_objects_that_are_no_longer_excluded_return(catalog: Catalog, bucket: BucketSettings) -> None:
     later = "20261123_020000"
     with open_archive(publish_archive(catalog, bucket, later)) as archive:
         assert {entry.key for entry in archive.read_entries()} == {

@@ -1,4 +1,4 @@
-"""The fault injecting proxy and the failing pg_dumps: each fault really happens, and nothing else does."""
+"""The fault-injecting proxy and the failing pg_dumps: each fault really happens, and nothing else does."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def proxy(bucket: BucketSettings) -> Iterator[FaultyS3Proxy]:
 
 @pytest.fixture
 def client(proxy: FaultyS3Proxy, bucket: BucketSettings) -> Iterator[Minio]:
-    """A client of the proxy that tries once and waits two seconds at most, so that faults are seen."""
+    """Yield a client of the proxy that tries once and waits two seconds at most, so that faults are seen."""
     settings = proxy.settings(bucket)
     with urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=2), retries=False) as pool:
         yield Minio(
@@ -96,7 +96,9 @@ def test_chunked_uploads_arrive_whole(client: Minio, bucket: BucketSettings) -> 
     assert fetch(client, bucket, "chunked") == b"one two three"
 
 
-def test_requests_fail_as_often_as_asked(client: Minio, proxy: FaultyS3Proxy, bucket: BucketSettings) -> None:
+def test_requests_fail_as_often_as_requested(
+    client: Minio, proxy: FaultyS3Proxy, bucket: BucketSettings
+) -> None:
     proxy.fail_next(2, matching="100%25", method="GET")
     proxy.fail_next(1, status=500, method="PUT")
     client.stat_object(bucket.bucket, KEY)
@@ -229,7 +231,7 @@ def whole_dump(database: DatabaseSettings, postgres_bin_dir: Path) -> bytes:
     ],
     ids=["nothing", "half", "fails", "killed", "floods"],
 )
-def test_a_fake_pg_dump_fails_in_its_way(
+def test_a_fake_pg_dump_fails_as_chosen(
     tmp_path: Path,
     database: DatabaseSettings,
     postgres_bin_dir: Path,

@@ -1,4 +1,4 @@
-"""An owner of tables in the source gets no function of his run by the backup, whose role may do more than he."""
+"""A table owner in the source cannot run a function with the rights of the backup's role."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''cat > MARKER'''; RETURN k; END $$;
 
 @pytest.fixture
 def owner(database: DatabaseSettings) -> Iterator[DatabaseSettings]:
-    """One who may make tables in the database, and nothing else."""
+    """Yield a role that may create tables in the database, and nothing else."""
     name = f"{database.database}_owner"
     run(database, f"CREATE ROLE {name} LOGIN PASSWORD 'x'; GRANT ALL ON SCHEMA public TO {name}")
     yield replace(database, user=name, password="x")
@@ -46,7 +46,10 @@ def catalog(tmp_path: Path) -> Catalog:
 def test_the_built_in_query_of_references_reads_no_view(
     owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """Its function would run with the rights of the backup. A query that the operators wrote may read one."""
+    """Its function would run with the rights of the backup.
+
+    A query that the operators wrote may read a view.
+    """
     marker = tmp_path / "marker"
     view = "CREATE VIEW jobs AS SELECT public.evil(s3_key) AS s3_key FROM jobs_;"
     run(
@@ -97,10 +100,10 @@ END $$;
     ],
     ids=["index", "predicate", "statistics", "partition key", "check"],
 )
-def test_functions_that_a_planner_would_run_are_not_run(
+def test_functions_that_the_planner_would_run_are_not_run(
     owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path, tables: str
 ) -> None:
-    """To plan a query is enough for them: rows are counted and keys are read without one."""
+    """Planning a query would run them: rows are counted and keys are read without a plan."""
     marker = tmp_path / "marker"
     run(owner, f"{FOLDED.replace('MARKER', str(marker))} {tables}; INSERT INTO jobs VALUES ('k')")
     with open_dump(publish_dump(catalog, database)) as dump:
@@ -138,12 +141,12 @@ def test_a_cast_of_the_type_of_a_key_is_not_called(
 
 
 @pytest.mark.parametrize("change", ["view", "table"])
-def test_a_table_that_is_replaced_while_it_is_waited_for_stops_the_dump(
+def test_a_table_replaced_while_it_is_waited_for_aborts_the_dump(
     owner: DatabaseSettings, database: DatabaseSettings, catalog: Catalog, tmp_path: Path, change: str
 ) -> None:
-    """As a migration does it, or somebody who waits for the backup (compare CVE-2024-7348).
+    """A migration does this, or an attacker who waits for the backup (compare CVE-2024-7348).
 
-    Another try is right.
+    A retry succeeds.
     """
     marker = tmp_path / "marker"
     run(

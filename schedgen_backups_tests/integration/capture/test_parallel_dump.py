@@ -1,8 +1,7 @@
-"""Databases whose tables are dumped by several pg_dumps: the text is the one that a single pg_dump writes,
-and nothing is left when one fails.
+"""A parallel dump has the text of a single pg_dump, and leaves nothing behind when one pg_dump fails.
 
-Every table counts as large here, so that each oddity is dumped beside the rest too. The choice of tables is
-tested in `unit`.
+Every table counts as large here, so that each oddity is dumped separately too. The choice of tables is tested
+in `unit`.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def read_text(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("jobs", [2, 4])
-def test_the_text_is_the_one_that_a_single_pg_dump_writes(
+def test_the_text_is_that_of_a_single_pg_dump(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog, jobs: int
 ) -> None:
     run(database, ODDITIES)
@@ -82,7 +81,7 @@ def test_the_text_is_the_one_that_a_single_pg_dump_writes(
     assert_equal(several, second_database)
 
 
-def test_the_text_is_the_same_of_an_older_server(database_17: DatabaseSettings, catalog: Catalog) -> None:
+def test_the_text_is_the_same_on_an_older_server(database_17: DatabaseSettings, catalog: Catalog) -> None:
     run(database_17, ODDITIES)
     one = publish_dump(catalog, database_17, dump_jobs=1)
     several = publish_dump(catalog, database_17, "20261123_020000", dump_jobs=3)
@@ -90,16 +89,17 @@ def test_the_text_is_the_same_of_an_older_server(database_17: DatabaseSettings, 
     assert_whole(several)
 
 
-def test_several_pg_dumps_really_ran_and_saw_the_same_moment(
+def test_several_pg_dumps_ran_and_saw_the_same_snapshot(
     database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
-    """Before each pg_dump starts, a row goes from one table to the other: in the snapshot there are ten rows
-    in all, whichever pg_dump reads them.
+    """Before each pg_dump starts, a row moves from one table to the other.
+
+    In the snapshot there are ten rows in all, whichever pg_dump reads them.
     """
     run(database, TWO_TABLES)
     moves = (
         '"$(dirname {real})/psql" -X -q -v ON_ERROR_STOP=1 '
-        # Two that begin at once take different rows.
+        # Two that start at once move different rows.
         '-c "WITH moved AS (DELETE FROM a WHERE n = (SELECT n FROM a ORDER BY n LIMIT 1 FOR UPDATE SKIP '
         "LOCKED) RETURNING n) "
         'INSERT INTO b SELECT n FROM moved" >&2 || exit 1\n'
@@ -113,11 +113,12 @@ def test_several_pg_dumps_really_ran_and_saw_the_same_moment(
         assert [(table.name, table.rows) for table in dump.tables] == [("a", 9), ("b", 1)]
 
 
-def test_a_migration_that_comes_meanwhile_waits_for_the_dump(
+def test_a_migration_waits_for_the_dump(
     database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
-    """It asks for its lock on the last table while an earlier one is read: whoever dumps a table has locked
-    it at the start.
+    """It requests a lock on the last table while an earlier one is read.
+
+    Each table is locked at the start.
     """
     run(
         database,
@@ -138,7 +139,7 @@ def test_a_migration_that_comes_meanwhile_waits_for_the_dump(
         + 'cat "$0.out"\n'
     )
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=migrates)
-    # So slow that b takes three seconds.
+    # Slow enough that b takes three seconds.
     path = publish_dump(
         catalog,
         database,
@@ -173,7 +174,7 @@ def test_a_migration_that_comes_meanwhile_waits_for_the_dump(
         (REST_FAILS_WHILE_SIDES_HANG, "out of memory"),
     ],
 )
-def test_when_one_pg_dump_fails_nothing_is_published_and_none_is_left_running(
+def test_when_one_pg_dump_fails_nothing_is_published_and_none_keeps_running(
     database: DatabaseSettings,
     catalog: Catalog,
     postgres_bin_dir: Path,

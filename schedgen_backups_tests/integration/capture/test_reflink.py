@@ -1,6 +1,8 @@
-"""On file systems that share blocks, a night takes the room of what changed, and the archives are whole each.
+"""On file systems that share blocks, a night needs only the space of what changed.
 
-XFS and Btrfs are made in a file and mounted for the test, which takes root.
+Each archive is complete.
+
+XFS and Btrfs are created in a file and mounted for the test, which needs root.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ SETTLED_SECONDS = 3.2
 
 @pytest.fixture(params=["xfs", "btrfs"])
 def shared_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """An empty file system that shares blocks."""
+    """Yield an empty file system that shares blocks."""
     make = shutil.which(f"mkfs.{request.param}", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if make is None or os.getuid() != 0:
         pytest.skip(f"it takes root and mkfs.{request.param}")
@@ -56,7 +58,7 @@ def measure_used(folder: Path) -> int:
     return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
-def test_a_night_takes_the_room_of_what_changed(shared_disk: Path, bucket: BucketSettings) -> None:
+def test_a_night_needs_only_the_space_of_what_changed(shared_disk: Path, bucket: BucketSettings) -> None:
     bodies = {f"uploads/{number:03}.pdf": make_noise(150_000 + 17 * number, number) for number in range(200)}
     bodies["large.bin"] = make_noise(IN_MEMORY_BYTES + 4_000_001, 8)
     for key, data in bodies.items():

@@ -1,8 +1,7 @@
-"""The next capture asks the bucket only for what changed, and gets the same archive whatever happened to the
-one before.
+"""The next capture requests only what changed, and makes the same archive despite damage to the previous one.
 
-A proxy records which objects were asked for. Objects are two seconds old before the first capture: younger
-ones are read again.
+A proxy records the requests. Objects are two seconds old before the first capture: younger ones are read
+again.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def bodies(bucket: BucketSettings) -> dict[str, bytes]:
-    """What the bucket holds: small objects, an odd key, one that is streamed; all of them settled."""
+    """Fill the bucket with small objects, an odd key and a streamed one; all are settled."""
     bodies = {f"uploads/{number:03}.pdf": make_noise(2000 + number, number) for number in range(60)}
     bodies["text.txt"] = b"a line of text\n" * 9000
     bodies["empty"] = b""
@@ -95,7 +94,7 @@ def assert_holds(path: Path, expected: dict[str, bytes]) -> ArchiveRecord:
 
 
 def list_asked(proxy: FaultyS3Proxy, bucket: BucketSettings, since: int = 0) -> set[str]:
-    """The keys that were asked for since so many requests."""
+    """Return the keys requested after the first `since` requests."""
     paths = [urlsplit(request.path).path for request in proxy.requests(method="GET")[since:]]
     prefix = f"/{bucket.bucket}/"
     return {
@@ -103,7 +102,7 @@ def list_asked(proxy: FaultyS3Proxy, bucket: BucketSettings, since: int = 0) -> 
     }
 
 
-def test_the_next_capture_asks_only_for_what_changed(
+def test_the_next_capture_requests_only_what_changed(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes]
 ) -> None:
     assert assert_holds(publish_archive(catalog, proxy.settings(bucket)), bodies).reused_count == 0
@@ -119,10 +118,10 @@ def test_the_next_capture_asks_only_for_what_changed(
     assert record.reused_count == len(changed) - 2
 
 
-def test_a_damaged_older_archive_costs_time_and_nothing_else(
+def test_a_damaged_older_archive_costs_only_time(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes]
 ) -> None:
-    """One flipped bit in a small object, one in the large one: these two are asked for again."""
+    """One flipped bit in a small object, one in the large one: only these two are requested again."""
     path = publish_archive(catalog, proxy.settings(bucket))
     with open_archive(path) as archive:
         entries = {entry.key: entry for entry in archive.read_entries()}
@@ -133,7 +132,7 @@ def test_a_damaged_older_archive_costs_time_and_nothing_else(
     since = len(proxy.requests(method="GET"))
     assert_holds(publish_archive(catalog, proxy.settings(bucket), SECOND), bodies)
     assert list_asked(proxy, bucket, since) == {"uploads/017.pdf", "large.bin"}
-    # The newest is a stump now: the one before it is used.
+    # The newest is truncated: the previous one is used.
     newest = next(catalog.directory.glob(f"*{SECOND}*"))
     newest.write_bytes(newest.read_bytes()[:5000])
     since = len(proxy.requests(method="GET"))
@@ -141,10 +140,10 @@ def test_a_damaged_older_archive_costs_time_and_nothing_else(
     assert list_asked(proxy, bucket, since) == {"uploads/017.pdf", "large.bin"}
 
 
-def test_an_unchanged_object_whose_tags_could_not_be_read_is_asked_for_them_again(
+def test_an_unchanged_object_with_unread_tags_is_asked_for_them_again(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes]
 ) -> None:
-    """Its bytes come again only when there are tags, which its header holds, too."""
+    """Its bytes are read again only if there are tags, which its header holds, too."""
     tags = Tags.new_object_tags()
     tags["owner"] = "me"
     tagged = {"uploads/007.pdf", "large.bin"}
@@ -171,10 +170,10 @@ def test_an_unchanged_object_whose_tags_could_not_be_read_is_asked_for_them_agai
         }
 
 
-def test_a_killed_capture_is_taken_over(
+def test_a_killed_capture_is_resumed(
     catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """Killed while the last object's answer hangs: the next capture asks for that one only."""
+    """It is killed while the last object's answer hangs: the next capture requests only that one."""
     last = max(bodies)
     proxy.hang(WAIT_SECONDS, matching=last)
     settings = proxy.settings(bucket)
@@ -201,7 +200,7 @@ def test_a_killed_capture_is_taken_over(
 
 
 def wait_for_lines(staging: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    """The journal of the capture under way names so many objects."""
+    """Wait until the journal of the running capture names this many objects."""
     end = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < end:
         if sum(path.read_bytes().count(b"\n") for path in staging.glob("*/entries.jsonl")) == count:

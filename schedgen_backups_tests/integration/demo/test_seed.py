@@ -1,4 +1,4 @@
-"""The demo's data: plausible, consistent, reproducible, and destroyed on loopback only."""
+"""The demo's data: plausible, consistent, reproducible, and deleted on loopback only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def contents(bucket: BucketSettings) -> dict[str, bytes]:
     return found
 
 
-def test_every_key_in_the_database_is_an_object_and_the_other_way_round(
+def test_every_key_in_the_database_is_an_object_and_vice_versa(
     database: DatabaseSettings, bucket: BucketSettings, seeded: SeedSummary
 ) -> None:
     objects = contents(bucket)
@@ -95,7 +95,7 @@ def test_the_full_size_has_odd_keys_and_varied_files(
     assert max(sizes) > 100_000
     for odd in (" ", "%", "ë", "Ü", "課", "#", "?", "&", "+", "'"):
         assert any(odd in key for key in keys), odd
-    # All four states, all three types, and a unique index that took every key.
+    # All four states, all three types, and a unique index that accepted every key.
     assert run(database, "SELECT count(DISTINCT status), count(DISTINCT pdf_type) FROM jobs") == [(4, 3)]
 
 
@@ -105,7 +105,7 @@ def test_updates_move_updated_at(database: DatabaseSettings, seeded: SeedSummary
     assert run(database, statement) == [(seeded.jobs,)]
 
 
-def test_destroying_leaves_an_empty_database_and_an_empty_bucket_that_can_be_seeded_again(
+def test_a_destroyed_demo_is_empty_and_can_be_seeded_again(
     database: DatabaseSettings, bucket: BucketSettings, seeded: SeedSummary
 ) -> None:
     destroy_application(database, bucket)
@@ -114,7 +114,7 @@ def test_destroying_leaves_an_empty_database_and_an_empty_bucket_that_can_be_see
     assert seed_application(database, bucket, user_count=20, job_count=40) == seeded
 
 
-def test_nothing_but_loopback_is_ever_destroyed(database: DatabaseSettings, bucket: BucketSettings) -> None:
+def test_only_loopback_is_ever_destroyed(database: DatabaseSettings, bucket: BucketSettings) -> None:
     for remote_database, remote_bucket in (
         (replace(database, host="db.example"), bucket),
         (database, replace(bucket, endpoint="s3.example:9000")),

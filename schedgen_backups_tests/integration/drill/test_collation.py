@@ -1,6 +1,4 @@
-"""A database that sorts by ICU restores into one that does, and where that cannot be made, the difference is
-named before anything is loaded.
-"""
+"""An ICU database is restored with the same collation, or the difference is named before the load."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ ID = RecoveryPointId(POINT)
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A server with ICU, which those of the wheels have not."""
+    """Yield a server with ICU, which those of the wheels lack."""
     installed = [
         bin_dir for bin_dir, _major in find_server_bin_dirs(15) if "site-packages" not in bin_dir.parts
     ]
@@ -76,7 +74,7 @@ def catalog(source: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) ->
     return catalog
 
 
-def test_a_drill_restores_into_the_collation_that_was_captured(
+def test_a_drill_restores_into_the_captured_collation(
     source: DatabaseSettings, catalog: Catalog, tmp_path: Path
 ) -> None:
     report = drill_point(
@@ -102,7 +100,7 @@ def test_the_record_has_the_collation(catalog: Catalog) -> None:
     assert (properties.provider, properties.locale, properties.collate) == ("icu", "en-u-kn-true", "C")
 
 
-def test_another_collation_of_the_target_is_named_before_it_is_written_to(
+def test_another_collation_of_the_target_is_named_before_the_load(
     server: EmbeddedPostgres, catalog: Catalog
 ) -> None:
     target = server.create_database("other")

@@ -1,7 +1,6 @@
-"""Restore drills of real recovery points on real servers: what passes, what is found, and what is left
-afterwards, which is nothing.
+"""Restore drills of real recovery points on real servers: what passes, what is found, and no leftovers.
 
-Killed drills are in `test_drill_killed`, runs under Dagster in `edge/test_drill_edge`.
+Killed drills are in `test_drill_killed`, runs under Dagster in `edge/defs/test_drill`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ DOCUMENTS = "SELECT key FROM documents"
 
 
 class Drilled:
-    """One application with a committed recovery point, and drills of it."""
+    """An application with a committed recovery point, and drills of it."""
 
     def __init__(
         self, directory: Path, database: DatabaseSettings, bucket: BucketSettings, query: str | None = None
@@ -67,7 +66,7 @@ class Drilled:
         commit_point(self.catalog, RecoveryPointId(POINT), origin=Origin(run_id="a run"), live=live)
 
     def drill(self, seen: list[str] | None = None, **settings: object) -> DrillReport:
-        """A drill ran to its end and has left no folder."""
+        """Run a drill to its end and assert that it left no folder."""
         chosen = replace(self.settings, **settings)  # type: ignore[arg-type]
         phases = seen if seen is not None else []
         try:
@@ -90,9 +89,9 @@ class Drilled:
 
 
 def list_scratch(server: DatabaseSettings, bucket: BucketSettings) -> tuple[set[str], set[str]]:
-    """What drills left on the servers.
+    """Return what drills left on the servers.
 
-    Other workers' drills share the S3 server: what is theirs goes away by itself.
+    Drills of other workers share the S3 server: theirs disappears without this test.
     """
 
     def look() -> tuple[set[str], set[str]]:
@@ -131,7 +130,7 @@ def fill_documents(database: DatabaseSettings, bucket: BucketSettings, pdfs: lis
 
 @pytest.fixture
 def servers(postgres_server: EmbeddedPostgres, bucket: BucketSettings) -> dict[str, object]:
-    """Servers that are not the drill's own, here the source's, which is allowed."""
+    """Return servers that are not the drill's own, here the source's, which is allowed."""
     return {
         "database": postgres_server.settings("postgres"),
         "bucket": bucket,
@@ -139,7 +138,7 @@ def servers(postgres_server: EmbeddedPostgres, bucket: BucketSettings) -> dict[s
     }
 
 
-def test_every_kind_of_type_and_name_is_equal_after_a_drill_on_its_own_servers(
+def test_every_kind_of_type_and_name_is_equal_after_a_drill(
     database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     run(database, ODDITIES)
@@ -153,7 +152,7 @@ def test_every_kind_of_type_and_name_is_equal_after_a_drill_on_its_own_servers(
     assert drilled.state is PointState.VERIFIED
 
 
-def test_chinook_and_real_pdfs_are_drilled_on_named_servers_which_keep_nothing_of_it(
+def test_chinook_and_real_pdfs_are_drilled_on_named_servers_without_leftovers(
     database: DatabaseSettings,
     bucket: BucketSettings,
     servers: dict[str, object],
@@ -169,7 +168,7 @@ def test_chinook_and_real_pdfs_are_drilled_on_named_servers_which_keep_nothing_o
             if not line.startswith(("DROP DATABASE", "CREATE DATABASE", "\\c"))
         ),
     )
-    # No more than the sample, and without the broken ones at the end of the list.
+    # The sample's size, without the broken ones at the end of the list.
     pdfs = sorted((shared_data / "pdfs").glob("*.pdf"))[:15]
     fill_documents(database, bucket, pdfs)
     put(bucket, "docs/notes.txt", b"no PDF", content_type="text/plain")
@@ -192,7 +191,7 @@ def test_chinook_and_real_pdfs_are_drilled_on_named_servers_which_keep_nothing_o
     assert list_scratch(database, bucket) == (set(), set())
 
 
-def test_a_broken_pdf_of_the_live_system_is_named_and_does_not_condemn_the_point(
+def test_a_broken_pdf_of_the_live_system_is_named_and_does_not_fail_the_point(
     database: DatabaseSettings, bucket: BucketSettings, servers: dict[str, object], tmp_path: Path
 ) -> None:
     run(database, "CREATE TABLE documents (key text); INSERT INTO documents VALUES ('broken.pdf')")
@@ -211,7 +210,7 @@ def test_a_broken_pdf_of_the_live_system_is_named_and_does_not_condemn_the_point
     assert drilled.state is PointState.VERIFIED
 
 
-def test_a_key_that_was_missing_in_the_live_system_is_no_failure(
+def test_a_key_missing_in_the_live_system_is_not_a_failure(
     database: DatabaseSettings, bucket: BucketSettings, servers: dict[str, object], tmp_path: Path
 ) -> None:
     run(database, "CREATE TABLE documents (key text); INSERT INTO documents VALUES ('gone.pdf')")
@@ -223,7 +222,7 @@ def test_a_key_that_was_missing_in_the_live_system_is_no_failure(
 
 
 @pytest.mark.parametrize("kind", ArtifactKind)
-def test_damage_is_found_before_anything_is_written_and_condemns_the_point(
+def test_damage_is_found_before_anything_is_written_and_fails_the_point(
     seeded: SeedSummary,
     database: DatabaseSettings,
     bucket: BucketSettings,
@@ -247,7 +246,7 @@ def test_damage_is_found_before_anything_is_written_and_condemns_the_point(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_server_that_was_backed_up_is_refused_under_any_name(
+def test_the_backed_up_server_is_refused_under_any_name(
     database: DatabaseSettings,
     bucket: BucketSettings,
     postgres_server: EmbeddedPostgres,
@@ -264,7 +263,7 @@ def test_the_server_that_was_backed_up_is_refused_under_any_name(
 
 
 def find_majors() -> dict[int, Path]:
-    """A server of each major version on this machine."""
+    """Yield a server of each major version on this machine."""
     return {major: bin_dir for bin_dir, major in reversed(find_server_bin_dirs(0))}
 
 
@@ -279,7 +278,7 @@ def some_server(
         yield server
 
 
-def test_a_point_is_drilled_on_a_server_of_its_own_major_version(
+def test_a_point_is_drilled_on_a_server_of_its_major_version(
     some_server: EmbeddedPostgres, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     database = some_server.create_database(f"test_{uuid4().hex}")
@@ -297,7 +296,7 @@ def test_a_point_is_drilled_on_a_server_of_its_own_major_version(
     assert report.notes == ()
 
 
-def test_a_newer_server_says_that_the_schemas_text_is_unknown_and_keeps_no_role(
+def test_on_a_newer_server_the_schema_text_is_unknown_and_no_role_stays(
     database_17: DatabaseSettings,
     postgres_server: EmbeddedPostgres,
     s3_server: S3Server,
@@ -305,7 +304,7 @@ def test_a_newer_server_says_that_the_schemas_text_is_unknown_and_keeps_no_role(
     tmp_path: Path,
 ) -> None:
     role = f"role_{uuid4().hex}"
-    # PostgreSQL 18 keeps NOT NULL as a constraint with a name, and writes it elsewhere.
+    # PostgreSQL 18 keeps NOT NULL as a named constraint and writes it elsewhere.
     run(
         database_17,
         "CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); ALTER TABLE child ALTER a "

@@ -1,7 +1,6 @@
-"""Drills whose process is killed at any moment: no server stays, and the next sweep removes everything they
-made, and nothing else.
+"""Drills killed at any moment: no server survives, and the next sweep removes exactly what they made.
 
-The drills are processes of their own that say where they are and wait there to be killed.
+The drills are separate processes that report their phase and wait there to be killed.
 """
 
 from __future__ import annotations
@@ -51,14 +50,15 @@ database = DatabaseSettings(**asked["database"]) if asked["database"] else None
 bucket = BucketSettings(**asked["bucket"]) if asked["bucket"] else None
 drill = DrillSettings(Path(asked["scratch"]), database=database, is_source_server_allowed=True, bucket=bucket)
 directory = Path(asked["directory"])
-drill_point(Catalog(directory), None, TransferSettings(), drill, source=None, drilled_by="a test", on_progress=wait)
+drill_point(Catalog(directory), None, TransferSettings(), drill, source=None, drilled_by="a test",
+    on_progress=wait)
 print("ended", flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def directory(postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A backup directory with one verified recovery point; the drills only read it."""
+    """Return a backup directory with one verified recovery point; the drills only read it."""
     folder = tmp_path_factory.mktemp("killed")
     database = postgres_server.create_database(f"test_{uuid4().hex}")
     catalog = Catalog(folder / "backups")
@@ -76,9 +76,7 @@ def directory(postgres_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPa
 
 @contextmanager
 def drill_in(directory: Path, drill: DrillSettings, phase: str) -> Iterator[subprocess.Popen[str]]:
-    """A drill runs in a process of its own and waits when it reaches the phase; it is killed at the block's
-    end if it was not before.
-    """
+    """Run a drill in its own process that waits at the phase; kill it at the end of the block."""
     asked = {
         "phase": phase,
         "directory": str(directory),
@@ -110,7 +108,7 @@ def find_folder(drill: DrillSettings) -> Path:
 
 
 def assert_swept(drill: DrillSettings, folder: Path) -> None:
-    """Nothing runs any more without anybody's help, and a sweep takes the rest.
+    """Assert that nothing runs any more, and that a sweep removes the rest.
 
     The guard counts as alive for a moment.
     """
@@ -126,7 +124,7 @@ def assert_swept(drill: DrillSettings, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("phase", ["start", "verify", "database", "compare", "sample"])
-def test_a_drill_that_is_killed_on_its_own_servers_leaves_nothing(
+def test_a_drill_killed_on_its_own_servers_leaves_nothing(
     directory: Path, tmp_path: Path, phase: str
 ) -> None:
     drill = DrillSettings(tmp_path / "scratch")
@@ -148,7 +146,7 @@ def test_a_drill_that_is_killed_on_its_own_servers_leaves_nothing(
 
 
 @pytest.mark.parametrize("phase", ["verify", "compare"])
-def test_a_drill_that_is_killed_on_named_servers_leaves_nothing_after_a_sweep(
+def test_a_drill_killed_on_named_servers_leaves_nothing_after_a_sweep(
     directory: Path, postgres_server: EmbeddedPostgres, bucket: BucketSettings, tmp_path: Path, phase: str
 ) -> None:
     server = postgres_server.settings("postgres")
@@ -159,7 +157,7 @@ def test_a_drill_that_is_killed_on_named_servers_leaves_nothing_after_a_sweep(
         name = folder.name.replace("-", "_")
         assert run(server, f"SELECT count(*) FROM pg_database WHERE datname = '{name}'") == [(1,)]
         assert client_of(bucket).bucket_exists(folder.name)
-        # One that lives is nobody's to remove.
+        # A sweep must not remove a living drill's folder.
         assert sweep_scratch(drill) == ()
         process.kill()
         process.wait()
@@ -168,7 +166,7 @@ def test_a_drill_that_is_killed_on_named_servers_leaves_nothing_after_a_sweep(
     assert not client_of(bucket).bucket_exists(folder.name)
 
 
-def test_a_sweep_ends_the_servers_of_a_drill_whose_guard_was_killed_too(
+def test_a_sweep_also_stops_the_servers_of_a_drill_whose_guard_was_killed(
     directory: Path, tmp_path: Path
 ) -> None:
     drill = DrillSettings(tmp_path / "scratch")
@@ -185,7 +183,7 @@ def test_a_sweep_ends_the_servers_of_a_drill_whose_guard_was_killed_too(
         assert (find_processes_in(folder), folder.exists()) == ((), False)
 
 
-def test_a_sweep_removes_nothing_that_does_not_bear_our_mark(tmp_path: Path) -> None:
+def test_a_sweep_removes_only_what_bears_our_mark(tmp_path: Path) -> None:
     drill = DrillSettings(tmp_path / "scratch")
     with open_scratch_folder(drill.directory) as living:
         foreign = [
@@ -200,14 +198,14 @@ def test_a_sweep_removes_nothing_that_does_not_bear_our_mark(tmp_path: Path) -> 
         for folder in foreign:
             folder.mkdir()
             (folder / "lock").touch()
-        # The record of another one.
+        # The record of another drill.
         (foreign[-1] / "scratch.json").write_text(living.record.model_dump_json(), encoding="utf-8")
         assert sweep_scratch(drill) == ()
         assert living.path.is_dir()
     assert sorted(path for path in drill.directory.iterdir() if path.is_dir()) == sorted(foreign)
 
 
-def test_what_lies_on_a_server_that_is_no_longer_named_is_told_and_stays(
+def test_leftovers_on_a_server_no_longer_named_are_reported_and_stay(
     directory: Path, postgres_server: EmbeddedPostgres, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     drill = DrillSettings(tmp_path / "scratch", database=postgres_server.settings("postgres"), bucket=bucket)

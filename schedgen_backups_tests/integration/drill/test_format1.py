@@ -1,4 +1,4 @@
-"""A point of an older version is drilled like any other: both halves are restored and equal."""
+"""A point of an older version is drilled like any other: both halves are restored equal."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A table owner of the live database reaches nothing through the weekly drill: no shell, no variable, no
-file.
-"""
+"""A table owner of the live database gains no shell, variable or file through the weekly drill."""
 
 from __future__ import annotations
 
@@ -74,7 +72,7 @@ CREATE FUNCTION ok(i int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TABLE jobs (s3_key text, i int CHECK (public.ok(i)));
 INSERT INTO jobs VALUES ('k1', 1);
-CREATE VIEW looked_at AS SELECT public.ok(1);
+CREATE VIEW inspected AS SELECT public.ok(1);
 """
 
 
@@ -90,7 +88,7 @@ def test_a_table_owner_gets_no_shell_through_the_drill(
     catalog = take_point(tmp_path, database, bucket)
     monkeypatch.setenv("POSTGRES_PASSWORD", "canary-of-production")
     checks = tmp_path / "checks.sql"
-    checks.write_text("SELECT ok FROM looked_at;")
+    checks.write_text("SELECT ok FROM inspected;")
     drill = DrillSettings(tmp_path / "drill", sql_checks_path=checks)
     report = drill_point(catalog, None, make_transfer(), drill, source=database, drilled_by="a test")
     run(

@@ -1,4 +1,4 @@
-"""A drill whose connection with a named server is lost on the way, and stays open, comes to an end."""
+"""A drill ends although its connection with a named server is lost and stays open."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def server(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]
 
 
 def lose_answer(server: DatabaseSettings, proxy: SilentProxy) -> None:
-    """Let the proxy fall silent for whoever is connected while the server loads rows, and for nobody else."""
+    """Make the proxy go silent on connections that are open while the server loads rows, and on no other."""
     ends_at = time.monotonic() + 60
     while run(server, SLEEPERS) != [(1,)] and time.monotonic() < ends_at:
         time.sleep(0.1)
     proxy.lose_connections()
 
 
-def test_a_drill_whose_loader_is_lost_on_the_way_ends(
+def test_a_drill_ends_after_losing_its_loaders_connection(
     tmp_path: Path,
     database: DatabaseSettings,
     bucket: BucketSettings,
@@ -81,7 +81,7 @@ def test_a_drill_whose_loader_is_lost_on_the_way_ends(
     assert run(named, "SELECT count(*) FROM pg_database WHERE datname LIKE 'schedgen%'") == [(0,)]
 
 
-def test_a_drill_that_is_ended_waits_for_no_connection_that_was_lost_on_the_way(
+def test_a_cancelled_drill_does_not_wait_for_a_lost_connection(
     database: DatabaseSettings,
 ) -> None:
     proxy = SilentProxy(database.port, None)

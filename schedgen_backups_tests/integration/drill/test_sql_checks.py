@@ -1,4 +1,4 @@
-"""The operators' checks on a real server: only one row with one true holds, and nothing is written."""
+"""The operators' checks on a real server: only one row with one true passes, and nothing is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schedgen_backups_tests.support.servers import run
 pytestmark = pytest.mark.integration
 
 
-def test_only_one_row_with_one_true_holds_and_nothing_is_written(database: DatabaseSettings) -> None:
+def test_a_check_passes_only_with_one_row_of_one_true_and_writes_nothing(database: DatabaseSettings) -> None:
     run(database, "CREATE TABLE jobs (id int); INSERT INTO jobs VALUES (1), (2)")
     reasons = {
         "SELECT count(*) = 1 FROM jobs": "returns False",

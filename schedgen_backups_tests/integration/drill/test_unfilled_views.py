@@ -1,5 +1,6 @@
-"""A materialized view that reads what a drill does not open is left unfilled and named; everything else is
-restored and compared.
+"""A materialized view over data closed to a drill stays unfilled and is named.
+
+The rest is restored and compared.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 pytestmark = pytest.mark.integration
 
 FAR = """
-CREATE EXTENSION postgres_fdw; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname 'live');
+CREATE EXTENSION postgres_fdw; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1',
+    port '{port}', dbname 'live');
 CREATE USER MAPPING FOR {user} SERVER s OPTIONS (user '{user}', password '{password}');
 CREATE FOREIGN TABLE ft (i integer) SERVER s OPTIONS (table_name 't');
 """
 CHAIN = """
 CREATE EXTENSION dblink; CREATE MATERIALIZED VIEW m AS
-SELECT * FROM dblink('host=127.0.0.1 port={port} dbname=live user={user} password={password}', 'SELECT 1') AS t(i integer);
-CREATE UNIQUE INDEX ON m (i); ALTER MATERIALIZED VIEW m CLUSTER ON m_i_idx; CREATE MATERIALIZED VIEW n AS SELECT i + 1 AS i FROM m;
+SELECT * FROM dblink('host=127.0.0.1 port={port} dbname=live user={user} password={password}',
+    'SELECT 1') AS t(i integer);
+CREATE UNIQUE INDEX ON m (i); ALTER MATERIALIZED VIEW m CLUSTER ON m_i_idx;
+CREATE MATERIALIZED VIEW n AS SELECT i + 1 AS i FROM m;
 CREATE MATERIALIZED VIEW o AS SELECT i FROM n; CREATE MATERIALIZED VIEW p AS SELECT i FROM t;
 """
 VIEWS = {
@@ -91,7 +95,7 @@ class Application:
         return self.catalog.get_point(RecoveryPointId(POINT)).state
 
     def drill(self) -> DrillReport:
-        # As config.py does it: what is hidden takes the network, too.
+        # As config.py does: hiding files also closes the network.
         settings = DrillSettings(self.directory / "drill", hidden_paths=(self.catalog.directory,))
         return drill_point(
             self.catalog, None, make_transfer(), settings, source=self.database, drilled_by="a test"
@@ -105,14 +109,14 @@ class Application:
         for name, view in VIEWS.items()
     ],
 )
-def test_a_view_of_what_is_not_open_to_a_drill_is_unknown(
+def test_a_view_over_data_closed_to_a_drill_is_unknown(
     tmp_path: Path, bucket: BucketSettings, postgres_bin_dir: Path, script: str, words: str
 ) -> None:
     with EmbeddedPostgres(
         tmp_path / "s", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
     ) as source:
         application = Application(tmp_path, source.create_database("live"), bucket, script)
-        # What the view reads is gone, also for a server with a network.
+        # The data that the view reads is gone, also for a server with a network.
         source.stop()
         report = application.drill()
     results = {result.check: result for result in report.results}
@@ -126,7 +130,8 @@ def test_a_view_of_what_is_not_open_to_a_drill_is_unknown(
 STATEFUL = """
 CREATE TABLE later AS SELECT 1 AS i;
 CREATE FUNCTION f() RETURNS bigint LANGUAGE plpgsql AS $$
-BEGIN IF NOT EXISTS (SELECT FROM public.later) THEN RAISE EXCEPTION 'not yet' USING ERRCODE = '{code}'; END IF; RETURN 1; END$$;
+BEGIN IF NOT EXISTS (SELECT FROM public.later) THEN RAISE EXCEPTION 'not yet' USING ERRCODE = '{code}';
+END IF; RETURN 1; END$$;
 CREATE MATERIALIZED VIEW m AS SELECT f();
 DELETE FROM later;
 """
@@ -135,7 +140,7 @@ DELETE FROM later;
 @pytest.mark.parametrize(
     "code", ["55000", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("22012", "42P01"))]
 )
-def test_a_view_that_no_restore_could_fill_ends_the_drill(
+def test_a_view_that_no_restore_could_fill_fails_the_drill(
     tmp_path: Path, bucket: BucketSettings, postgres_bin_dir: Path, code: str
 ) -> None:
     with EmbeddedPostgres(

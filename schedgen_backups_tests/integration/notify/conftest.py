@@ -1,4 +1,4 @@
-"""Exchanges with channels that do not wait long."""
+"""Channel exchanges with short pauses."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from schedgen_backups.core.notify import exchange
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failing server is asked again at once."""
+    """Retry a failing server at once."""
     monkeypatch.setattr(exchange, "_BACKOFF_SECONDS", 0.01)

@@ -1,7 +1,6 @@
-"""No secret of a channel gets out, whatever its server does: not in answers, not in reprs, not in log
-records, not in errors.
+"""No secret of a channel leaks, whatever its server does: not in answers, reprs, log records or errors.
 
-Servers here are down, hang, or repeat what they were asked. What a working one gets is in `test_channels`.
+Servers here are down, hang, or repeat the request. What a working one gets is in `test_channels`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ PASSWORD = "sm7pCanaryPassword"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hanging servers cost tenths of seconds."""
+    """Reduce the cost of hung servers to tenths of seconds."""
     monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.1)
 
 
@@ -49,7 +48,7 @@ def server() -> Iterator[RecordingServer]:
 
 
 def make_channels(port: int) -> list[Channel]:
-    """One channel of each kind to this port, with secrets."""
+    """Return one channel of each kind to this port, with secrets."""
     return [
         make_channel(f"http://{LOOPBACK}:{port}/services/{SECRET}"),
         make_channel(f"http://{LOOPBACK}:{port}/hook/{SECRET}"),
@@ -78,9 +77,7 @@ def make_channels(port: int) -> list[Channel]:
         "rsyslog://example.com",
     ],
 )
-def test_what_is_not_encrypted_is_refused_without_the_address(
-    url: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unencrypted_addresses_are_refused_and_not_quoted(url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(ConfigurationError, match="not encrypted") as caught:
         make_channel(url)
@@ -104,7 +101,7 @@ def test_the_encrypted_kinds_of_a_service_are_named() -> None:
         f"ftp://example.com/{SECRET}",
     ],
 )
-def test_what_is_no_address_is_a_wrong_setting_without_the_address(
+def test_an_invalid_address_is_a_wrong_setting_and_not_quoted(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -114,7 +111,7 @@ def test_what_is_no_address_is_a_wrong_setting_without_the_address(
 
 
 @pytest.mark.timeout(60)
-def test_a_server_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hung_server_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with silent_server() as port:
         for channel in make_channels(port):
@@ -124,7 +121,7 @@ def test_a_server_that_hangs_is_given_up(caplog: pytest.LogCaptureFixture) -> No
     assert_no_secret(caplog.text)
 
 
-def test_a_server_that_is_down_is_told_without_the_address(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_is_down_is_reported_without_the_address(caplog: pytest.LogCaptureFixture) -> None:
     """urllib3 would warn with the path at each try, and debugging would show all of it."""
     caplog.set_level(logging.DEBUG)
     for channel in make_channels(closed_port()):
@@ -135,10 +132,10 @@ def test_a_server_that_is_down_is_told_without_the_address(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("slash", ["/", ""])
-def test_a_server_that_repeats_what_it_was_asked_gives_nothing_away(
+def test_a_server_that_repeats_the_request_leaks_nothing(
     server: RecordingServer, caplog: pytest.LogCaptureFixture, slash: str
 ) -> None:
-    """Error pages often hold the path; some are so long that the cut would go through it."""
+    """Error pages often hold the path; some are long enough that truncation would cut through it."""
     caplog.set_level(logging.DEBUG)
     server.default = Answer(404, "x" * 100 + f"The requested URL {slash}services/{SECRET} was not found")
     for channel in make_channels(server.server_address[1])[:3]:
@@ -148,8 +145,8 @@ def test_a_server_that_repeats_what_it_was_asked_gives_nothing_away(
     assert_no_secret(caplog.text)
 
 
-def test_a_service_that_logs_its_password_gives_nothing_away() -> None:
-    """Servers of mail repeat the login in their refusals; apprise's plugins log what they like."""
+def test_a_service_that_logs_its_password_leaks_nothing() -> None:
+    """Mail servers repeat the login in their refusals; apprise's plugins log what they like."""
 
     @apprise.decorators.notify(on="leaky")
     def refuse(body: str, title: str, notify_type: str, *_arguments: object, **_more: object) -> bool:
@@ -169,9 +166,7 @@ def test_a_service_that_logs_its_password_gives_nothing_away() -> None:
     )
 
 
-def test_what_is_accepted_gives_nothing_away_either(
-    server: RecordingServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_accepted_alert_leaks_nothing(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for channel in make_channels(server.server_address[1])[:3]:
         assert_no_secret(f"{channel.send(make_alert())}{channel!r}")
@@ -180,7 +175,7 @@ def test_what_is_accepted_gives_nothing_away_either(
 
 
 def test_other_records_of_the_same_loggers_are_still_written(caplog: pytest.LogCaptureFixture) -> None:
-    """Only what is said while an alert is sent is hidden: the S3 client uses urllib3 as well."""
+    """Only records made while an alert is sent are hidden: the S3 client uses urllib3 as well."""
     caplog.set_level(logging.DEBUG)
     make_channel(f"http://{LOOPBACK}:{closed_port()}/hook").send(make_alert())
     logging.getLogger("urllib3.connectionpool").warning("of the S3 client")

@@ -1,5 +1,4 @@
-"""Channels against real local services: what they get, what counts as accepted, and which addresses of the
-world are recognised.
+"""Channels against real local services: requests, acceptance and recognized addresses.
 
 Mail is in `test_mail_channel`, secrets and dead servers in `test_channel_secrets`. Which alert is sent and
 when is tested in `test_notifier`.
@@ -44,7 +43,7 @@ NASTY = "a <!channel> & <https://evil.example|click> *b* `c`"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hanging servers cost tenths of seconds."""
+    """Reduce the cost of hung servers to tenths of seconds."""
     monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.3)
 
 
@@ -55,7 +54,7 @@ def server() -> Iterator[RecordingServer]:
 
 
 def check_blocks(blocks: Any) -> None:
-    """What Slack's reference says of the blocks that we use; anything else is a mistake."""
+    """Check the blocks against Slack's reference for those that we use; anything else is a mistake."""
     assert isinstance(blocks, list)
     assert 0 < len(blocks) <= 50
     for block in blocks:
@@ -126,8 +125,8 @@ def test_slack_gets_what_the_alert_says(server: RecordingServer) -> None:
     assert context["elements"][0]["text"] == "<https://dagster.example.com/runs/abc|Open the run>"
 
 
-def test_markup_of_a_cause_wakes_nobody_and_links_nowhere(server: RecordingServer) -> None:
-    """Slack makes mentions and links of what stands in angle brackets, in the text beside the blocks too."""
+def test_markup_in_a_cause_makes_no_mention_and_no_link(server: RecordingServer) -> None:
+    """Slack makes mentions and links of text in angle brackets, also in the text beside the blocks."""
     make_channel(server.url()).send(make_alert(cause=NASTY, facts={NASTY: NASTY}))
     payload = server.received[0].json
     escaped = "a &lt;!channel&gt; &amp; &lt;https://evil.example|click&gt; *b* `c`"
@@ -137,7 +136,7 @@ def test_markup_of_a_cause_wakes_nobody_and_links_nowhere(server: RecordingServe
     assert escaped in payload["text"]
 
 
-def test_a_long_cause_keeps_its_head_and_its_tail(server: RecordingServer) -> None:
+def test_a_long_cause_keeps_its_beginning_and_end(server: RecordingServer) -> None:
     for url in (server.url(), server.url("/hook")):
         make_channel(url).send(make_alert(cause=LONG))
     blocks = server.received[0].json["blocks"][1]["text"]["text"]
@@ -163,14 +162,14 @@ def test_blocks_that_slack_refuses_are_sent_again_as_text(server: RecordingServe
         Answer(410, "gone"),
     ],
 )
-def test_a_refusal_of_slack_is_told(server: RecordingServer, answer: Answer) -> None:
+def test_a_refusal_of_slack_is_reported(server: RecordingServer, answer: Answer) -> None:
     server.default = answer
     assert make_channel(server.url()).send(make_alert()) == Delivery(
         "Slack", is_accepted=False, answer=f"{answer.status} {answer.body}"
     )
 
 
-def test_an_answer_that_was_compressed_is_read(server: RecordingServer) -> None:
+def test_a_compressed_answer_is_read(server: RecordingServer) -> None:
     server.answers = [Answer(200, "ok", is_compressed=True), Answer(200, '{"ok": false}', is_compressed=True)]
     assert make_channel(server.url()).send(make_alert()) == Delivery(
         "Slack", is_accepted=True, answer="200 ok"
@@ -178,7 +177,7 @@ def test_an_answer_that_was_compressed_is_read(server: RecordingServer) -> None:
     assert not make_channel(server.url("/hook")).send(make_alert()).is_accepted
 
 
-def test_each_address_is_a_channel_and_mail_comes_last() -> None:
+def test_each_address_is_a_channel_and_mail_is_last() -> None:
     addresses = ("https://hooks.slack.com/services/T0/B0/abc", "https://example.com/hook")
     mail = MailSettings("mail.example.com", 587, "", "", "backups@example.com", "starttls")
     assert [channel.name for channel in make_channels(addresses, ("a@example.com",), mail)] == [
@@ -193,7 +192,7 @@ def test_each_address_is_a_channel_and_mail_comes_last() -> None:
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 @pytest.mark.parametrize("path", ["/services/a", "/hook"])
-def test_a_server_that_fails_once_is_asked_again(server: RecordingServer, path: str, status: int) -> None:
+def test_a_server_that_fails_once_is_retried(server: RecordingServer, path: str, status: int) -> None:
     server.answers = [Answer(status)]
     assert make_channel(server.url(path)).send(make_alert()).is_accepted
     assert len(server.received) == 2
@@ -202,10 +201,8 @@ def test_a_server_that_fails_once_is_asked_again(server: RecordingServer, path: 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("path", ["/services/a", "/hook"])
-def test_a_server_that_asks_for_patience_does_not_hold_up_a_backup(
-    server: RecordingServer, path: str, status: int
-) -> None:
-    """An hour of sleep within a hook would be a run that hangs; the spool has the patience."""
+def test_a_long_retry_after_does_not_delay_a_backup(server: RecordingServer, path: str, status: int) -> None:
+    """An hour of sleep within a hook would be a hung run; the spool can wait."""
     server.default = Answer(status, "later", {"Retry-After": "3600"})
     assert not make_channel(server.url(path)).send(make_alert()).is_accepted
 
@@ -227,7 +224,7 @@ def test_a_json_endpoint_gets_a_text(server: RecordingServer) -> None:
 
 
 def test_a_redirect_is_a_refusal(server: RecordingServer) -> None:
-    """The page behind it may be a login that answers 200 to everything."""
+    """The page behind it may be a login page that answers 200 to everything."""
     server.answers = [Answer(302, "", {"Location": server.url("/login")})]
     assert make_channel(server.url("/hook")).send(make_alert()) == Delivery(
         f"webhook at {LOOPBACK}", is_accepted=False, answer="302 Found"
@@ -251,7 +248,7 @@ def test_slack_follows_no_redirect(server: RecordingServer) -> None:
 
 
 @pytest.mark.parametrize("body", ["<html>Log in</html>", '{"ok": false, "error": "invalid_auth"}', ""])
-def test_slack_accepts_by_its_own_word_only(server: RecordingServer, body: str) -> None:
+def test_slack_accepts_only_with_its_own_answer(server: RecordingServer, body: str) -> None:
     server.default = Answer(200, body)
     assert make_channel(server.url()).send(make_alert()) == Delivery(
         "Slack", is_accepted=False, answer=f"200 {body}".strip()
@@ -269,7 +266,7 @@ def test_a_json_endpoint_that_reports_an_error_refuses(server: RecordingServer, 
 
 
 @pytest.mark.parametrize("kind", ["text/html", "Text/HTML; charset=utf-8", "application/json"])
-def test_a_login_page_is_no_acceptance(server: RecordingServer, kind: str) -> None:
+def test_a_login_page_is_not_an_acceptance(server: RecordingServer, kind: str) -> None:
     server.default = Answer(200, "<!doctype html><form>Log in</form>", {"Content-Type": kind})
     assert not make_channel(server.url("/hook")).send(make_alert()).is_accepted
 
@@ -287,7 +284,7 @@ def test_a_json_endpoint_may_answer_anything_else(server: RecordingServer, body:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("address", ["http://{}/services/a", "http://{}/hook", "json://{}/hook"])
-def test_an_answer_that_comes_byte_by_byte_is_given_up(
+def test_an_answer_sent_byte_by_byte_is_given_up(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 0.5)
@@ -315,16 +312,17 @@ def test_apprise_gets_title_and_text(server: RecordingServer) -> None:
     assert server.received[1].json["type"] == "success"
 
 
-def test_a_refusal_of_apprise_is_told(server: RecordingServer) -> None:
+def test_a_refusal_of_apprise_is_reported(server: RecordingServer) -> None:
     server.default = Answer(403)
     delivery = make_channel(f"json://{server.endpoint}/{SECRET}").send(make_alert())
     assert not delivery.is_accepted
     assert "403" in delivery.answer
 
 
-def test_a_service_with_short_texts_gets_head_and_tail_in_one_message(server: RecordingServer) -> None:
-    """Rocket.Chat takes 1000 characters, Teams too, Discord 2000; longer ones they refuse, and nobody would
-    be told.
+def test_a_service_with_short_texts_gets_beginning_and_end_in_one_message(server: RecordingServer) -> None:
+    """Rocket.Chat and Teams take 1000 characters, Discord 2000.
+
+    They refuse longer ones, and the alert would be lost.
     """
     server.default = Answer(200, '{"success": true}')
     assert (
@@ -339,7 +337,7 @@ def test_a_service_with_short_texts_gets_head_and_tail_in_one_message(server: Re
     assert text.endswith("run: TAIL")
 
 
-def test_a_service_with_short_texts_gets_them_although_escaping_makes_them_longer(
+def test_a_service_with_short_texts_gets_the_alert_although_escaping_makes_it_longer(
     server: RecordingServer,
 ) -> None:
     server.default = Answer(200, '{"success": true}')
@@ -360,12 +358,12 @@ def test_a_service_with_short_texts_gets_them_although_escaping_makes_them_longe
         ("https://example.com/hook/abc", JsonChannel, "webhook at example.com"),
     ],
 )
-def test_addresses_of_the_world_are_recognised(url: str, kind: type[Channel], name: str) -> None:
+def test_addresses_of_public_services_are_recognized(url: str, kind: type[Channel], name: str) -> None:
     channel = make_channel(url)
     assert (type(channel), channel.name) == (kind, name)
 
 
-def test_fingerprints_are_the_same_for_the_same_address_only() -> None:
+def test_fingerprints_are_equal_for_equal_addresses_only() -> None:
     first, again, other = (make_channel(f"https://example.com/{name}") for name in ("a", "a", "b"))
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
@@ -376,5 +374,5 @@ def test_a_text_is_cut_in_the_middle_to_the_limit() -> None:
     assert len(shorten(LONG, 100)) == 100
 
 
-def test_an_alert_comes_back_from_json_as_it_was() -> None:
+def test_an_alert_survives_json_unchanged() -> None:
     assert Alert.model_validate_json(make_alert().model_dump_json()) == make_alert()

@@ -1,7 +1,6 @@
-"""The dead man's switch is pinged where it expects it, tried again a little, and neither raises, hangs nor
-gives its address away.
+"""The heartbeat pings the expected paths, retries briefly, and never raises, hangs or reveals its address.
 
-The service is a local HTTP server. When a ping is sent is the business of the edge.
+The service is a local HTTP server. The edge tests cover when a ping is sent.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def test_without_an_address_nothing_is_pinged() -> None:
     assert ping_heartbeat("", Signal.SUCCESS, "text") is False
 
 
-def test_a_long_text_keeps_its_head_and_its_tail(server: RecordingServer) -> None:
+def test_a_long_text_keeps_its_beginning_and_end(server: RecordingServer) -> None:
     assert ping_heartbeat(server.url(CHECK), Signal.FAIL, f"HEAD{'x' * 50_000}TAIL")
     body = server.received[0].body.decode()
     assert len(body) == 10_000
@@ -57,7 +56,7 @@ def test_a_long_text_keeps_its_head_and_its_tail(server: RecordingServer) -> Non
     assert body.endswith("TAIL")
 
 
-def test_a_server_error_is_tried_again(server: RecordingServer) -> None:
+def test_a_server_error_is_retried(server: RecordingServer) -> None:
     server.answers = [Answer(500), Answer(503)]
     assert ping_heartbeat(server.url(CHECK), Signal.SUCCESS, "text")
     assert len(server.received) == 3
@@ -73,7 +72,7 @@ def test_a_server_that_keeps_failing_is_given_up(
 
 
 @pytest.mark.parametrize("status", [302, 400, 404])
-def test_a_refusal_is_told_and_not_tried_again(
+def test_a_refusal_is_reported_and_not_retried(
     server: RecordingServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A redirect too: the page behind it is not the service."""
@@ -84,20 +83,20 @@ def test_a_refusal_is_told_and_not_tried_again(
 
 
 @pytest.mark.timeout(60)
-def test_a_service_that_asks_for_patience_does_not_hold_up_a_backup(server: RecordingServer) -> None:
+def test_a_long_retry_after_does_not_delay_a_backup(server: RecordingServer) -> None:
     server.default = Answer(503, "later", {"Retry-After": "3600"})
     assert not ping_heartbeat(server.url(CHECK), Signal.START, "text")
 
 
 @pytest.mark.timeout(60)
-def test_a_service_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_service_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.2)
     with silent_server() as port:
         assert not ping_heartbeat(f"http://127.0.0.1:{port}{CHECK}", Signal.START, "text")
 
 
 @pytest.mark.timeout(60)
-def test_an_answer_that_comes_byte_by_byte_is_given_up(
+def test_an_answer_sent_byte_by_byte_is_given_up(
     server: RecordingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 0.5)
@@ -112,14 +111,12 @@ def test_an_answer_that_comes_byte_by_byte_is_given_up(
     "address",
     ["http://", "https://[", "http://exa mple/x", "http://host:notaport/x", "http://\u2100.example/x"],
 )
-def test_an_address_that_is_none_never_raises(address: str) -> None:
+def test_an_invalid_address_never_raises(address: str) -> None:
     assert not ping_heartbeat(address, Signal.START, "text")
 
 
-def test_the_address_is_in_no_log_whatever_happens(
-    server: RecordingServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Who knows it can keep the switch quiet. urllib3 would write it down at each retry, as a warning."""
+def test_the_address_is_in_no_log(server: RecordingServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Anyone who knows it can silence the heartbeat. urllib3 would log it at each retry, as a warning."""
     caplog.set_level(logging.DEBUG)
     path = f"/{SECRET}"
     server.answers = [Answer(200), Answer(500), Answer(404)]

@@ -1,5 +1,4 @@
-"""Mail against a real local SMTP server: who gets what, and that no password leaves without encryption for
-another machine.
+"""Mail against a real local SMTP server: recipients, and no password sent unencrypted to another machine.
 
 Other channels are in `test_channels`.
 """
@@ -27,12 +26,12 @@ NASTY = "a <!channel> & <https://evil.example|click> *b* `c`"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hanging servers cost tenths of seconds."""
+    """Reduce the cost of hung servers to tenths of seconds."""
     monkeypatch.setattr(exchange, "READ_TIMEOUT_SECONDS", 0.3)
 
 
 class MailBox:
-    """What an SMTP server took: sender, recipients and message of each mail."""
+    """The mails that an SMTP server accepted: sender, recipients and message of each."""
 
     def __init__(self) -> None:
         self.mails: list[tuple[str, list[str], EmailMessage]] = []
@@ -60,7 +59,7 @@ def mail_box() -> MailBox:
 
 @pytest.fixture
 def mail_server(mail_box: MailBox) -> Iterator[MailSettings]:
-    """An SMTP server that knows one login."""
+    """Yield an SMTP server that knows one login."""
     port = closed_port()
     controller = Controller(
         mail_box, hostname=LOOPBACK, port=port, authenticator=mail_box.authenticate, auth_require_tls=False
@@ -99,7 +98,7 @@ def test_a_title_of_two_lines_adds_no_header_to_a_mail(mail_box: MailBox, mail_s
     assert message["Bcc"] is None
 
 
-def test_a_mail_server_that_refuses_is_told_without_the_password(
+def test_a_mail_servers_refusal_is_reported_without_the_password(
     mail_box: MailBox, mail_server: MailSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -113,7 +112,7 @@ def test_a_mail_server_that_refuses_is_told_without_the_password(
     assert PASSWORD not in delivery.answer + caplog.text
 
 
-def test_mail_without_encryption_is_refused_but_to_this_machine() -> None:
+def test_mail_without_encryption_is_refused_except_to_this_machine() -> None:
     with pytest.raises(ConfigurationError, match="would not be encrypted") as caught:
         make_mail_channel(
             ("a@example.com",),
@@ -123,7 +122,7 @@ def test_mail_without_encryption_is_refused_but_to_this_machine() -> None:
 
 
 @pytest.mark.parametrize("security", ["starttls", "ssl"])
-def test_mail_with_encryption_is_never_sent_without(
+def test_mail_with_encryption_is_never_sent_without_it(
     security: str, mail_box: MailBox, mail_server: MailSettings
 ) -> None:
     """The server here cannot encrypt: the password must not reach it."""

@@ -1,5 +1,4 @@
-"""The notifier: one alert per incident, repeated seldom, recovery once, and nothing lost or doubled while a
-channel or the folder is broken.
+"""The notifier: one alert per incident, rare reminders, one recovery, and nothing lost or sent twice.
 
 Channels are real ones to local servers. When a reminder is due is tested in `test_incidents`, what a channel
 sends in `test_channels`.
@@ -67,8 +66,8 @@ def key_of(subject: str) -> IncidentKey:
     return IncidentKey(area="run", subject=subject)
 
 
-def list_told(server: RecordingServer) -> list[str]:
-    """The first line of each message."""
+def list_first_lines(server: RecordingServer) -> list[str]:
+    """Return the first line of each message."""
     return [received.json["text"].splitlines()[0] for received in server.received]
 
 
@@ -76,7 +75,9 @@ def list_spool(folder: Path) -> list[Path]:
     return sorted((folder / ".alerts" / "spool").glob("*"))
 
 
-def test_an_incident_is_told_once_and_again_after_an_hour(server: RecordingServer, tmp_path: Path) -> None:
+def test_an_incident_is_reported_once_and_again_after_an_hour(
+    server: RecordingServer, tmp_path: Path
+) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
     outcomes = [
         notifier.report_trouble(KEY, make_alert(raised_at=RAISED_AT + timedelta(minutes=minutes)))
@@ -90,16 +91,16 @@ def test_an_incident_is_told_once_and_again_after_an_hour(server: RecordingServe
         Outcome.ACCEPTED,
         Outcome.SUPPRESSED,
     ]
-    assert list_told(server) == ["[CRITICAL] Backup failed: database_dump"] * 2
+    assert list_first_lines(server) == ["[CRITICAL] Backup failed: database_dump"] * 2
     assert "incident: since 2026-03-01 02:10 UTC, 1.0 h, seen 4 times" in server.received[1].json["text"]
     assert notifier.read_incidents()[0].occurrence_count == 6
 
 
-def test_incidents_of_two_kinds_are_both_told(server: RecordingServer, tmp_path: Path) -> None:
+def test_incidents_of_two_kinds_are_both_reported(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
     for kind in ("database_dump failed", "bucket_archive failed"):
         assert notifier.report_trouble(key_of(kind), make_alert(title=kind)) is Outcome.ACCEPTED
-    assert list_told(server) == ["[CRITICAL] database_dump failed", "[CRITICAL] bucket_archive failed"]
+    assert list_first_lines(server) == ["[CRITICAL] database_dump failed", "[CRITICAL] bucket_archive failed"]
 
 
 def test_another_process_knows_the_incident(server: RecordingServer, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_another_process_knows_the_incident(server: RecordingServer, tmp_path: P
     assert len(server.received) == 1
 
 
-def test_two_reporters_at_once_make_one_alert(server: RecordingServer, tmp_path: Path) -> None:
+def test_two_concurrent_reporters_send_one_alert(server: RecordingServer, tmp_path: Path) -> None:
     outcomes: list[Outcome] = []
     barrier = threading.Barrier(4)
 
@@ -127,7 +128,7 @@ def test_two_reporters_at_once_make_one_alert(server: RecordingServer, tmp_path:
     assert len(server.received) == 1
 
 
-def test_recovery_is_told_once_and_closes(server: RecordingServer, tmp_path: Path) -> None:
+def test_recovery_is_reported_once_and_closes_the_incident(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
     for kind in ("database_dump failed", "bucket_archive failed"):
         notifier.report_trouble(key_of(kind), make_alert())
@@ -136,7 +137,7 @@ def test_recovery_is_told_once_and_closes(server: RecordingServer, tmp_path: Pat
         for _ in range(2)
     ]
     assert resolved == [Outcome.ACCEPTED, Outcome.SUPPRESSED]
-    assert list_told(server)[2:] == ["[INFO] Backups work again"]
+    assert list_first_lines(server)[2:] == ["[INFO] Backups work again"]
     text = server.received[2].json["text"]
     assert "database_dump failed (since 2026-03-01 02:10 UTC, 3.0 h, seen 1 time)" in text
     assert "bucket_archive failed" in text
@@ -157,7 +158,7 @@ def test_recovery_of_some_kinds_leaves_the_others_open(server: RecordingServer, 
     assert [incident.key.subject for incident in notifier.read_incidents()] == ["bucket_archive failed"]
 
 
-def test_a_recovery_that_nobody_accepted_stays_to_be_told(server: RecordingServer, tmp_path: Path) -> None:
+def test_an_undelivered_recovery_is_retried(server: RecordingServer, tmp_path: Path) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
     notifier.report_trouble(KEY, make_alert())
     server.answers = [DOWN]
@@ -165,7 +166,7 @@ def test_a_recovery_that_nobody_accepted_stays_to_be_told(server: RecordingServe
     assert outcomes == [Outcome.REFUSED, Outcome.ACCEPTED, Outcome.SUPPRESSED]
 
 
-def test_nothing_open_is_no_recovery(server: RecordingServer, tmp_path: Path) -> None:
+def test_no_open_incident_means_no_recovery(server: RecordingServer, tmp_path: Path) -> None:
     assert (
         Notifier([make_webhook(server)], tmp_path).report_resolved(EVERY_KEY, facts={}, now=RAISED_AT)
         is Outcome.SUPPRESSED
@@ -173,10 +174,10 @@ def test_nothing_open_is_no_recovery(server: RecordingServer, tmp_path: Path) ->
     assert server.received == []
 
 
-def test_an_alert_that_nobody_accepted_is_told_when_the_channel_is_back(
+def test_an_undelivered_alert_is_sent_when_the_channel_is_back(
     server: RecordingServer, tmp_path: Path
 ) -> None:
-    """Late, and once: who raised it raises it again, as the outbox does."""
+    """It is late and sent once: the outbox raises it again."""
     notifier = Notifier([make_webhook(server)], tmp_path)
     server.answers = [DOWN, DOWN]
     outcomes = [notifier.report_trouble(KEY, make_alert()) for _ in range(4)]
@@ -203,20 +204,20 @@ def test_a_channel_that_was_down_gets_the_alert_later_exactly_once(
 def test_alerts_of_the_same_moment_are_all_kept(
     server: RecordingServer, other_server: RecordingServer, tmp_path: Path
 ) -> None:
-    """Two steps that fail in the same run, or three words about one moment."""
+    """Two steps may fail in the same run, or one moment may cause three alerts."""
     raised_at = datetime.now(timezone.utc)
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     other_server.answers = [DOWN, DOWN]
     for kind in ("database_dump failed", "bucket_archive failed"):
         notifier.report_trouble(key_of(kind), make_alert(title=kind, raised_at=raised_at))
     assert notifier.flush_spool() == 0
-    assert sorted(list_told(other_server)[2:]) == [
+    assert sorted(list_first_lines(other_server)[2:]) == [
         "[CRITICAL] bucket_archive failed",
         "[CRITICAL] database_dump failed",
     ]
 
 
-def test_the_spool_is_worked_through_by_one_process_at_a_time(
+def test_the_spool_is_flushed_by_one_process_at_a_time(
     server: RecordingServer, other_server: RecordingServer, tmp_path: Path
 ) -> None:
     raised_at = datetime.now(timezone.utc)
@@ -255,7 +256,7 @@ def test_spooled_alerts_are_private_and_do_not_hold_the_address(
         assert not any(secret in text for secret in SECRET.split("/"))
 
 
-def test_what_was_spooled_for_a_channel_that_is_gone_waits(
+def test_a_spooled_alert_for_a_removed_channel_waits(
     server: RecordingServer, other_server: RecordingServer, tmp_path: Path
 ) -> None:
     other_server.answers = [DOWN]
@@ -277,7 +278,7 @@ def test_spooled_alerts_older_than_a_week_are_dropped(
     for kind, age in (("old", timedelta(days=7, minutes=1)), ("young", timedelta(days=6, hours=23))):
         notifier.report_trouble(key_of(kind), make_alert(title=kind, raised_at=now - age))
     assert notifier.flush_spool() == 0
-    assert list_told(other_server)[2:] == ["[CRITICAL] young"]
+    assert list_first_lines(other_server)[2:] == ["[CRITICAL] young"]
     assert list_spool(tmp_path) == []
 
 
@@ -294,10 +295,10 @@ def test_a_damaged_spooled_alert_stops_no_other(
     assert list_spool(tmp_path) == []
 
 
-def test_an_alert_goes_out_although_the_folder_cannot_be_written(
+def test_an_alert_is_sent_although_the_folder_is_not_writable(
     server: RecordingServer, other_server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The disk may be just what is broken: then each occurrence is told.
+    """The disk itself may be the fault: then each occurrence is reported.
 
     Even root cannot make a folder in a file.
     """
@@ -310,13 +311,13 @@ def test_an_alert_goes_out_although_the_folder_cannot_be_written(
     assert "incidents cannot be stored" in caplog.text
 
 
-def test_an_alert_goes_out_although_the_state_cannot_be_read(server: RecordingServer, tmp_path: Path) -> None:
+def test_an_alert_is_sent_although_the_state_cannot_be_read(server: RecordingServer, tmp_path: Path) -> None:
     (tmp_path / ".alerts" / "incidents.json").mkdir(parents=True)
     assert Notifier([make_webhook(server)], tmp_path).report_trouble(KEY, make_alert()) is Outcome.ACCEPTED
     assert len(server.received) == 1
 
 
-def test_a_damaged_state_costs_an_alert_too_many_and_none_too_few(
+def test_a_damaged_state_causes_one_extra_alert_and_loses_none(
     server: RecordingServer, tmp_path: Path
 ) -> None:
     notifier = Notifier([make_webhook(server)], tmp_path)
@@ -347,7 +348,7 @@ def test_a_test_alert_goes_to_every_channel_and_opens_no_incident(
     notifier = Notifier([make_webhook(server), make_webhook(other_server)], tmp_path)
     deliveries = notifier.send(make_alert(severity=Severity.INFO, title="Good news"))
     assert [delivery.is_accepted for delivery in deliveries] == [True, False]
-    assert list_told(server) == ["[INFO] Good news"]
+    assert list_first_lines(server) == ["[INFO] Good news"]
     assert (notifier.read_incidents(), list_spool(tmp_path)) == ((), [])
 
 
@@ -364,7 +365,7 @@ def test_every_alert_begins_with_the_installations_name(server: RecordingServer,
     notifier.send(make_alert(title="test"))
     notifier.report_trouble(KEY, make_alert(title="failed"))
     notifier.report_resolved(EVERY_KEY, facts={}, now=RAISED_AT + HOUR)
-    assert list_told(server) == [
+    assert list_first_lines(server) == [
         "[CRITICAL] production: test",
         "[CRITICAL] production: failed",
         "[INFO] production: Backups work again",
@@ -394,10 +395,10 @@ def test_a_silent_channel_is_waited_for_once(
 
 
 @pytest.mark.timeout(60)
-def test_channels_that_hang_are_waited_for_side_by_side(
+def test_hung_channels_are_waited_for_in_parallel(
     server: RecordingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three of them after one another would take most of a tick."""
+    """Three of them in sequence would take most of a tick."""
     monkeypatch.setattr(exchange, "EXCHANGE_TIMEOUT_SECONDS", 1)
     with ExitStack() as stack:
         ports = [stack.enter_context(silent_server()) for _ in range(3)]
@@ -409,10 +410,10 @@ def test_channels_that_hang_are_waited_for_side_by_side(
     assert len(list_spool(tmp_path)) == 3
 
 
-def test_a_spooled_alert_that_cannot_be_read_is_named_and_left(
+def test_a_spooled_alert_that_cannot_be_read_is_reported_and_left(
     server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may be readable again; until then somebody must know of it."""
+    """It may become readable again; until then the operator must know of it."""
     (tmp_path / ".alerts" / "spool" / "unreadable.json").mkdir(parents=True)
     assert Notifier([make_webhook(server)], tmp_path).flush_spool() == 1
     assert "spooled alert unreadable.json cannot be read and is kept: not a regular file" in caplog.messages
@@ -431,10 +432,10 @@ def test_a_flush_ends_although_more_is_spooled(
     assert len(server.received) == asked_count
 
 
-def test_another_users_lock_keeps_no_alert_back(
+def test_another_users_lock_delays_no_alert(
     server: RecordingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run as root leaves one; here a folder stands in its place, which root cannot open either."""
+    """A run as root leaves such a lock; here a folder stands in its place, which root cannot open either."""
     (tmp_path / ".alerts" / ".lock").mkdir(parents=True)
     assert Notifier([make_webhook(server)], tmp_path).report_trouble(KEY, make_alert()) is Outcome.ACCEPTED
     assert "incidents cannot be stored in" in caplog.text

@@ -1,5 +1,6 @@
-"""A silent program is asked for at its server: what works there is waited for, what waits there for something
-else is ended.
+"""A silent program is looked up on its server.
+
+It continues while the server works, and is killed while it waits.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ pytestmark = pytest.mark.integration
 STALL_SECONDS = 1
 SLOW_INDEX = """
 CREATE FUNCTION public.slow(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN IF pg_catalog.current_database() <> 'SOURCE' THEN PERFORM pg_catalog.pg_sleep(1); END IF; RETURN a; END $$;
+BEGIN IF pg_catalog.current_database() <> 'SOURCE' THEN PERFORM pg_catalog.pg_sleep(1); END IF; RETURN a;
+END $$;
 CREATE TABLE jobs AS SELECT generate_series(1, 4) AS a; CREATE INDEX ON jobs (public.slow(a));
 """
 
 
 @pytest.fixture
 def slow_dump(database: DatabaseSettings, tmp_path: Path) -> Path:
-    """Its index takes four times the stall limit to build, during which psql says nothing."""
+    """Return a dump whose index takes four times the stall limit to build; psql is silent meanwhile."""
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     run(database, SLOW_INDEX.replace("SOURCE", database.database))
@@ -43,7 +45,7 @@ def slow_dump(database: DatabaseSettings, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_restore_whose_index_build_takes_longer_than_the_stall_limit_succeeds(
+def test_a_restore_whose_index_build_exceeds_the_stall_limit_succeeds(
     slow_dump: Path, second_database: DatabaseSettings, jobs: int
 ) -> None:
     transfer = replace(make_transfer(), stall_timeout_seconds=STALL_SECONDS)
@@ -53,7 +55,7 @@ def test_a_restore_whose_index_build_takes_longer_than_the_stall_limit_succeeds(
     assert run(second_database, "SELECT count(*) FROM jobs") == [(4,)]
 
 
-def test_a_restore_that_waits_for_a_lock_of_somebody_is_ended(
+def test_a_restore_that_waits_for_a_lock_is_aborted(
     slow_dump: Path, second_database: DatabaseSettings
 ) -> None:
     transfer = replace(make_transfer(), stall_timeout_seconds=STALL_SECONDS)
@@ -84,7 +86,7 @@ def login(
 
 @contextmanager
 def busy(connection: psycopg.Connection[tuple[object, ...]], statement: str) -> Iterator[None]:
-    """The connection executes the statement within the block, after which it is cancelled."""
+    """Execute the statement on the connection within the block; cancel it afterwards."""
 
     def execute() -> None:
         with pytest.raises(psycopg.errors.QueryCanceled):
@@ -106,9 +108,9 @@ def wait_for(is_so: Callable[[], bool]) -> bool:
     return is_so()
 
 
-def test_only_a_session_that_does_something_works(database: DatabaseSettings) -> None:
+def test_only_a_session_that_works_counts_as_working(database: DatabaseSettings) -> None:
     activity = ServerActivity(database)
-    assert not activity.is_working()  # nobody of this name
+    assert not activity.is_working()  # no session of this name
     run(database, "CREATE TABLE jobs (a int)")
     with login(database, activity.application_name) as session, login(database) as holder:
         assert not activity.is_working()  # idle
@@ -123,6 +125,6 @@ def test_only_a_session_that_does_something_works(database: DatabaseSettings) ->
         holder.execute("ROLLBACK")
 
 
-def test_a_server_that_cannot_be_asked_is_not_taken_for_working(database: DatabaseSettings) -> None:
+def test_a_server_that_cannot_be_asked_does_not_count_as_working(database: DatabaseSettings) -> None:
     assert not ServerActivity(replace(database, password="wrong")).is_working()
     assert not ServerActivity(replace(database, port=1)).is_working()

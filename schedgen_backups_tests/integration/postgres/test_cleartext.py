@@ -1,6 +1,4 @@
-"""A server that asks for passwords in cleartext gets them on encrypted connections, of psycopg and of
-programs, and on no others.
-"""
+"""Cleartext passwords are sent on encrypted connections only, by psycopg and by programs."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def server(tmp_path: Path, postgres_bin_dir_17: Path) -> Iterator[DatabaseSettings]:
-    """With TLS, and `password` for every login."""
+    """Yield a server with TLS and `password` for every login."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
@@ -63,7 +61,7 @@ def server(tmp_path: Path, postgres_bin_dir_17: Path) -> Iterator[DatabaseSettin
 
 
 @pytest.mark.parametrize("mode", ["allow", "prefer", "require"])
-def test_an_encrypted_connection_takes_it_to_the_server(
+def test_an_encrypted_connection_sends_it(
     server: DatabaseSettings, postgres_bin_dir_17: Path, mode: str
 ) -> None:
     settings = replace(server, ssl_mode=mode)
@@ -82,7 +80,7 @@ def test_an_encrypted_connection_takes_it_to_the_server(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_connection_in_plaintext_does_not(server: DatabaseSettings) -> None:
+def test_a_plaintext_connection_does_not_send_it(server: DatabaseSettings) -> None:
     with (
         pytest.raises(DatabaseError, match="in cleartext"),
         connect_database(replace(server, ssl_mode="disable")),

@@ -1,6 +1,4 @@
-"""A database is empty only where nothing of what a dump can hold is in it, and a restore into one that is to
-be replaced removes all of it.
-"""
+"""A database is empty only if it holds nothing that a dump can hold; replacing it removes all of that."""
 
 from __future__ import annotations
 
@@ -69,7 +67,7 @@ def test_a_new_database_is_empty(database: DatabaseSettings, database_17: Databa
 
 
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_whatever_a_dump_can_hold_counts_and_is_removed_where_all_is_replaced(
+def test_whatever_a_dump_can_hold_counts_and_is_removed_by_a_replacement(
     second_database: DatabaseSettings, path: Path, kind: str
 ) -> None:
     run(second_database, OBJECTS[kind])
@@ -84,7 +82,7 @@ def test_whatever_a_dump_can_hold_counts_and_is_removed_where_all_is_replaced(
     ] == []
 
 
-def test_a_subscription_that_works_is_never_dropped_without_a_word(
+def test_an_active_subscription_is_never_dropped_silently(
     second_database: DatabaseSettings, path: Path
 ) -> None:
     run(second_database, OBJECTS["subscription"])

@@ -1,6 +1,4 @@
-"""Poolers that share sessions between transactions are refused everywhere, before anything is left in a
-session; those of sessions work.
-"""
+"""Poolers that share sessions between transactions are refused everywhere; session poolers work."""
 
 from __future__ import annotations
 
@@ -45,14 +43,14 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 @pytest.mark.parametrize("settings", SHARING, ids=IDS)
-def test_a_pooler_of_transactions_is_refused_and_nothing_is_left(
+def test_a_transaction_pooler_is_refused_and_nothing_is_left(
     database: DatabaseSettings, catalog: Catalog, settings: dict[str, str]
 ) -> None:
     run(database, FILL)
     run(database.with_database("postgres"), f'ALTER DATABASE "{database.database}" SET search_path = public')
     with open_pgbouncer(database, **settings) as pooled:
         if settings["pool_mode"] == "transaction":
-            # The application's sessions, which are there before and after.
+            # The application's sessions, which exist before and after.
             with ExitStack() as stack:
                 for connection in [
                     stack.enter_context(connect(pooled))
@@ -72,7 +70,7 @@ def test_a_pooler_of_transactions_is_refused_and_nothing_is_left(
 
 
 @pytest.mark.parametrize("settings", SHARING, ids=IDS)
-def test_the_doctor_refuses_it_as_well(database: DatabaseSettings, settings: dict[str, str]) -> None:
+def test_the_doctor_also_refuses_it(database: DatabaseSettings, settings: dict[str, str]) -> None:
     run(database, FILL)
     with open_pgbouncer(database, **settings) as pooled:
         results = list(examine_database(pooled, make_capture()))
@@ -95,7 +93,7 @@ def test_a_restore_through_it_writes_nothing(
 
 
 @pytest.mark.parametrize("ignored", ["", "options"], ids=["options are refused", "options are swallowed"])
-def test_a_pooler_of_sessions_is_captured_and_restored_through(
+def test_a_session_pooler_works_for_capture_and_restore(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog, ignored: str
 ) -> None:
     run(database, FILL)
@@ -122,7 +120,7 @@ def test_a_pooler_of_sessions_is_captured_and_restored_through(
             assert read_session_facts(connection).is_pooled
 
 
-def test_the_doctor_notes_a_pooler_of_sessions(database: DatabaseSettings) -> None:
+def test_the_doctor_notes_a_session_pooler(database: DatabaseSettings) -> None:
     run(database, FILL)
     with open_pgbouncer(database, "session") as pooled:
         results = list(examine_database(pooled, make_capture()))
@@ -148,7 +146,7 @@ def test_settings_that_programs_would_inherit_through_a_pooler_are_refused(
         publish_dump(catalog, pooled)
 
 
-def test_a_pool_without_a_second_session_is_told_as_that(
+def test_a_pool_without_a_second_session_is_reported_as_such(
     database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(database, FILL)

@@ -1,5 +1,6 @@
-"""Whatever a database, a role or a configuration sets: sessions begin alike, and what is captured of it is
-the same and restores equal.
+"""Sessions begin alike whatever a database, role or configuration sets.
+
+Captures are the same and restores equal.
 """
 
 from __future__ import annotations
@@ -52,10 +53,13 @@ from schedgen_backups_tests.support.servers import run
 pytestmark = pytest.mark.integration
 
 FILL = r"""
-CREATE TABLE kinds (id int PRIMARY KEY, ts timestamptz, plain timestamp, d date, i interval, f float8, raw bytea, text text,
+CREATE TABLE kinds (id int PRIMARY KEY, ts timestamptz, plain timestamp, d date, i interval, f float8,
+    raw bytea, text text,
     many text[], s3_key text);
-INSERT INTO kinds VALUES (1, '2026-03-29 01:30:00+00', '2026-02-03 04:05:06', '2026-02-03', '-1 day +2:03:04', 0.1::float8 + 0.2, '\x00ff5c27',
-    E'back\\slash', '{NULL,"NULL",a}', 'k1'), (2, 'infinity', '-infinity', '0044-03-15 BC', '1 year -2 mons', 1e-300, '', '', '{}', NULL);
+INSERT INTO kinds VALUES (1, '2026-03-29 01:30:00+00', '2026-02-03 04:05:06', '2026-02-03', '-1 day +2:03:04',
+    0.1::float8 + 0.2, '\x00ff5c27',
+    E'back\\slash', '{NULL,"NULL",a}', 'k1'), (2, 'infinity', '-infinity', '0044-03-15 BC', '1 year -2 mons',
+        1e-300, '', '', '{}', NULL);
 CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('k1');
 CREATE VIEW shown AS SELECT id, ts AT TIME ZONE 'UTC' AS "at" FROM kinds WHERE text ~ E'\\\\';
 CREATE FUNCTION quoting() RETURNS text LANGUAGE sql AS $$ SELECT 'a\b'::text $$;
@@ -163,7 +167,7 @@ def test_settings_of_the_source_change_no_byte_of_a_dump(
     assert contents[0] == contents[1]
 
 
-def test_settings_of_the_target_change_nothing_of_a_restore(
+def test_settings_of_the_target_change_nothing_in_a_restore(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(database, FILL)
@@ -222,7 +226,7 @@ def test_a_session_between_two_uses_outlives_the_roles_limits(database: Database
             assert connection.info.backend_pid == before
 
 
-def test_an_operator_before_the_systems_is_never_called(database: DatabaseSettings) -> None:
+def test_an_operator_that_shadows_the_systems_is_never_called(database: DatabaseSettings) -> None:
     run(
         database,
         "CREATE SCHEMA trap; CREATE FUNCTION trap.differs(name, text) RETURNS bool LANGUAGE plpgsql AS $$ "
@@ -235,7 +239,7 @@ def test_an_operator_before_the_systems_is_never_called(database: DatabaseSettin
         assert [table.name for table in snapshot.list_tables()] == ["jobs"]
 
 
-def test_the_operators_query_finds_names_as_the_database_does(database: DatabaseSettings) -> None:
+def test_the_custom_query_resolves_names_as_the_database_does(database: DatabaseSettings) -> None:
     run(
         database,
         f"CREATE SCHEMA app; CREATE TABLE app.jobs (s3_key text); INSERT INTO app.jobs VALUES ('k');"
@@ -247,7 +251,7 @@ def test_the_operators_query_finds_names_as_the_database_does(database: Database
         assert list(snapshot.read_references(live.references)) == [["k"]]
 
 
-def test_a_dump_outlives_a_proxy_that_cuts_silent_connections(
+def test_a_dump_survives_a_proxy_that_cuts_silent_connections(
     database: DatabaseSettings, catalog: Catalog, postgres_bin_dir: Path, tmp_path: Path
 ) -> None:
     run(database, FILL)
@@ -258,7 +262,7 @@ def test_a_dump_outlives_a_proxy_that_cuts_silent_connections(
         assert proxy.cut_count == 0
 
 
-def test_a_restore_that_waits_for_the_bucket_outlives_it_too(
+def test_a_restore_that_waits_for_the_bucket_survives_it_too(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(database, FILL)
@@ -287,7 +291,7 @@ def test_a_lost_snapshot_is_found_while_the_dump_runs(
         publish_dump(catalog, database, postgres_bin_dir=bin_dir)
 
 
-def test_a_role_without_connections_left_is_told_as_that(database: DatabaseSettings) -> None:
+def test_a_role_without_free_connections_is_reported_as_such(database: DatabaseSettings) -> None:
     name = f"few_{uuid4().hex}"
     run(database, f"CREATE ROLE {name} LOGIN PASSWORD 'canary-7d1f' CONNECTION LIMIT 1")
     role = replace(database, user=name, password="canary-7d1f")

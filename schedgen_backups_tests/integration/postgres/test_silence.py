@@ -1,4 +1,4 @@
-"""A server that says nothing is asked what it does: at work it is waited for, and otherwise not."""
+"""A silent server is asked what its session does: if it works, it is waited for; otherwise not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def proxy(database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch) -> Iterat
     "limit_bytes",
     [100, 20000, *(pytest.param(other, marks=pytest.mark.exhaustive) for other in (1200, 3000))],
 )
-def test_a_capture_ends_when_the_server_falls_silent(
+def test_a_capture_fails_when_the_server_goes_silent(
     database: DatabaseSettings, proxy: SilentProxy, tmp_path: Path, limit_bytes: int
 ) -> None:
     run(database, "CREATE TABLE t (i int); INSERT INTO t SELECT generate_series(1, 100)")
@@ -60,7 +60,7 @@ def test_a_capture_ends_when_the_server_falls_silent(
     def capture() -> None:
         try:
             publish_dump(catalog, replace(database, port=proxy.port), stall_timeout_seconds=3)
-        except BaseException as error:  # noqa: BLE001 - looked at below
+        except BaseException as error:  # noqa: BLE001 - checked below
             found.append(error)
 
     thread = threading.Thread(target=capture, daemon=True)
@@ -75,7 +75,7 @@ def test_a_server_at_work_is_waited_for(database: DatabaseSettings, proxy: Silen
         assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
 
 
-def test_a_server_that_tells_nothing_of_its_sessions_is_waited_for(
+def test_a_server_that_hides_its_sessions_is_waited_for(
     database: DatabaseSettings, proxy: SilentProxy
 ) -> None:
     run(database, f"ALTER DATABASE {database.database} SET track_activities = off")
@@ -83,17 +83,17 @@ def test_a_server_that_tells_nothing_of_its_sessions_is_waited_for(
         assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
 
 
-def test_one_question_that_is_refused_ends_no_query(database: DatabaseSettings, proxy: SilentProxy) -> None:
-    """A restart of a proxy's listener takes a moment; the query's own connection is not touched by it."""
+def test_one_refused_question_ends_no_query(database: DatabaseSettings, proxy: SilentProxy) -> None:
+    """A restart of a proxy's listener takes a moment; the query's own connection is not affected."""
     with connect_database(replace(database, port=proxy.port)) as connection:
         proxy.refuse_for(2.0)
         assert connection.execute("SELECT 1 FROM pg_sleep(4)").fetchone() == (1,)
 
 
-def test_a_server_that_has_no_connection_left_is_waited_for(
+def test_a_server_without_a_free_connection_is_waited_for(
     database: DatabaseSettings, proxy: SilentProxy
 ) -> None:
-    """It answers, so that it is there."""
+    """It answers, so it is alive."""
     run(database, "CREATE ROLE lone LOGIN CONNECTION LIMIT 1 PASSWORD 'p'")
     try:
         with connect_database(replace(database, port=proxy.port, user="lone", password="p")) as connection:
@@ -108,10 +108,8 @@ def translate_to_ours(settings: DatabaseSettings) -> Iterator[None]:
         yield
 
 
-def test_an_answer_that_was_lost_on_the_way_is_not_waited_for(
-    database: DatabaseSettings, proxy: SilentProxy
-) -> None:
-    """The server can be asked, and says that the session has nothing to do."""
+def test_a_lost_answer_is_not_waited_for(database: DatabaseSettings, proxy: SilentProxy) -> None:
+    """The server can be asked, and says that the session is idle."""
     settings = replace(database, port=proxy.port)
     began = time.monotonic()
     with translate_to_ours(settings), connect_database(settings) as connection:
@@ -130,7 +128,7 @@ def test_an_answer_that_was_lost_on_the_way_is_not_waited_for(
 
 @pytest.fixture
 def frozen(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A server whose processes a test may stop."""
+    """Yield a server whose processes a test may stop."""
     with EmbeddedPostgres(
         tmp_path / "server", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
     ) as server:
@@ -139,7 +137,7 @@ def frozen(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]
 
 @contextmanager
 def stand_still(server: EmbeddedPostgres) -> Iterator[None]:
-    """All processes of the server stand still within the block, as those of a machine that is moved or saved."""
+    """Stop all processes of the server within the block, as when a machine is moved or saved."""
     postmaster = int((server.directory / "data" / "postmaster.pid").read_text().split()[0])
     found = [postmaster]
     for path in Path("/proc").glob("[0-9]*"):
@@ -156,7 +154,7 @@ def stand_still(server: EmbeddedPostgres) -> Iterator[None]:
 
 
 class Waiting:
-    """A query in a thread of its own."""
+    """A query in its own thread."""
 
     def __init__(self, settings: DatabaseSettings, query: str, **options: Any) -> None:
         self.error = ""
@@ -185,7 +183,7 @@ class Waiting:
         return not self.thread.is_alive()
 
 
-def test_a_server_that_stands_still_is_waited_for_until_the_stall_limit(
+def test_a_stopped_server_is_waited_for_until_the_stall_limit(
     frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Longer than a question may take, several times."""
@@ -198,7 +196,7 @@ def test_a_server_that_stands_still_is_waited_for_until_the_stall_limit(
     assert waiting.error == ""
 
 
-def test_a_server_that_stands_still_for_good_is_not_waited_for(
+def test_a_server_stopped_for_good_is_not_waited_for(
     frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
@@ -210,10 +208,10 @@ def test_a_server_that_stands_still_for_good_is_not_waited_for(
     assert waiting.seconds >= 6
 
 
-def test_a_server_that_stands_still_behind_a_pooler_is_not_waited_for_without_end(
+def test_a_stopped_server_behind_a_pooler_is_not_waited_for_endlessly(
     frozen: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pooler answers the login, and the question never."""
+    """The pooler answers the login, but not the question."""
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
     with open_pgbouncer(frozen.create_database("live"), "session", max_client_conn="50") as pooled:
         waiting = Waiting(pooled, "SELECT pg_sleep(600)", stall_timeout_seconds=4)
@@ -226,7 +224,7 @@ def test_a_server_that_stands_still_behind_a_pooler_is_not_waited_for_without_en
 def test_a_role_that_cannot_log_in_again_is_waited_for_until_the_stall_limit(
     database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is there, and says nothing about this session."""
+    """The server is alive, and says nothing about this session."""
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
     run(database, "CREATE ROLE once LOGIN PASSWORD 'p'")
     try:
@@ -248,7 +246,7 @@ def test_a_role_that_cannot_log_in_again_is_waited_for_until_the_stall_limit(
 
 
 @pytest.mark.parametrize("is_lost", [True, False], ids=["lost on the way", "at work"])
-def test_another_login_is_asked_for_a_role_that_cannot_log_in_again(
+def test_another_login_asks_for_a_role_that_cannot_log_in_again(
     database: DatabaseSettings, proxy: SilentProxy, *, is_lost: bool
 ) -> None:
     run(database, "CREATE ROLE once LOGIN PASSWORD 'p'")
@@ -270,10 +268,10 @@ def test_another_login_is_asked_for_a_role_that_cannot_log_in_again(
         run(database, "DROP ROLE once")
 
 
-def test_a_process_of_the_same_number_is_not_taken_for_the_session(
+def test_a_process_that_reuses_the_pid_is_not_taken_for_the_session(
     database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers come again; the time at which the process began does not."""
+    """Process ids are reused; the start time of the process is not."""
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 1.0)
     monkeypatch.setattr(connection_module, "_BEGAN_AT", "SELECT TIMESTAMPTZ '2000-01-01 00:00:00 UTC'")
     waiting = Waiting(database, "SELECT pg_sleep(20)")
@@ -281,7 +279,7 @@ def test_a_process_of_the_same_number_is_not_taken_for_the_session(
     assert "not at work" in waiting.error
 
 
-def test_an_answer_that_comes_during_the_question_counts(
+def test_an_answer_that_arrives_during_the_question_counts(
     database: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WatchedConnection, "silence_seconds", 0.5)
@@ -295,7 +293,7 @@ def test_an_answer_that_comes_during_the_question_counts(
         assert connection.execute("SELECT 1 FROM pg_sleep(1)").fetchone() == (1,)
 
 
-def test_sessions_that_are_given_up_end_though_their_server_is_at_work(
+def test_abandoned_sessions_end_although_their_server_works(
     database: DatabaseSettings, second_database: DatabaseSettings
 ) -> None:
     given_up, other = Waiting(database, "SELECT pg_sleep(60)"), Waiting(second_database, "SELECT pg_sleep(3)")

@@ -1,6 +1,4 @@
-"""What is read without a plan is what a query would say: how many rows, and which keys, of tables of every
-shape.
-"""
+"""Reading without a plan gives a query's row counts and keys, for tables of every shape."""
 
 from __future__ import annotations
 
@@ -66,7 +64,7 @@ def test_the_keys_are_those_of_the_query(database: DatabaseSettings, definition:
     assert list_keys(database) == [key for (key,) in queried]
 
 
-def test_the_filling_of_a_blank_padded_key_is_no_part_of_it(database: DatabaseSettings) -> None:
+def test_the_padding_of_a_char_key_is_not_part_of_it(database: DatabaseSettings) -> None:
     run(database, "CREATE TABLE jobs (s3_key char(10)); INSERT INTO jobs VALUES ('abc'), ('abc   '), (' d')")
     assert list_keys(database) == [" d", "abc"]
 
@@ -84,15 +82,15 @@ def test_the_filling_of_a_blank_padded_key_is_no_part_of_it(database: DatabaseSe
         ("CREATE TABLE t (); INSERT INTO t DEFAULT VALUES; INSERT INTO t DEFAULT VALUES", 2),
         (
             (
-                "CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a + 1) STORED); INSERT INTO t SELECT g FROM "
-                "generate_series(1, 5000) g"
+                "CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a + 1) STORED); INSERT INTO t "
+                "SELECT g FROM generate_series(1, 5000) g"
             ),
             5000,
         ),
         (
             (
-                "CREATE TABLE t (a int, b boolean); INSERT INTO t SELECT g, NULL FROM generate_series(1, 7) g; "
-                "ALTER TABLE t DROP COLUMN b"
+                "CREATE TABLE t (a int, b boolean); INSERT INTO t SELECT g, NULL FROM "
+                "generate_series(1, 7) g; ALTER TABLE t DROP COLUMN b"
             ),
             7,
         ),
@@ -108,7 +106,7 @@ def test_rows_are_counted_whatever_the_columns(
     table = TableName("public", "t")
     with open_snapshot(database) as snapshot:
         assert snapshot.count_rows([table]) == {table: rows}
-        # The session is as it was: it counts again.
+        # The session is unchanged: it counts again.
         assert snapshot.count_rows([table, table]) == {table: rows}
 
 
@@ -122,7 +120,7 @@ def test_an_error_of_the_server_leaves_the_session_usable(database: DatabaseSett
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_several_columns_are_told_apart_whatever_is_in_them(database: DatabaseSettings) -> None:
+def test_several_columns_are_told_apart_whatever_they_hold(database: DatabaseSettings) -> None:
     values = [("a\tb", "c"), ("\\N", None), ("", "x\\ty"), (None, "line\nbreak")]
     with connect(database) as connection:
         connection.execute("CREATE TABLE t (a text, b text)")

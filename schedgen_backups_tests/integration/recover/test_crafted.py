@@ -1,6 +1,4 @@
-"""Files that somebody made up: the stand-alone script refuses their lengths without holding what they claim,
-and takes no words for structure.
-"""
+"""Crafted files: the stand-alone script refuses false lengths and takes no text for structure."""
 
 from __future__ import annotations
 
@@ -64,7 +62,7 @@ def make_file(path: Path, *members: bytes) -> Path:
 
 
 def verify(path: Path) -> subprocess.CompletedProcess[str]:
-    """The script verified the folder with little memory."""
+    """Verify the folder with the script, with little memory."""
     words = [sys.executable, "-I", str(SCRIPT), "verify", str(path.parent), POINT]
     limit: Callable[[], None] = lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))  # noqa: E731 - for preexec_fn
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, preexec_fn=limit)
@@ -77,7 +75,7 @@ def test_an_index_that_is_one_long_line_is_refused(name: str, tmp_path: Path) ->
     assert (done.returncode, "a line of the index is too long" in done.stderr) == (3, True), done.stderr
 
 
-def test_a_header_that_is_longer_than_any_is_refused() -> None:
+def test_an_oversized_header_is_refused() -> None:
     members = [
         make_tar_header("././@PaxHeader", LONG << 20, tarfile.XHDTYPE),
         *[compress_member(b"1" * (1 << 20))] * LONG,
@@ -95,14 +93,14 @@ def test_a_header_that_is_longer_than_any_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, 5), (0, -5), (1 << 63, 1), (0, 1 << 63)])
-def test_a_place_that_is_none_is_damage(offset: int, length: int) -> None:
+def test_an_invalid_offset_is_damage(offset: int, length: int) -> None:
     with pytest.raises(SCRIPT_NAMES["RecoverError"], match="an invalid position"):
         list(SCRIPT_NAMES["read_members"](io.BytesIO(b"x"), offset, length))
 
 
 @given(st.lists(st.sampled_from(PIECES + QUOTES), max_size=30), st.data())
 def test_it_leaves_out_the_same_transactions_as_the_package(pieces: list[bytes], data: st.DataObject) -> None:
-    """Where no nested comment stands, which pg_dump never writes."""
+    """Except with nested comments, which pg_dump never writes."""
     text = b"".join(pieces).replace(b"/*", b"")
     borders = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     own = LargeObjectFilter()

@@ -1,8 +1,7 @@
-"""Bits that flip and files that end early, at random places of real files: the stand-alone script always
-finds them and writes nothing.
+"""Flipped bits and truncation at random places: the stand-alone script always finds them and writes nothing.
 
-Places come from a seed, so that a failure can be repeated. The package's own reader is tested the same way in
-`test_damage`.
+Places come from a seed, so that a failure can be repeated. `integration/verify/test_damage` tests the
+package's own reader the same way.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ ID = RecoveryPointId(POINT)
 def committed(
     postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Path]]:
-    """The dump and the archive of a committed point."""
+    """Return the dump and the archive of a committed point."""
     name = f"test_{uuid4().hex}"
     source, source_bucket = postgres_server.create_database(name), s3_server.settings(f"test-{uuid4().hex}")
     seed_application(source, source_bucket, user_count=20, job_count=40)
@@ -68,7 +67,7 @@ def test_damage_at_random_places_is_found_and_nothing_is_written(
     *,
     is_committed: bool,
 ) -> None:
-    """Without a manifest the file's own digests must do."""
+    """Without a manifest, the file's own digests must suffice."""
     bucket = s3_server.settings(f"test-{uuid4().hex}")
     recovery = Recovery(committed[half].parent, database, bucket, postgres_bin_dir, tmp_path)
     path = committed[half]

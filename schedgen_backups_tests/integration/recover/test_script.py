@@ -1,8 +1,6 @@
-"""The stand-alone script restores what the package backed up, in a bare interpreter: only its own file, an
-emptied environment, psql.
+"""The stand-alone script restores the package's backups with only a bare interpreter, its own file and psql.
 
-Servers, files and the comparison afterwards are the real ones. Damage at many places is in
-`test_recover_damage`.
+Servers, files and the final comparison are real. Damage at many places is in `test_damage`.
 """
 
 from __future__ import annotations
@@ -50,8 +48,10 @@ CREATE TABLE "Users; DROP TABLE x
 " (a text); INSERT INTO "Users; DROP TABLE x
 " VALUES ('é'), ('\\.'), ('');
 ALTER TABLE jobs OWNER TO "recover owner";
-CREATE TABLE parts (a int) PARTITION BY RANGE (a); CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); INSERT INTO parts VALUES (1);
-CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); INSERT INTO child VALUES (1); CREATE TABLE no_columns ();
+CREATE TABLE parts (a int) PARTITION BY RANGE (a);
+CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); INSERT INTO parts VALUES (1);
+CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); INSERT INTO child VALUES (1);
+CREATE TABLE no_columns ();
 INSERT INTO no_columns DEFAULT VALUES;
 """
 AWKWARD_KEYS = (
@@ -77,7 +77,7 @@ def backup(
     second_bucket: BucketSettings,
     tmp_path: Path,
 ) -> Backup:
-    """A committed point of tables and objects with awkward names, and empty targets."""
+    """Return a committed point of tables and objects with awkward names, and empty targets."""
     for name in AWKWARD_KEYS:
         put(bucket, name, f"body of {name}".encode())
     put(bucket, "large", make_noise(LARGE_BYTES))
@@ -135,7 +135,7 @@ def test_another_interpreter_restores_the_same(python: str, backup: Backup, reco
     assert [result.summary for result in backup.compare() if not result.is_passed] == []
 
 
-def test_a_bucket_that_is_missing_is_made(backup: Backup, recovery: Recovery) -> None:
+def test_a_missing_bucket_is_created(backup: Backup, recovery: Recovery) -> None:
     target = backup.bucket.with_bucket(f"{backup.bucket.bucket}-new")
     done = recovery.run("objects", "--s3", f"http://{target.endpoint}", "--bucket", target.bucket)
     assert done.returncode == 0, done.stderr
@@ -149,9 +149,7 @@ def test_a_bucket_that_is_missing_is_made(backup: Backup, recovery: Recovery) ->
     client_of(target).remove_bucket(target.bucket)
 
 
-def test_the_database_alone_is_restored_and_the_role_it_needs_is_made(
-    backup: Backup, recovery: Recovery
-) -> None:
+def test_the_database_alone_is_restored_and_its_role_is_created(backup: Backup, recovery: Recovery) -> None:
     run(
         backup.source_database,
         'DROP OWNED BY "recover owner"; CREATE TABLE jobs (a int); DROP ROLE "recover owner"',
@@ -168,7 +166,7 @@ def test_the_database_alone_is_restored_and_the_role_it_needs_is_made(
 
 
 def test_objects_in_a_folder_have_their_bytes_and_stay_inside(recovery: Recovery, tmp_path: Path) -> None:
-    """Keys that no server takes are in a made archive; `a` lies beside `a/b`."""
+    """A crafted archive holds keys that no server accepts; `a` lies beside `a/b`."""
     contents = {
         "../x": b"up",
         "a//b": b"twice",
@@ -202,7 +200,7 @@ def test_objects_in_a_folder_have_their_bytes_and_stay_inside(recovery: Recovery
     assert out.stat().st_mode & 0o777 == 0o700
 
 
-def test_objects_whose_tags_were_never_read_are_restored_and_said_to_be_unknown(
+def test_objects_with_unread_tags_are_restored_and_reported_as_unknown(
     backup: Backup, recovery: Recovery, tmp_path: Path
 ) -> None:
     directory = tmp_path / "made"
@@ -232,7 +230,7 @@ def test_an_archive_that_names_a_path_outside_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["link", "full"])
-def test_a_folder_that_is_a_link_or_holds_something_is_refused(
+def test_a_folder_that_is_a_link_or_not_empty_is_refused(
     recovery: Recovery, tmp_path: Path, kind: str
 ) -> None:
     (tmp_path / "real").mkdir()
@@ -251,7 +249,7 @@ def test_a_folder_that_is_a_link_or_holds_something_is_refused(
     "statement",
     ["CREATE FOREIGN DATA WRAPPER w", "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC"],
 )
-def test_a_target_that_holds_something_outside_of_schemas_is_refused(
+def test_a_target_with_content_outside_schemas_is_refused(
     backup: Backup, recovery: Recovery, statement: str
 ) -> None:
     run(backup.database, statement)
@@ -279,7 +277,7 @@ def test_settings_of_the_target_change_no_value(backup: Backup, recovery: Recove
     assert run(backup.database, same + query) == run(backup.source_database, same + query)
 
 
-def test_targets_that_hold_something_are_refused(backup: Backup, recovery: Recovery) -> None:
+def test_targets_that_are_not_empty_are_refused(backup: Backup, recovery: Recovery) -> None:
     put(backup.bucket, "mine", b"mine")
     done = recovery.run("restore", *recovery.to_bucket)
     assert (done.returncode, "is not empty" in done.stderr) == (2, True)
@@ -323,15 +321,15 @@ def test_swapped_files_of_two_points_are_refused(backup: Backup, recovery: Recov
     backup.assert_nothing_was_written()
 
 
-def test_a_load_that_the_server_refuses_leaves_the_database_as_it_was(
+def test_a_refused_load_leaves_the_database_as_it_was(
     backup: Backup, recovery: Recovery, tmp_path: Path
 ) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
-    write_dump(directory / DUMP_NAME, [TableText("there_is_no_such_table", (b"1",))])
+    write_dump(directory / DUMP_NAME, [TableText("missing_table", (b"1",))])
     done = recovery.run("database", POINT, directory=directory)
     assert done.returncode == 1
-    assert "there_is_no_such_table" in done.stderr
+    assert "missing_table" in done.stderr
     assert "Traceback" not in done.stderr
     assert "is unchanged" in done.stderr
     assert run(
@@ -352,7 +350,7 @@ HINTS = ("Install the extension's package", "Create the role", "Restore as a sup
         ("SET ROLE pg_monitor;\nCOMMENT ON EXTENSION plpgsql IS 'x';", "Restore as a superuser"),
     ],
 )
-def test_the_hint_of_a_refused_load_fits_what_the_server_said(
+def test_the_hint_of_a_refused_load_fits_the_servers_error(
     recovery: Recovery, tmp_path: Path, statement: str, hint: str
 ) -> None:
     directory = tmp_path / "made"
@@ -364,7 +362,7 @@ def test_the_hint_of_a_refused_load_fits_what_the_server_said(
     assert [each for each in HINTS if each in done.stderr] == [hint]
 
 
-def test_an_error_behind_large_objects_leaves_the_database_as_it_was(
+def test_an_error_after_large_objects_leaves_the_database_as_it_was(
     backup: Backup, recovery: Recovery
 ) -> None:
     run(backup.source_database, BROKEN_FOREIGN_KEY)
@@ -379,7 +377,7 @@ def test_an_error_behind_large_objects_leaves_the_database_as_it_was(
     assert run(backup.database, "SELECT count(*) FROM pg_largeobject_metadata") == [(0,)]
 
 
-def test_ctrl_c_ends_with_130_and_commits_nothing(backup: Backup, recovery: Recovery) -> None:
+def test_ctrl_c_exits_with_130_and_commits_nothing(backup: Backup, recovery: Recovery) -> None:
     run(
         backup.source_database,
         "CREATE TABLE zz (t text); INSERT INTO zz SELECT repeat(md5(n::text), 20) FROM generate_series(1, "
@@ -422,7 +420,7 @@ def test_no_secret_is_printed_whatever_goes_wrong(backup: Backup, recovery: Reco
     backup.assert_nothing_was_written()
 
 
-def test_listing_and_verifying_say_what_there_is(backup: Backup, recovery: Recovery) -> None:
+def test_listing_and_verifying_show_what_there_is(backup: Backup, recovery: Recovery) -> None:
     listing = recovery.run("list")
     assert f"{POINT} " in listing.stdout
     assert " committed " in listing.stdout
@@ -445,7 +443,7 @@ def test_only_the_standard_library_is_imported() -> None:
     assert {module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names} == set()
 
 
-def test_help_is_readable_and_wrong_use_ends_with_4(tmp_path: Path) -> None:
+def test_help_is_readable_and_wrong_usage_exits_with_4(tmp_path: Path) -> None:
     shutil.copy(SCRIPT, tmp_path)
     shown = run_script(tmp_path, ["--help"], {"PATH": os.defpath})
     assert shown.returncode == 0
@@ -483,7 +481,7 @@ def test_help_is_readable_and_wrong_use_ends_with_4(tmp_path: Path) -> None:
     ],
     ids=ascii,
 )
-def test_an_address_of_a_server_that_is_none_is_refused_and_not_quoted(tmp_path: Path, endpoint: str) -> None:
+def test_an_invalid_server_address_is_refused_and_not_quoted(tmp_path: Path, endpoint: str) -> None:
     shutil.copy(SCRIPT, tmp_path)
     write_archive(tmp_path / ARCHIVE_NAME, [(make_entry("a", b"1"), b"1")])
     environment = {"PATH": os.defpath, "MINIO_ACCESS_KEY": "a", "MINIO_SECRET_KEY": "b", "LC_ALL": "C.UTF-8"}
@@ -495,9 +493,7 @@ def test_an_address_of_a_server_that_is_none_is_refused_and_not_quoted(tmp_path:
     assert endpoint not in done.stderr
 
 
-def test_files_that_lack_an_object_are_refused_unless_that_is_allowed(
-    recovery: Recovery, tmp_path: Path
-) -> None:
+def test_files_that_lack_an_object_are_refused_unless_allowed(recovery: Recovery, tmp_path: Path) -> None:
     directory = tmp_path / "made"
     directory.mkdir()
     write_dump(directory / DUMP_NAME, [TableText("t", (b"1",))], references=["there", "lost"])
@@ -508,7 +504,7 @@ def test_files_that_lack_an_object_are_refused_unless_that_is_allowed(
         )
         assert (done.returncode, "such as 'lost'" in done.stderr) == (3, True)
     allowed = recovery.run("restore", POINT, *recovery.to_bucket, "--incomplete", directory=directory)
-    # The made dump has no CREATE TABLE: the load was tried.
+    # The crafted dump has no CREATE TABLE: the load was tried.
     assert (
         allowed.returncode,
         "MISSING" in allowed.stdout,

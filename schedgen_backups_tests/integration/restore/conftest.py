@@ -1,5 +1,6 @@
-"""Two servers for tests that make roles, tablespaces and databases of any name: what they made is gone after
-each test.
+"""Two servers for tests that create roles, tablespaces and databases.
+
+What they create is removed after each test.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, run
 def servers(
     tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path
 ) -> Iterator[tuple[EmbeddedPostgres, EmbeddedPostgres]]:
-    """One that is backed up, and one that DRILL_DATABASE_URL names."""
+    """Yield a server that is backed up, and one that DRILL_DATABASE_URL names."""
     folder = tmp_path_factory.mktemp("servers")
     with (
         EmbeddedPostgres(
@@ -32,7 +33,7 @@ def servers(
 
 @pytest.fixture
 def source_server(servers: tuple[EmbeddedPostgres, EmbeddedPostgres]) -> Iterator[EmbeddedPostgres]:
-    """A server for a test that makes databases, roles and tablespaces of its own, which are gone after it."""
+    """Yield a server for a test that creates databases, roles and tablespaces, all removed after it."""
     source, _named = servers
     yield source
     clear_server(source)
@@ -40,14 +41,14 @@ def source_server(servers: tuple[EmbeddedPostgres, EmbeddedPostgres]) -> Iterato
 
 @pytest.fixture
 def named_server(servers: tuple[EmbeddedPostgres, EmbeddedPostgres]) -> Iterator[EmbeddedPostgres]:
-    """As `source_server`, under another superuser."""
+    """Do as `source_server`, under another superuser."""
     _source, named = servers
     yield named
     clear_server(named)
 
 
 def clear_server(server: EmbeddedPostgres) -> None:
-    """The server is as initdb made it, as far as databases, roles and tablespaces go."""
+    """Reset databases, roles and tablespaces to what initdb created."""
     admin = server.settings("postgres")
     for (name,) in run(admin, "SELECT datname FROM pg_database WHERE oid >= 16384"):
         server.drop_database(str(name))

@@ -1,8 +1,7 @@
-"""The database is committed last: whatever half fails, neither keeps what the restore wrote, and what stays
-all the same is named.
+"""The database is committed last: if one half fails, neither keeps what was written.
 
-Faults are real ones: an S3 server that refuses a request, a dump that nobody can load, a session that is
-ended on the server.
+What stays all the same is named. Faults are real ones: an S3 server that refuses a request, a dump that does
+not load, a session that is ended on the server.
 """
 
 from __future__ import annotations
@@ -62,7 +61,8 @@ def wait(phase, _size_bytes):
     if phase == "bucket":
         print("writing", flush=True)
         time.sleep(0.5)
-restore_point(RestoreRequest(point, DatabaseSettings(**database), BucketSettings(**bucket)), TransferSettings(), on_progress=wait)
+restore_point(RestoreRequest(point, DatabaseSettings(**database), BucketSettings(**bucket)),
+    TransferSettings(), on_progress=wait)
 """
 
 
@@ -79,7 +79,7 @@ def backup(
 
 @pytest.fixture
 def proxy(backup: Backup) -> Iterator[FaultyS3Proxy]:
-    """A way to the target bucket that refuses the last object."""
+    """Yield a proxy before the target bucket that refuses the last object."""
     with FaultyS3Proxy(backup.bucket) as proxy:
         proxy.fail_next(None, status=403, method="PUT", matching=LAST)
         yield proxy
@@ -93,23 +93,21 @@ def list_bodies(bucket: BucketSettings) -> dict[str, bytes]:
         try:
             found[key] = client.get_object(bucket.bucket, key).data
         except S3Error as error:
-            # s3proxy lists what is still being written.
+            # s3proxy lists objects that are still being written.
             if error.code != "NoSuchKey":
                 raise
     return found
 
 
 def wait_for_the_load(backup: Backup) -> None:
-    """Everything of the dump has run, and psql waits with its COMMIT."""
+    """Wait until the whole dump has been executed and psql waits to COMMIT."""
     wait_until(
         lambda: run(backup.source_database, WAITING.format(backup.database.database)) == [(1,)],
         "the load waits for the bucket",
     )
 
 
-def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(
-    backup: Backup, proxy: FaultyS3Proxy
-) -> None:
+def test_a_bucket_error_rolls_back_a_loaded_database(backup: Backup, proxy: FaultyS3Proxy) -> None:
     run(backup.database, "CREATE TABLE mine (a int)")
     proxy.on_request(lambda _request: wait_for_the_load(backup), method="PUT", matching=LAST)
     request = backup.request(replace_contents=True, bucket=proxy.settings(backup.bucket))
@@ -124,7 +122,7 @@ def test_an_error_of_the_bucket_rolls_back_a_database_that_is_loaded(
     )
 
 
-def test_an_error_of_the_database_removes_the_objects_that_were_written(
+def test_a_database_error_removes_the_written_objects(
     database: DatabaseSettings,
     second_database: DatabaseSettings,
     bucket: BucketSettings,
@@ -143,7 +141,7 @@ def test_an_error_of_the_database_removes_the_objects_that_were_written(
     assert "The captured rows break a constraint of their own database" in caught.value.hint
 
 
-def test_a_restore_that_is_cancelled_leaves_nothing(backup: Backup) -> None:
+def test_a_cancelled_restore_leaves_nothing(backup: Backup) -> None:
     words = [sys.executable, "-c", RESTORE_AND_WAIT, str(backup.catalog.directory), ID.text]
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -160,9 +158,7 @@ def test_a_restore_that_is_cancelled_leaves_nothing(backup: Backup) -> None:
     backup.assert_nothing_was_written()
 
 
-def test_an_object_that_somebody_has_written_since_is_left_and_named(
-    backup: Backup, proxy: FaultyS3Proxy
-) -> None:
+def test_an_object_overwritten_meanwhile_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:
     def replace_one() -> None:
         wait_until(lambda: len(list_bodies(backup.bucket)) == len(KEYS) - 1, "the others are written")
         put(backup.bucket, "k1", b"newer")
@@ -174,9 +170,10 @@ def test_an_object_that_somebody_has_written_since_is_left_and_named(
     assert "4 were removed again; remaining: k1 (written by another client since" in caught.value.hint
 
 
-def test_an_object_in_place_of_an_older_one_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:
-    """Nobody has the older one any more but the safety backup; without an object the rows that stay would
-    refer to nothing.
+def test_an_object_that_replaced_an_older_one_is_left_and_named(backup: Backup, proxy: FaultyS3Proxy) -> None:
+    """Only the safety backup still has the older one.
+
+    Without the object, the remaining rows would refer to nothing.
     """
     put(backup.bucket, "k1", b"older")
     put(backup.bucket, "unrelated", b"stays")
@@ -192,9 +189,7 @@ def test_an_object_in_place_of_an_older_one_is_left_and_named(backup: Backup, pr
     assert "remaining: k1 (the captured object, which replaced another one)" in caught.value.hint
 
 
-def test_in_a_bucket_that_keeps_versions_the_older_object_is_there_again(
-    backup: Backup, proxy: FaultyS3Proxy
-) -> None:
+def test_in_a_versioned_bucket_the_older_object_returns(backup: Backup, proxy: FaultyS3Proxy) -> None:
     client_of(backup.bucket).set_bucket_versioning(backup.bucket.bucket, VersioningConfig(ENABLED))
     put(backup.bucket, "k1", b"older")
     proxy.on_request(lambda _request: wait_for_the_load(backup), method="PUT", matching=LAST)
@@ -226,7 +221,7 @@ def test_a_load_in_several_sessions_is_removed_when_the_bucket_fails(
 
 
 def without_locks(prepared: PreparedRestore) -> PreparedRestore:
-    """The same restore, as if the server's lock table were tiny."""
+    """Run the same restore as if the server's lock table were tiny."""
     database = prepared.get_database()
     return replace(prepared, database=replace(database, facts=replace(database.facts, lock_capacity=1)))
 
@@ -255,8 +250,8 @@ def test_a_load_without_a_transaction_is_equal(backup: Backup) -> None:
         assert [result.summary for result in tight.compare() if not result.is_passed] == []
 
 
-def test_a_connection_that_breaks_behind_the_commit_leaves_the_objects(backup: Backup) -> None:
-    """Nobody knows then whether the rows are there that refer to them."""
+def test_a_connection_lost_after_commit_keeps_the_objects(backup: Backup) -> None:
+    """It is then unknown whether the rows that refer to them exist."""
     end_it = WAITING.replace("count(*)", "pg_terminate_backend(pid)").format(backup.database.database)
     with prepare_database(backup.dump, backup.database, backup.settings) as prepared:
         load = DatabaseLoad(
@@ -274,8 +269,8 @@ def test_a_connection_that_breaks_behind_the_commit_leaves_the_objects(backup: B
 
 
 @pytest.mark.parametrize("changed", ["text", "table"])
-def test_a_dump_that_is_not_what_its_index_says_is_never_committed(backup: Backup, changed: str) -> None:
-    """Only the digests show it, when everything has run."""
+def test_a_dump_that_does_not_match_its_index_is_never_committed(backup: Backup, changed: str) -> None:
+    """Only the digests show it, after the whole dump was executed."""
     with prepare_database(backup.dump, backup.database, backup.settings) as prepared:
         change_digest(prepared.dump, changed)
         load = DatabaseLoad(
@@ -291,7 +286,7 @@ def test_a_dump_that_is_not_what_its_index_says_is_never_committed(backup: Backu
     assert run(backup.database, TABLES) == []
 
 
-def test_roles_that_were_made_before_the_load_failed_are_gone(
+def test_roles_created_before_the_load_failed_are_dropped(
     database_17: DatabaseSettings, database: DatabaseSettings, tmp_path: Path
 ) -> None:
     role = f"role_{uuid4().hex}"

@@ -1,5 +1,4 @@
-"""The comparison after a restore: the same rows in another order are equal, and any one difference is found
-and named.
+"""The comparison after a restore: rows in another order are equal, and every difference is named.
 
 Differences are made by hand in the target after a good restore.
 """
@@ -30,7 +29,7 @@ def restored(
     second_bucket: BucketSettings,
     tmp_path: Path,
 ) -> Backup:
-    """A backup that was restored."""
+    """Return a backup that was restored."""
     backup = make_backed_up((database, bucket), (second_database, second_bucket), tmp_path / "backups")
     assert backup.restore().is_equal
     return backup
@@ -54,8 +53,8 @@ def test_rows_in_another_order_are_equal(restored: Backup) -> None:
         ("UPDATE jobs SET id = id + 10 WHERE id = 2", "public.jobs"),
         (
             (
-                "DELETE FROM jobs WHERE id = 6; INSERT INTO jobs SELECT 6, s3_key, price, took, day, kind, 'x' "
-                "FROM jobs WHERE id = 5"
+                "DELETE FROM jobs WHERE id = 6; INSERT INTO jobs SELECT 6, s3_key, price, took, day, kind, "
+                "'x' FROM jobs WHERE id = 5"
             ),
             "public.jobs",
         ),
@@ -125,7 +124,7 @@ def test_a_missing_object_is_found(restored: Backup) -> None:
     assert get_status(results, Check.BUCKET_IS_EQUAL) is CheckStatus.FAILED
 
 
-def test_a_comparison_that_failed_makes_the_point_a_failed_one(restored: Backup) -> None:
+def test_a_failed_comparison_makes_the_point_failed(restored: Backup) -> None:
     restored.commit()
     assert restored.catalog.get_point(ID).state is PointState.VERIFIED
     run(restored.database, "DELETE FROM jobs WHERE id = 1")
@@ -133,7 +132,7 @@ def test_a_comparison_that_failed_makes_the_point_a_failed_one(restored: Backup)
     assert restored.catalog.get_point(ID).state is PointState.FAILED
 
 
-def test_what_the_database_itself_has_otherwise_is_named(restored: Backup) -> None:
+def test_different_properties_of_the_database_are_named(restored: Backup) -> None:
     equal = get_summary(restored.compare(), Check.DATABASE_IS_EQUAL)
     assert equal.endswith("the schema are equal")
     name = restored.database.database

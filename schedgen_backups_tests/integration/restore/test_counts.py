@@ -1,8 +1,7 @@
-"""A restore looks at its files and targets once.
+"""A restore reads its files and targets once.
 
-Sessions are counted in the server's own log (`log_connections`), so that every session counts, whoever opens
-it: our own connection, psql and pg_dump. Opening a file is counted by Python's audit hook, so that every
-`open` and `os.open` of this process counts.
+Sessions are counted in the server's own log (`log_connections`): our own connection, psql and pg_dump.
+Python's audit hook counts every `open` and `os.open` of this process.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ sys.addaudithook(_note_opening)  # cannot be removed, only silenced
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A server that logs each session."""
+    """Yield a server that logs each session."""
     options = {**FAST_SERVER_OPTIONS, "log_connections": "on"}
     with EmbeddedPostgres(
         tmp_path_factory.mktemp("counted"), bin_dir=postgres_bin_dir, server_options=options
@@ -51,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, postgres_bin_dir: Path) -> 
 
 @pytest.fixture
 def openings() -> Iterator[list[str]]:
-    """Paths of the files that are opened from now on."""
+    """Return the paths of the files that are opened from now on."""
     global _is_counting  # noqa: PLW0603 - the hook of the process
     _opened.clear()
     _is_counting = True
@@ -74,10 +73,10 @@ def count_sessions(server: EmbeddedPostgres, name: str) -> int:
     return len(re.findall(rf"connection authorized: .*database={name}\b", server.log_tail(100_000)))
 
 
-def test_a_restore_of_both_halves_looks_once(
+def test_a_restore_of_both_halves_reads_once(
     backup: Backup, server: EmbeddedPostgres, openings: list[str]
 ) -> None:
-    """Three sessions are reached: our own, psql and pg_dump. Each file is opened once."""
+    """There are three sessions: our own, psql and pg_dump. Each file is opened once."""
     request = backup.request()
     before = count_sessions(server, "counted_target")
     openings.clear()
@@ -86,7 +85,7 @@ def test_a_restore_of_both_halves_looks_once(
     assert openings.count(str(backup.dump)) == openings.count(str(backup.archive)) == 1 <= MAX_OPENINGS
 
 
-def test_reading_rows_that_lie_in_another_order_needs_no_other_session(
+def test_reading_reordered_rows_needs_no_other_session(
     backup: Backup, server: EmbeddedPostgres, openings: list[str]
 ) -> None:
     request = backup.request()
@@ -101,7 +100,7 @@ def test_reading_rows_that_lie_in_another_order_needs_no_other_session(
     assert openings.count(str(backup.dump)) == 1
 
 
-def test_a_restore_that_replaces_looks_no_more_often(
+def test_a_restore_that_replaces_reads_no_more_often(
     backup: Backup, server: EmbeddedPostgres, openings: list[str]
 ) -> None:
     run(backup.database, "CREATE TABLE mine (a int)")

@@ -1,5 +1,6 @@
-"""The rows that an extension has of its users are loaded, as those of postgis' spatial_ref_sys: the table is
-the superuser's.
+"""User rows in an extension's table are loaded, although the superuser owns the table.
+
+An example is postgis' spatial_ref_sys.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ CREATE TABLE @extschema@.spatial_ref_sys (srid integer PRIMARY KEY, srtext text)
 GRANT SELECT ON @extschema@.spatial_ref_sys TO PUBLIC;
 INSERT INTO @extschema@.spatial_ref_sys VALUES (4326, 'WGS 84');
 CREATE SEQUENCE @extschema@.topology_id_seq;
-CREATE TABLE @extschema@.topology (id integer DEFAULT pg_catalog.nextval('@extschema@.topology_id_seq') PRIMARY KEY, name text);
+CREATE TABLE @extschema@.topology (
+    id integer DEFAULT pg_catalog.nextval('@extschema@.topology_id_seq') PRIMARY KEY, name text);
 CREATE SCHEMA tiger;
 CREATE TABLE tiger.loader_platform (os text);
 SELECT pg_catalog.pg_extension_config_dump('tiger.loader_platform', '');
@@ -45,7 +47,7 @@ SELECT pg_catalog.pg_extension_config_dump('topology_id_seq', '');
 
 @pytest.fixture
 def server_options(tmp_path: Path) -> dict[str, str]:
-    """Options of a server of version 18 that has an extension of postgis' name."""
+    """Return options of a server 18 with an extension of postgis' name."""
     folder = tmp_path / "share" / "extension"
     folder.mkdir(parents=True)
     (folder / "postgis.control").write_text(
@@ -75,7 +77,7 @@ def test_rows_in_a_table_of_an_extension_are_equal(
     server_options: dict[str, str],
     rows: str,
 ) -> None:
-    """Without any, pg_dump writes a COPY all the same."""
+    """pg_dump writes a COPY even without rows."""
     with EmbeddedPostgres(
         tmp_path / "named", bin_dir=postgres_bin_dir, user="drillmaster", server_options=server_options
     ) as server:
@@ -92,7 +94,7 @@ def test_rows_in_a_table_of_an_extension_are_equal(
     assert [(result.status.value, result.summary) for result in results if not result.is_passed] == []
 
 
-def test_rows_of_a_table_of_the_system_are_not_loaded(loaded: Loaded) -> None:
+def test_rows_of_a_system_table_are_not_loaded(loaded: Loaded) -> None:
     """The narrow path is for tables that an extension has marked."""
     copy = "--\n-- Data for Name: pg_am; Type: TABLE DATA; Schema: pg_catalog; Owner: postgres\n--\n\n"
     copy += "COPY pg_catalog.pg_am (oid) FROM stdin;\n1\n\\.\n\n\n"

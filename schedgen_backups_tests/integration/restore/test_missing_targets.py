@@ -1,6 +1,4 @@
-"""A database and a bucket that are not there: made by the restore, as they were captured, and gone again when
-it fails.
-"""
+"""Missing targets: the restore creates them as they were captured, and removes them if it fails."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ pytestmark = pytest.mark.integration
 def backup(
     database: DatabaseSettings, bucket: BucketSettings, s3_server: S3Server, tmp_path: Path
 ) -> Iterator[Backup]:
-    """Its targets are not there, and what a test makes of them is removed after it."""
+    """Return a backup whose targets do not exist; what a test creates there is removed."""
     name = f"missing-{uuid4().hex}"
     targets = (database.with_database(name), s3_server.settings(name))
     yield make_backed_up((database, bucket), targets, tmp_path / "backups")
@@ -65,14 +63,14 @@ def find_targets(backup: Backup) -> tuple[bool, bool]:
     return (backup.database.database,) in names, client_of(backup.bucket).bucket_exists(backup.bucket.bucket)
 
 
-def test_both_are_made_and_hold_the_point(backup: Backup) -> None:
+def test_both_are_created_and_hold_the_point(backup: Backup) -> None:
     report = restore(backup, make_request(backup))
     assert report.is_equal
     assert (report.object_count, report.notes) == (6, ())
     assert find_targets(backup) == (True, True)
 
 
-def test_what_would_be_made_is_said_and_nothing_is_made(backup: Backup) -> None:
+def test_the_plan_says_what_would_be_created_and_creates_nothing(backup: Backup) -> None:
     with prepare_restore(make_request(backup), backup.settings) as prepared:
         lines = prepared.describe()
     assert f"create the database {backup.database.label}, with encoding and collation as captured" in lines
@@ -80,7 +78,7 @@ def test_what_would_be_made_is_said_and_nothing_is_made(backup: Backup) -> None:
     assert find_targets(backup) == (False, False)
 
 
-def test_without_leave_to_make_them_they_are_missed(backup: Backup) -> None:
+def test_without_permission_to_create_them_they_are_missing(backup: Backup) -> None:
     with pytest.raises(DatabaseMissingError, match="has no database"):
         restore(backup, backup.request())
     with pytest.raises(BucketMissingError, match="has no bucket"):
@@ -88,7 +86,7 @@ def test_without_leave_to_make_them_they_are_missed(backup: Backup) -> None:
     assert find_targets(backup) == (False, False)
 
 
-def test_the_database_is_as_it_was_captured(backup: Backup) -> None:
+def test_the_database_has_the_captured_properties(backup: Backup) -> None:
     name, admin = backup.source_database.database, backup.source_database.with_database("postgres")
     owner = f"owner_{uuid4().hex}"
     run(
@@ -113,7 +111,7 @@ def test_the_database_is_as_it_was_captured(backup: Backup) -> None:
         run(admin, f'ALTER DATABASE "{name}" OWNER TO CURRENT_USER; DROP ROLE {owner}')
 
 
-def test_a_restore_that_fails_leaves_neither(backup: Backup) -> None:
+def test_a_failed_restore_leaves_neither(backup: Backup) -> None:
     run(backup.source_database, BROKEN_FOREIGN_KEY)
     capture_again(backup)
     with pytest.raises(RestoreError, match="foreign key") as caught:
@@ -126,7 +124,7 @@ def test_a_restore_that_fails_leaves_neither(backup: Backup) -> None:
     )
 
 
-def test_objects_of_others_keep_a_bucket_that_was_made(backup: Backup) -> None:
+def test_objects_of_others_keep_a_created_bucket(backup: Backup) -> None:
     run(backup.source_database, BROKEN_FOREIGN_KEY)
     capture_again(backup)
     with prepare_restore(make_request(backup), backup.settings) as prepared:
@@ -137,7 +135,7 @@ def test_objects_of_others_keep_a_bucket_that_was_made(backup: Backup) -> None:
     assert find_targets(backup) == (False, True)
 
 
-def test_a_role_that_may_not_make_databases_is_refused_before_anything(backup: Backup) -> None:
+def test_a_role_that_may_not_create_databases_is_refused_first(backup: Backup) -> None:
     admin = backup.source_database.with_database("postgres")
     role = f"reader_{uuid4().hex}"
     run(admin, f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
@@ -152,7 +150,9 @@ def test_a_role_that_may_not_make_databases_is_refused_before_anything(backup: B
     assert find_targets(backup) == (False, False)
 
 
-def test_keys_that_may_not_make_buckets_are_told_so(backup: Backup, s3_server: S3Server) -> None:
+def test_keys_that_may_not_create_buckets_are_refused_with_the_reason(
+    backup: Backup, s3_server: S3Server
+) -> None:
     reader = s3_server.read_only_settings(backup.bucket.bucket)
     with pytest.raises(BucketError) as caught:
         restore(backup, replace(make_request(backup), bucket=reader))
@@ -160,11 +160,11 @@ def test_keys_that_may_not_make_buckets_are_told_so(backup: Backup, s3_server: S
     assert find_targets(backup) == (False, False)
 
 
-def test_a_swap_that_is_not_equal_takes_the_bucket_away_again(backup: Backup) -> None:
+def test_a_swap_that_is_not_equal_removes_the_bucket(backup: Backup) -> None:
     run(backup.source_database, BROKEN_FOREIGN_KEY)
     capture_again(backup)
-    told: list[str] = []
-    service = RestoreService(backup.catalog, make_capture(), RestoreOptions("a test"), report=told.append)
+    reports: list[str] = []
+    service = RestoreService(backup.catalog, make_capture(), RestoreOptions("a test"), report=reports.append)
     request = replace(make_request(backup), is_swap=True)
     with prepare_restore(request, backup.settings) as prepared, pytest.raises(BackupError):
         service.restore_whole(prepared)

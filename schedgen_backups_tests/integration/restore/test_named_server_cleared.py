@@ -1,5 +1,6 @@
-"""Nothing of a drill stays on a server that others use, whatever code of the dump did to the scratch
-database; and nothing of others goes.
+"""A drill leaves nothing on a shared server, whatever the dump's code did to the scratch database.
+
+Nothing of others is removed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.change()));
 INSERT INTO public.first VALUES (1);
 """
 LOGIN_TRIGGER = """CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$
-BEGIN IF pg_catalog.current_setting('is_superuser') = 'on' THEN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; END IF; END $$;
+BEGIN IF pg_catalog.current_setting('is_superuser') = 'on' THEN
+    EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; END IF; END $$;
 CREATE EVENT TRIGGER e ON login
    EXECUTE FUNCTION public.e();
 """
@@ -70,10 +72,10 @@ def server(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[DatabaseSettings]
 
 @pytest.mark.parametrize("is_superuser", [True, False], ids=["superuser", "maker of databases and roles"])
 @pytest.mark.parametrize("change", LOCKS)
-def test_a_scratch_database_that_was_closed_to_logins_is_dropped(
+def test_a_scratch_database_closed_to_logins_is_dropped(
     loaded: Loaded, tmp_path: Path, server: DatabaseSettings, change: str, *, is_superuser: bool
 ) -> None:
-    """What has to be done within it before it can be dropped is done all the same."""
+    """What must be done in it before the drop is still done."""
     text = CHANGES.replace("{change}", change) + (SUBSCRIPTION if is_superuser else "") + PREPARED
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     run(server, "CREATE ROLE maker LOGIN CREATEROLE CREATEDB PASSWORD 'p'")
@@ -90,7 +92,7 @@ def test_a_scratch_database_that_was_closed_to_logins_is_dropped(
     assert run(server, NAMES) == before
 
 
-def test_a_trigger_on_login_does_not_fire_while_the_scratch_database_is_dropped(
+def test_a_login_trigger_does_not_fire_while_the_scratch_database_is_dropped(
     loaded: Loaded, tmp_path: Path, server: DatabaseSettings
 ) -> None:
     text = LOGIN_TRIGGER.replace("{marker}", str(loaded.marker)) + SUBSCRIPTION
@@ -105,8 +107,9 @@ def test_a_trigger_on_login_does_not_fire_while_the_scratch_database_is_dropped(
 
 
 def plant_record(folder: Path, server: DatabaseSettings, *roles: str) -> str:
-    """Leave what a drill leaves that was killed when it had written down what it would make; return its
-    database's name.
+    """Leave the record of a drill that was killed after writing down what it would create.
+
+    Return its database's name.
     """
     with open_scratch_folder(folder) as scratch:
         made = ServerDatabase(host=server.host, port=server.port, name=scratch.database_name, roles=roles)
@@ -115,10 +118,10 @@ def plant_record(folder: Path, server: DatabaseSettings, *roles: str) -> str:
         return scratch.database_name
 
 
-def test_a_sweep_drops_no_role_that_somebody_else_made_meanwhile(
+def test_a_sweep_drops_no_role_that_another_user_created_meanwhile(
     tmp_path: Path, server: DatabaseSettings
 ) -> None:
-    """The record names roles before they are made."""
+    """The record names roles before they are created."""
     plant_record(tmp_path / "drill", server, "app")
     run(
         server,
@@ -147,14 +150,14 @@ def test_a_drill_drops_its_own_roles_and_none_of_another_drill(
             [str(name) for (name,) in run(server, NAMES) if (name,) not in before],
         )
         name = plant_record(tmp_path / "killed", server, *roles)
-        # The same roles under the name of a drill that did not make them stay.
+        # The same roles, under the name of a drill that did not create them, stay.
         assert kept != name
         sweep_scratch(DrillSettings(tmp_path / "killed", database=server))
         assert {"app", "postgres", target.roles.loader.user} <= {role for (role,) in run(server, NAMES)}
     assert run(server, NAMES) == before
 
 
-def test_roles_made_without_superuser_rights_are_dropped_too(
+def test_roles_created_without_superuser_rights_are_dropped_too(
     loaded: Loaded, tmp_path: Path, server: DatabaseSettings
 ) -> None:
     write_dump_text(loaded.path, HEAD + TAIL, {}, roles=ROLES)

@@ -1,7 +1,6 @@
-"""Single objects: read alone out of an archive, compared with a bucket first, and written whole or not at
-all.
+"""Single objects: read alone from an archive, compared with a bucket first, and written whole or not at all.
 
-Whole archives are tested in `test_point`, the words of the command line in `edge/cli/test_restore`.
+Whole archives are tested in `test_point`, the command line in `edge/cli/test_restore`.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ BODIES = {
 
 
 class Archived:
-    """An archive of a bucket that goes on living, and an empty bucket."""
+    """An archive of a bucket that changes afterwards, and an empty bucket."""
 
     def __init__(
         self, catalog: Catalog, settings: TransferSettings, source: BucketSettings, target: BucketSettings
@@ -102,7 +101,7 @@ def read(bucket: BucketSettings, key: str) -> bytes:
         response.release_conn()
 
 
-def test_what_is_missing_comes_back_and_what_differs_is_shown_first(archived: Archived) -> None:
+def test_missing_objects_are_restored_and_differences_are_shown_first(archived: Archived) -> None:
     client_of(archived.source).remove_object(archived.source.bucket, "jobs/1.pdf")
     put(archived.source, "jobs/2.pdf", b"owt", owner="somebody")
     put(archived.source, "a.pdf", BODIES["a.pdf"], owner="another")
@@ -140,9 +139,7 @@ def test_objects_go_into_another_bucket_with_their_metadata(archived: Archived) 
     ] == ["jobs/1.pdf"]
 
 
-def test_files_in_a_folder_have_the_bytes_and_are_not_written_over(
-    archived: Archived, tmp_path: Path
-) -> None:
+def test_files_in_a_folder_have_the_bytes_and_are_not_overwritten(archived: Archived, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     paths = archived.extract(folder, "jobs/", "a.pdf")
     assert {str(path.relative_to(folder)): path.read_bytes() for path in paths} == {
@@ -156,9 +153,7 @@ def test_files_in_a_folder_have_the_bytes_and_are_not_written_over(
     assert (folder / "a.pdf").read_bytes() == BODIES["a.pdf"]
 
 
-def test_an_index_says_which_file_is_of_which_key_where_a_key_is_no_name_for_a_file(
-    archived: Archived, tmp_path: Path
-) -> None:
+def test_an_index_maps_files_to_keys_that_are_not_valid_names(archived: Archived, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     archived.extract(folder, "a.pdf")
     assert [path.name for path in folder.iterdir()] == ["a.pdf"]
@@ -174,7 +169,7 @@ def test_an_index_says_which_file_is_of_which_key_where_a_key_is_no_name_for_a_f
     assert (folder / lines[0]["file"]).read_bytes() == b"odd"
 
 
-def test_a_damaged_object_is_neither_a_file_nor_an_object(archived: Archived, tmp_path: Path) -> None:
+def test_a_damaged_object_becomes_neither_a_file_nor_an_object(archived: Archived, tmp_path: Path) -> None:
     [entry] = archived.select("a.pdf")
     good = archived.path.read_bytes()
     damaged = [
@@ -192,13 +187,13 @@ def test_a_damaged_object_is_neither_a_file_nor_an_object(archived: Archived, tm
             with pytest.raises(VerificationError):
                 archived.extract(tmp_path / "out", "a.pdf")
             assert list((tmp_path / "out").iterdir()) == []
-        else:  # a bit that gzip does not use, such as its operating system's name
+        else:  # a bit that gzip ignores, such as one of its operating-system field
             assert read(archived.target, "a.pdf") == BODIES["a.pdf"]
             client_of(archived.target).remove_object(archived.target.bucket, "a.pdf")
     assert refused > len(damaged) / 2
 
 
-def test_one_object_is_read_by_reading_less_than_a_hundredth_of_the_file(tmp_path: Path) -> None:
+def test_one_object_is_read_from_less_than_a_hundredth_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "made.tar.gz"
     write_archive(
         path,

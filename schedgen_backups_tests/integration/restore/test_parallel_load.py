@@ -1,4 +1,4 @@
-"""A dump that is loaded in several sessions: equal for every kind of object, and empty again after any error.
+"""A dump loaded in several sessions: equal for every kind of object, and removed again after any error.
 
 The load in one transaction is tested in `test_point`.
 """
@@ -32,13 +32,14 @@ MAKE_PLAIN = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata"
 """Takes away what a load in several sessions leaves to the one transaction."""
 RELATIONS = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 BROKEN = """
-CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper); CREATE INDEX ON lower (upper_id);
+CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper);
+CREATE INDEX ON lower (upper_id);
 SET session_replication_role = replica; INSERT INTO lower VALUES (7);
 """
 
 
 class Dumped:
-    """A dump of a database, and an empty one to load it into."""
+    """A dump of a database, and an empty database to load it into."""
 
     def __init__(self, source: DatabaseSettings, target: DatabaseSettings, folder: Path) -> None:
         self.source, self.target = source, target
@@ -74,7 +75,7 @@ def dumped(database: DatabaseSettings, second_database: DatabaseSettings, tmp_pa
 
 @pytest.mark.parametrize("change", ["", MAKE_PLAIN], ids=["one transaction", "several sessions"])
 def test_every_kind_of_object_is_equal(dumped: Dumped, change: str) -> None:
-    """With large objects the load is one transaction after all."""
+    """With large objects, the load is one transaction."""
     run(dumped.source, ODDITIES)
     if change:
         run(dumped.source, change)
@@ -91,7 +92,7 @@ def test_every_kind_of_object_is_equal_on_an_older_server(
     run(database_17, ODDITIES)
     run(database_17, MAKE_PLAIN)
     path = publish_dump(dumped.catalog, database_17)
-    # Its own server has the extensions; a second database there is the target.
+    # This server has the extensions; a second database there is the target.
     name = f"{database_17.database[:40]}_loaded"
     run(database_17, f'CREATE DATABASE "{name}" TEMPLATE template0')
     dumped.target = database_17.with_database(name)
@@ -104,7 +105,7 @@ def test_every_kind_of_object_is_equal_on_an_older_server(
 
 @pytest.fixture
 def every_table_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each table's rows are shared by several sessions, also few and small ones."""
+    """Make sessions share the rows of each table, even of small ones."""
     monkeypatch.setattr(parallel_load, "_WIDE_TABLE_BYTES", 0)
     monkeypatch.setattr(parallel_load, "_WIDE_ROW_BYTES", 0)
 
@@ -118,9 +119,10 @@ def test_every_kind_of_object_is_equal_when_sessions_share_the_rows(dumped: Dump
     assert_equal(path, dumped.target)
 
 
-def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
-    """Large values that hardly compress: enough of them that no session alone gets all, in blocks that end
-    within a row.
+def test_rows_of_a_wide_table_are_shared_and_complete(dumped: Dumped) -> None:
+    """The values are large and hardly compress.
+
+    No single session gets all of them, in blocks that end within a row.
     """
     value = "SELECT string_agg(md5((n * 1000 + part)::text), '') FROM generate_series(1, 3000) part"
     run(dumped.source, f"CREATE TABLE wide AS SELECT n, ({value}) AS value FROM generate_series(1, 200) n")
@@ -134,8 +136,8 @@ def test_rows_of_a_wide_table_are_shared_and_all_there(dumped: Dumped) -> None:
 
 
 @pytest.mark.usefixtures("every_table_is_wide")
-def test_rows_that_the_server_refuses_leave_an_empty_database(dumped: Dumped) -> None:
-    """The check looks at a table that is loaded later, which pg_dump cannot know."""
+def test_refused_rows_leave_an_empty_database(dumped: Dumped) -> None:
+    """The CHECK reads a table that is loaded later, which pg_dump cannot know."""
     run(dumped.source, "CREATE TABLE z_later (n int); INSERT INTO z_later VALUES (1)")
     run(
         dumped.source,
@@ -151,7 +153,7 @@ def test_rows_that_the_server_refuses_leave_an_empty_database(dumped: Dumped) ->
     assert run(dumped.target, RELATIONS) == [(0,)]
 
 
-def test_an_error_behind_the_rows_leaves_an_empty_database(dumped: Dumped) -> None:
+def test_an_error_after_the_rows_leaves_an_empty_database(dumped: Dumped) -> None:
     run(dumped.source, BROKEN)
     with pytest.raises(RestoreError, match="violates foreign key constraint"):
         dumped.load(dumped.capture())
@@ -182,7 +184,7 @@ def test_a_damaged_table_leaves_an_empty_database(
 @pytest.mark.parametrize(
     ("changed", "named"), [("text", "the schema differs"), ("table", "the rows of public.a are not")]
 )
-def test_a_dump_that_is_not_what_its_index_says_leaves_an_empty_database(
+def test_a_dump_that_does_not_match_its_index_leaves_an_empty_database(
     dumped: Dumped, changed: str, named: str
 ) -> None:
     """Only the digests show it."""
@@ -202,7 +204,7 @@ def test_a_dump_that_is_not_what_its_index_says_leaves_an_empty_database(
     assert run(dumped.target, RELATIONS) == [(0,)]
 
 
-def test_a_load_that_is_stopped_leaves_an_empty_database(dumped: Dumped) -> None:
+def test_a_cancelled_load_leaves_an_empty_database(dumped: Dumped) -> None:
     run(dumped.source, "CREATE TABLE a AS SELECT n FROM generate_series(1, 1000) n; CREATE INDEX ON a (n)")
     stop = Event()
     with pytest.raises(RestoreError, match="stopped"):
@@ -210,20 +212,21 @@ def test_a_load_that_is_stopped_leaves_an_empty_database(dumped: Dumped) -> None
     assert run(dumped.target, RELATIONS) == [(0,)]
 
 
-def test_indexes_of_every_sort_of_name_are_built(dumped: Dumped) -> None:
-    """Names that need quotes, an index of a partitioned table and of its part, and of a view whose rows come
-    last.
-    """
+def test_indexes_with_odd_names_are_built(dumped: Dumped) -> None:
+    """Names that need quotes, and indexes of a partitioned table, a partition and a materialized view."""
     run(
         dumped.source,
         """
-        CREATE SCHEMA "Odd.""Schema"; CREATE TABLE "Odd.""Schema"."a ""b"" ON c.d" (n int PRIMARY KEY, "x y" text);
+        CREATE SCHEMA "Odd.""Schema"; CREATE TABLE "Odd.""Schema"."a ""b"" ON c.d" (n int PRIMARY KEY,
+            "x y" text);
         INSERT INTO "Odd.""Schema"."a ""b"" ON c.d" SELECT n, md5(n::text) FROM generate_series(1, 500) n;
         CREATE UNIQUE INDEX "on ""x.y"" too" ON "Odd.""Schema"."a ""b"" ON c.d" (lower("x y"));
         CREATE TABLE measured (day date NOT NULL, n int) PARTITION BY RANGE (day);
         CREATE TABLE measured_2026 PARTITION OF measured FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
-        INSERT INTO measured SELECT '2026-01-01'::date + n, n FROM generate_series(0, 300) n; CREATE INDEX ON measured (n);
-        CREATE MATERIALIZED VIEW days AS SELECT day, count(*) FROM measured GROUP BY day; CREATE UNIQUE INDEX ON days (day);
+        INSERT INTO measured SELECT '2026-01-01'::date + n, n FROM generate_series(0, 300) n;
+        CREATE INDEX ON measured (n);
+        CREATE MATERIALIZED VIEW days AS SELECT day, count(*) FROM measured GROUP BY day;
+        CREATE UNIQUE INDEX ON days (day);
         """,
     )
     path = dumped.capture()
@@ -250,19 +253,20 @@ CREATE TABLE public.owned ();
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_words_of_a_table_owner_that_look_like_the_dump_itself_are_only_words(
-    dumped: Dumped, jobs: int
-) -> None:
-    """Each of these hid the next table from the reader, or became a statement of whoever restores."""
+def test_text_of_a_table_owner_that_imitates_the_dump_stays_text(dumped: Dumped, jobs: int) -> None:
+    """Each of these hid the next table from the reader, or became a statement of the restoring role."""
     quoted = LOOKALIKE.replace("'", "''")
     run(
         dumped.source,
         f"""
-        CREATE TABLE a (a int PRIMARY KEY, b text DEFAULT '{quoted}', CONSTRAINT c CHECK (b <> E'\\'{quoted}'));
+        CREATE TABLE a (a int PRIMARY KEY, b text DEFAULT '{quoted}',
+            CONSTRAINT c CHECK (b <> E'\\'{quoted}'));
         CREATE TABLE b (a int); CREATE INDEX i ON b (a); CREATE TABLE z (a int PRIMARY KEY);
         INSERT INTO a VALUES (1); INSERT INTO b VALUES (2); INSERT INTO z VALUES (3);
-        COMMENT ON TABLE a IS '{quoted}'; COMMENT ON INDEX i IS '{quoted}'; COMMENT ON CONSTRAINT c ON a IS '{quoted}';
-        CREATE VIEW v AS SELECT '{quoted}'::text AS t; CREATE RULE r AS ON UPDATE TO b DO INSTEAD SELECT '{quoted}'::text;
+        COMMENT ON TABLE a IS '{quoted}'; COMMENT ON INDEX i IS '{quoted}';
+        COMMENT ON CONSTRAINT c ON a IS '{quoted}';
+        CREATE VIEW v AS SELECT '{quoted}'::text AS t;
+        CREATE RULE r AS ON UPDATE TO b DO INSTEAD SELECT '{quoted}'::text;
         CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $body$ SELECT '{quoted}'::text $body$;
         COMMENT ON RULE r ON b IS '{quoted}';
         """,
@@ -276,14 +280,18 @@ def test_words_of_a_table_owner_that_look_like_the_dump_itself_are_only_words(
 
 
 SLICES = """
-CREATE TABLE t (a int[], "HOST" int, "USER" int, "ENCODING" int, CHECK (array_length(a[1:"USER"], 1) < 5)); INSERT INTO t VALUES ('{1,2,3}', 2, 2, 1);
+CREATE TABLE t (a int[], "HOST" int, "USER" int, "ENCODING" int, CHECK (array_length(a[1:"USER"], 1) < 5));
+INSERT INTO t VALUES ('{1,2,3}', 2, 2, 1);
 CREATE VIEW v AS SELECT a[1:"HOST"] AS x, a[1:"ENCODING"] AS y FROM t;
-CREATE TABLE after_each (a int[], "ERROR" int, "ROW_COUNT" int, "SQLSTATE" int); INSERT INTO after_each VALUES ('{1,2,3}', 1, 2, 3);
+CREATE TABLE after_each (a int[], "ERROR" int, "ROW_COUNT" int, "SQLSTATE" int);
+INSERT INTO after_each VALUES ('{1,2,3}', 1, 2, 3);
 CREATE VIEW w AS SELECT a[1:"ERROR"] AS x, a[1:"ROW_COUNT"] AS y, a["SQLSTATE":] AS z FROM after_each;
 """
 HASHED = """
-CREATE TYPE mood AS ENUM ('sad', 'ok', 'glad', 'bad', 'mad'); CREATE TABLE h (m mood PRIMARY KEY) PARTITION BY HASH (m);
-CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE "h\n1" PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'glad', 'bad', 'mad');
+CREATE TABLE h (m mood PRIMARY KEY) PARTITION BY HASH (m);
+CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE "h\n1" PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 INSERT INTO h SELECT unnest(enum_range(NULL::mood));
 """
 BEGINS = "CREATE TABLE rule (begin int); CREATE TABLE function (begin int); INSERT INTO rule VALUES (1)"
@@ -293,7 +301,7 @@ BEGINS = "CREATE TABLE rule (begin int); CREATE TABLE function (begin int); INSE
 @pytest.mark.parametrize(
     "script", [SLICES, HASHED, BEGINS], ids=["psql's variables", "hash partitions", "begin"]
 )
-def test_honest_schemas_that_read_like_something_else_load(dumped: Dumped, script: str, jobs: int) -> None:
+def test_honest_schemas_with_confusing_text_load(dumped: Dumped, script: str, jobs: int) -> None:
     run(dumped.source, script)
     path = dumped.capture()
     restore_database(path, dumped.target, make_transfer(), replace_contents=False, stop=Event(), jobs=jobs)

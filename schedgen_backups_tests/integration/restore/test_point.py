@@ -1,6 +1,6 @@
 """Restores: refused where they would overwrite, all or nothing in the database, stopped at the first error.
 
-Errors, kills and damage are real ones. What the comparison afterwards must find is tested in `test_equality`.
+Errors, kills and damage are real ones. What the final comparison must find is tested in `test_comparison`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def wait_half_way(size_bytes):
         time.sleep(600)
 target = DatabaseSettings(**json.loads(sys.stdin.readline()))
 path = Path(sys.argv[1])
-restore_database(path, target, TransferSettings(), replace_contents=sys.argv[2] == "replace", stop=Event(), on_progress=wait_half_way)
+restore_database(path, target, TransferSettings(), replace_contents=sys.argv[2] == "replace", stop=Event(),
+    on_progress=wait_half_way)
 """
 
 
@@ -111,7 +112,7 @@ def test_a_plan_says_what_would_happen_and_writes_nothing(backup: Backup) -> Non
         "CREATE SCHEMA s",
     ],
 )
-def test_a_database_that_holds_anything_is_refused(backup: Backup, statement: str) -> None:
+def test_a_database_that_is_not_empty_is_refused(backup: Backup, statement: str) -> None:
     run(backup.database, statement)
     with pytest.raises(TargetNotEmptyError, match="is not empty"):
         backup.restore()
@@ -119,7 +120,7 @@ def test_a_database_that_holds_anything_is_refused(backup: Backup, statement: st
     assert list(client_of(backup.bucket).list_objects(backup.bucket.bucket, recursive=True)) == []
 
 
-def test_a_bucket_that_holds_anything_is_refused(backup: Backup) -> None:
+def test_a_bucket_that_is_not_empty_is_refused(backup: Backup) -> None:
     put(backup.bucket, "mine", b"mine")
     with pytest.raises(TargetNotEmptyError, match="is not empty"):
         backup.restore()
@@ -131,9 +132,10 @@ def test_a_bucket_that_holds_anything_is_refused(backup: Backup) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_a_database_that_is_filled_while_files_are_verified_is_refused(backup: Backup, jobs: int) -> None:
-    """It was empty when it was looked at; a load in several sessions would remove everything it finds after
-    an error.
+def test_a_database_filled_during_verification_is_refused(backup: Backup, jobs: int) -> None:
+    """It was empty at the first check.
+
+    After an error, a load in several sessions would remove everything it finds.
     """
     run(backup.source_database, "SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
     (backup.dump.unlink(), backup.archive.unlink())
@@ -152,7 +154,7 @@ def test_a_database_that_is_filled_while_files_are_verified_is_refused(backup: B
     assert list(client_of(backup.bucket).list_objects(backup.bucket.bucket)) == []
 
 
-def test_a_bucket_that_is_filled_while_files_are_verified_is_refused(backup: Backup) -> None:
+def test_a_bucket_filled_during_verification_is_refused(backup: Backup) -> None:
     def fill(phase: str, _size_bytes: int) -> None:
         if phase == "verify":
             put(backup.bucket, "k1", b"mine")
@@ -165,7 +167,7 @@ def test_a_bucket_that_is_filled_while_files_are_verified_is_refused(backup: Bac
     )
 
 
-def test_a_target_that_is_full_is_replaced_when_that_is_asked_for(backup: Backup) -> None:
+def test_a_full_target_is_replaced_on_request(backup: Backup) -> None:
     run(
         backup.database,
         "CREATE SCHEMA other; CREATE TABLE other.t (a int); CREATE TABLE jobs (different text); CREATE "
@@ -190,7 +192,7 @@ def test_a_target_that_is_full_is_replaced_when_that_is_asked_for(backup: Backup
     assert bucket_result.figures["other_objects"] == 1
 
 
-def test_replacing_the_source_by_its_own_backup_is_equal(backup: Backup) -> None:
+def test_replacing_the_source_with_its_own_backup_is_equal(backup: Backup) -> None:
     run(backup.source_database, "DELETE FROM jobs WHERE id > 2; ALTER TABLE jobs ADD COLUMN wrong int")
     request = RestoreRequest(
         backup.catalog.get_point(ID), backup.source_database, None, replace_contents=True
@@ -213,7 +215,7 @@ def test_one_half_alone_is_restored_alone(backup: Backup) -> None:
 def test_an_error_in_the_load_leaves_a_full_target_as_it_was(
     database_17: DatabaseSettings, database: DatabaseSettings, tmp_path: Path
 ) -> None:
-    """The 18 of the tests has no pgcrypto; what was to be replaced is still there afterwards."""
+    """The tests' server 18 has no pgcrypto; what was to be replaced is still there afterwards."""
     run(
         database_17,
         "CREATE TABLE jobs (s3_key text); INSERT INTO jobs VALUES ('a'); CREATE EXTENSION pgcrypto",
@@ -234,12 +236,10 @@ def test_an_error_in_the_load_leaves_a_full_target_as_it_was(
     assert run(database, "SELECT count(*) FROM pg_class WHERE relname = 'jobs'") == [(0,)]
 
 
-def test_an_error_behind_large_objects_leaves_nothing(
+def test_an_error_after_large_objects_leaves_nothing(
     database: DatabaseSettings, second_database: DatabaseSettings, tmp_path: Path
 ) -> None:
-    """pg_dump writes a COMMIT of its own behind the large objects; the foreign key that cannot be made comes
-    after it.
-    """
+    """pg_dump writes its own COMMIT after the large objects; the foreign key that fails comes after it."""
     run(database, BROKEN_FOREIGN_KEY)
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
@@ -264,7 +264,7 @@ def wait_for_no_sessions(database: DatabaseSettings) -> None:
 
 
 @pytest.mark.parametrize("mode", ["empty", "replace"])
-def test_a_restore_that_is_killed_commits_nothing(backup: Backup, mode: str) -> None:
+def test_a_killed_restore_commits_nothing(backup: Backup, mode: str) -> None:
     run(
         backup.source_database,
         "CREATE TABLE zlarge (t text); INSERT INTO zlarge SELECT md5(n::text) FROM generate_series(1, "
@@ -293,7 +293,7 @@ def test_a_restore_that_is_killed_commits_nothing(backup: Backup, mode: str) -> 
     assert there == ([("mine",)] if mode == "replace" else [])
 
 
-def test_an_error_of_the_bucket_stops_the_database_before_it_is_committed(backup: Backup) -> None:
+def test_a_bucket_error_stops_the_database_before_its_commit(backup: Backup) -> None:
     run(
         backup.source_database,
         "CREATE TABLE zlarge (t text); INSERT INTO zlarge SELECT md5(n::text) FROM generate_series(1, "
@@ -308,7 +308,7 @@ def test_an_error_of_the_bucket_stops_the_database_before_it_is_committed(backup
             assert has_failed.wait(60)
             while any(thread.name.startswith("objects") for thread in threading.enumerate()):
                 time.sleep(0.01)
-            time.sleep(0.02)  # the other half has ended; whoever waits for it may now say stop
+            time.sleep(0.02)  # the other half has ended, so its failure may now stop this one
 
     with FaultyS3Proxy(backup.bucket) as proxy:
         proxy.fail_next(None, status=403, method="PUT")
@@ -319,7 +319,7 @@ def test_an_error_of_the_bucket_stops_the_database_before_it_is_committed(backup
     backup.assert_nothing_was_written()
 
 
-def test_an_error_of_the_database_stops_the_bucket(
+def test_a_database_error_stops_the_bucket(
     database_17: DatabaseSettings,
     database: DatabaseSettings,
     bucket: BucketSettings,
@@ -355,7 +355,7 @@ def test_a_damaged_file_is_refused_before_anything_is_written(backup: Backup, ha
 
 @pytest.fixture
 def two_points(backup: Backup) -> Iterator[Backup]:
-    """A second committed point with other contents, whose files then take the places of the first one's."""
+    """Return a second committed point with other contents, whose files then replace those of the first."""
     backup.commit()
     run(backup.source_database, "INSERT INTO jobs VALUES (7, 'k7', 1, '1 s', '2026-01-01', 'jobs', '')")
     put(backup.source_bucket, "k7", b"seven")
@@ -367,7 +367,7 @@ def two_points(backup: Backup) -> Iterator[Backup]:
     return backup
 
 
-def test_files_that_took_the_place_of_another_point_are_refused(two_points: Backup) -> None:
+def test_files_of_another_point_are_refused(two_points: Backup) -> None:
     assert is_refused(verify_dump(two_points.dump))
     assert is_refused(verify_archive(two_points.archive))
     assert "exchanged or renamed" in get_summary(verify_dump(two_points.dump), Check.DUMP_IS_COMPLETE)
@@ -376,8 +376,8 @@ def test_files_that_took_the_place_of_another_point_are_refused(two_points: Back
     two_points.assert_nothing_was_written()
 
 
-def test_a_file_that_is_whole_but_not_the_manifests_is_refused(backup: Backup) -> None:
-    """The same name, the same id, written anew: only the manifest's digest tells."""
+def test_a_sound_file_that_is_not_the_manifests_is_refused(backup: Backup) -> None:
+    """It has the same name and id and was written again: only the manifest's digest shows it."""
     backup.commit()
     (backup.dump.unlink(), backup.archive.unlink())
     backup.capture()

@@ -1,5 +1,6 @@
-r"""A dump that somebody changed runs no program on the machine that restores it: psql's own commands in it
-are errors, wherever they stand.
+r"""A modified dump runs no program on the restoring machine.
+
+All psql commands in it are errors, wherever they stand.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def test_no_command_is_run(tmp_path: Path, database: DatabaseSettings, command: 
 def test_an_honest_dump_is_loaded_with_and_without_pg_dumps_own_restrict(
     tmp_path: Path, database: DatabaseSettings, *, restricted: bool
 ) -> None:
-    """A function's text may hold the very lines."""
+    """A function's text may hold these very lines."""
     function = (
         b"CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS $$SELECT '\n\\restrict abc\n\\! "
         b"id\n\\unrestrict abc\n'$$;\n\n"
@@ -112,19 +113,20 @@ CREATE TABLE public.spans (begin integer, "end" integer);
 INSERT INTO public.spans VALUES (1, 2);
 CREATE TABLE public.slices (a integer[], "ERROR" integer);
 INSERT INTO public.slices VALUES ('{7,8,9}', 2);
-CREATE VIEW public.starts AS SELECT begin, (SELECT a[1:"ERROR"] FROM public.slices) AS slice FROM public.spans;
+CREATE VIEW public.starts AS SELECT begin, (SELECT a[1:"ERROR"] FROM public.slices) AS slice
+    FROM public.spans;
 """
 
 
 @pytest.mark.parametrize("how", ["restore", "jobs", "script"])
-def test_what_psql_reads_otherwise_than_the_server_is_restored(
+def test_what_psql_and_the_server_parse_differently_is_restored(
     tmp_path: Path,
     database: DatabaseSettings,
     postgres_server: EmbeddedPostgres,
     postgres_bin_dir: Path,
     how: str,
 ) -> None:
-    """Psql waits for the END of what it takes for a body, though pg_dump wrote no quotes."""
+    """The psql program waits for the END of what it takes for a body, though pg_dump wrote no quotes."""
     source = postgres_server.create_database(f"begins_{how}")
     run(source, BEGINS)
     catalog = Catalog(tmp_path)
@@ -156,7 +158,7 @@ def test_what_psql_reads_otherwise_than_the_server_is_restored(
 @pytest.mark.parametrize(
     "text", [HEAD + TABLE, PLACES["without restrict"], PLACES["after its own unrestrict"]]
 )
-def test_the_stand_alone_script_runs_no_command_either(
+def test_the_stand_alone_script_runs_no_psql_command_either(
     tmp_path: Path, database: DatabaseSettings, postgres_bin_dir: Path, text: bytes, role: str
 ) -> None:
     marker = tmp_path / "marker"

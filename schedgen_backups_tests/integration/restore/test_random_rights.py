@@ -1,5 +1,6 @@
-"""Whatever history of rights and owners a database has, a drill of it finds it equal: whoever gave a right is
-part of the schema's text.
+"""A drill finds a database equal whatever its history of grants and owners.
+
+Grantors are part of the schema text.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ pytestmark = pytest.mark.integration
 
 ROLES = ("a", "b", "c", '"D d"', "su")
 PREPARED = """
-CREATE ROLE a; CREATE ROLE b; CREATE ROLE c; CREATE ROLE "D d"; CREATE ROLE su SUPERUSER; GRANT a TO b WITH ADMIN OPTION; GRANT c TO a;
+CREATE ROLE a; CREATE ROLE b; CREATE ROLE c; CREATE ROLE "D d"; CREATE ROLE su SUPERUSER;
+GRANT a TO b WITH ADMIN OPTION; GRANT c TO a;
 CREATE EXTENSION postgres_fdw; CREATE EXTENSION amcheck; CREATE TABLE filled AS SELECT 1 AS i;
 """
 KINDS = {
@@ -52,7 +54,7 @@ KINDS = {
 
 
 def make_history(chance: random.Random) -> Iterator[str]:
-    """Statements of which the server may refuse some."""
+    """Return statements, some of which the server may refuse."""
     for number in range(30):
         kind = chance.choice(list(KINDS))
         name, (make, privileges) = kind.replace("{n}", str(number)), KINDS[kind]
@@ -100,7 +102,7 @@ def test_a_random_history_of_rights_is_equal(
     with EmbeddedPostgres(
         tmp_path / "named", bin_dir=bin_dir, user="drillmaster", server_options=FAST_SERVER_OPTIONS
     ) as server:
-        # A stand-in takes the place of a role that is there already.
+        # A stand-in replaces a role that already exists.
         run(server.settings("postgres"), "CREATE ROLE b")
         for drill in (None, DrillSettings(tmp_path / "drill", database=server.settings("postgres"))):
             with loaded.open_target(path, drill) as target:
@@ -131,8 +133,10 @@ GIVEN_ON = {
 def test_a_right_with_grant_option_is_equal(
     loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres, catalog: Catalog, script: str
 ) -> None:
-    """The loader is a member of everybody: the server takes whoever of them may give a right on, not the
-    owner, for the one who gave it.
+    """The loader is a member of every role.
+
+    The server records as grantor any role with the grant option that the loader is a member of, not the
+    owner.
     """
     database = named_server.create_database("live")
     run(

@@ -1,8 +1,7 @@
-"""The commands of docs/restore.md are run word for word, in order, each way in a folder as the text wants it;
-the result must be equal.
+"""The commands of docs/restore.md, run verbatim and in order, restore both halves equal.
 
-Blocks marked `console` cannot run here; each is listed with the reason. What the commands do in other cases
-is tested elsewhere.
+Blocks marked `console` cannot run here; each is listed with the reason. Other tests cover what the commands
+do in other cases.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ DOCUMENT = SCRIPT.parents[1] / "docs" / "restore.md"
 SECTION = "The whole system on a new host"
 PARTS = "Parts of a recovery point"
 NOT_RUN = {
-    "docker compose stop": "there is no Docker here",
-    "docker compose up -d postgres minio": "there is no Docker here; the fixtures' servers take its place",
+    "docker compose stop": "Docker is not installed here",
+    "docker compose up -d postgres minio": "Docker is not installed here; fixtures' servers take its place",
     "git clone": "the project is installed already",
     "mc mirror": "mc is in no package that the tests install",
-    "docker compose up -d &&": "there is no Docker here",
+    "docker compose up -d &&": "Docker is not installed here",
 }
 
 
 def read_blocks(language: str, *headings: str, section: str = SECTION) -> list[str]:
-    """The blocks of this language below these headings of the section, in order."""
+    """Return the blocks of this language below these headings of the section, in order."""
     sections = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
     text = next(part for part in sections if part.startswith(section))
     parts = [
@@ -67,7 +66,7 @@ def read_blocks(language: str, *headings: str, section: str = SECTION) -> list[s
 
 
 class NewHost:
-    """A folder as the text wants it, and servers that hold nothing yet."""
+    """A folder as the text requires it, and empty servers."""
 
     def __init__(
         self, folder: Path, database: DatabaseSettings, bucket: BucketSettings, bin_dir: Path
@@ -93,11 +92,11 @@ class NewHost:
         )
 
     def follow(self, *headings: str) -> str:
-        """Every command below these headings ran in one shell, each with success; returns what was printed."""
+        """Run every command below these headings in one shell, each successfully; return the output."""
         return self.run("".join(read_blocks("bash", *headings)))
 
     def run(self, commands: str, **variables: str) -> str:
-        """The commands ran in one shell, each with success; returns what was printed."""
+        """Run the commands in one shell, each successfully; return the output."""
         script = f"set -eo pipefail\n{commands}"
         environment = {"PATH": self._path, "LC_ALL": "C.UTF-8", "HOME": str(self.folder), **variables}
         done = subprocess.run(
@@ -121,7 +120,7 @@ def host(
     postgres_bin_dir: Path,
     tmp_path: Path,
 ) -> Iterator[NewHost]:
-    """A committed point of a small application lies in its `backups/`."""
+    """Return a host with a committed point of a small application in its `backups/`."""
     seed_application(database, bucket, user_count=20, job_count=40)
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
@@ -146,7 +145,7 @@ def assert_database_is_equal(host: NewHost) -> None:
 
 
 @pytest.mark.parametrize(("way", "last"), [("Way 1", "bucket_is_equal"), ("Way 2", "restored")])
-def test_both_halves_are_equal_after_following_the_way(host: NewHost, way: str, last: str) -> None:
+def test_following_the_text_restores_both_halves_equal(host: NewHost, way: str, last: str) -> None:
     assert last in host.follow("Before you begin", way, "Afterwards")
     assert_database_is_equal(host)
     results = compare_bucket(find_file(host, "minio_*"), host.bucket, make_transfer())
@@ -157,7 +156,7 @@ def test_both_halves_are_equal_after_following_the_way(host: NewHost, way: str, 
     client.remove_bucket(host.bucket.bucket)
 
 
-def test_the_way_with_stock_tools_restores_rows_and_bytes(host: NewHost) -> None:
+def test_the_stock_tools_of_the_text_restore_rows_and_bytes(host: NewHost) -> None:
     assert host.follow("Before you begin", "Way 3", "Afterwards").count("is whole") == 2
     assert_database_is_equal(host)
     with open_archive(find_file(host, "minio_*")) as archive:
@@ -170,10 +169,10 @@ def test_the_way_with_stock_tools_restores_rows_and_bytes(host: NewHost) -> None
     assert len(found) > 10
 
 
-def test_parts_come_back_by_following_the_text(
+def test_following_the_text_restores_parts(
     host: NewHost, database: DatabaseSettings, bucket: BucketSettings
 ) -> None:
-    """In the application of which the point was taken, after rows and objects were deleted."""
+    """In the application that was backed up, after rows and objects were deleted."""
     before = run(database, "SELECT count(*), count(*) FILTER (WHERE status = 'completed') FROM jobs")
     keys = [
         key

@@ -1,5 +1,6 @@
-"""Roles on a new cluster: with memberships and settings, by known statements only, nobody raised who was
-there before, and gone after a failure.
+"""Roles on a new cluster: memberships and settings by known statements only.
+
+No existing role is raised, and a failed restore removes its roles.
 """
 
 from __future__ import annotations
@@ -27,15 +28,19 @@ from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, connect,
 pytestmark = pytest.mark.integration
 
 ROLES = """
-CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN PASSWORD 'canary-7d1f' CONNECTION LIMIT 7; CREATE ROLE "Odd; name" NOLOGIN;
+CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN PASSWORD 'canary-7d1f' CONNECTION LIMIT 7;
+CREATE ROLE "Odd; name" NOLOGIN;
 CREATE ROLE auditor NOLOGIN;
 COMMENT ON ROLE app IS 'it''s the application';
-GRANT app_owner TO app WITH ADMIN OPTION; GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE; GRANT pg_read_all_data TO auditor;
-ALTER ROLE app SET search_path = 'app', 'public'; ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
+GRANT app_owner TO app WITH ADMIN OPTION; GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE;
+GRANT pg_read_all_data TO auditor;
+ALTER ROLE app SET search_path = 'app', 'public';
+ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
 ALTER ROLE app SET statement_timeout = '7s';
 """
 FILL = """
-CREATE SCHEMA app AUTHORIZATION app_owner; CREATE TABLE app.jobs (s3_key text); ALTER TABLE app.jobs OWNER TO app_owner;
+CREATE SCHEMA app AUTHORIZATION app_owner; CREATE TABLE app.jobs (s3_key text);
+ALTER TABLE app.jobs OWNER TO app_owner;
 INSERT INTO app.jobs VALUES ('k1');
 """
 NAMES = ("app_owner", "app", '"Odd; name"', "auditor")
@@ -43,7 +48,7 @@ NAMES = ("app_owner", "app", '"Odd; name"', "auditor")
 
 @pytest.fixture
 def clusters(tmp_path: Path, postgres_bin_dir: Path) -> Iterator[tuple[DatabaseSettings, DatabaseSettings]]:
-    """A source with roles and a database of theirs, and an empty database of a new cluster."""
+    """Yield a source with roles and their database, and an empty database of a new cluster."""
     with (
         EmbeddedPostgres(
             tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS
@@ -71,10 +76,12 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 MEMBERSHIPS = """
-SELECT r.rolname, u.rolname, m.admin_option, m.inherit_option, m.set_option FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid
+SELECT r.rolname, u.rolname, m.admin_option, m.inherit_option,
+    m.set_option FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid
 JOIN pg_roles u ON u.oid = m.member WHERE u.rolname !~ '^pg_' ORDER BY 1, 2"""
 SETTINGS = """
-SELECT coalesce(d.datname, ''), r.rolname, s.setconfig FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+SELECT coalesce(d.datname, ''), r.rolname, s.setconfig FROM pg_db_role_setting s
+    JOIN pg_roles r ON r.oid = s.setrole
 LEFT JOIN pg_database d ON d.oid = s.setdatabase ORDER BY 1, 2"""
 DETAILS = (
     "SELECT rolname, rolconnlimit, rolcanlogin, shobj_description(oid, 'pg_authid') FROM pg_roles "
@@ -82,7 +89,7 @@ DETAILS = (
 )
 
 
-def test_memberships_and_settings_come_along_to_a_new_cluster(
+def test_memberships_and_settings_are_restored_on_a_new_cluster(
     clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog
 ) -> None:
     source, target = clusters
@@ -97,7 +104,7 @@ def test_memberships_and_settings_come_along_to_a_new_cluster(
     assert notes == ("the database itself differs from what was captured: setting TimeZone",)
 
 
-def test_the_script_alone_brings_memberships_and_settings_too(
+def test_the_stand_alone_script_restores_memberships_and_settings_too(
     clusters: tuple[DatabaseSettings, DatabaseSettings],
     bucket: BucketSettings,
     catalog: Catalog,
@@ -114,7 +121,7 @@ def test_the_script_alone_brings_memberships_and_settings_too(
     assert "check whether auditor is a member of pg_read_all_data" in done.stdout
 
 
-def test_who_was_there_before_is_not_raised_and_the_difference_is_named(
+def test_an_existing_role_is_not_raised_and_the_difference_is_named(
     clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog
 ) -> None:
     source, target = clusters
@@ -130,9 +137,12 @@ def test_who_was_there_before_is_not_raised_and_the_difference_is_named(
 
 
 AS_CAPTURED = """
-CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN CONNECTION LIMIT 7; CREATE ROLE auditor NOLOGIN; GRANT pg_read_all_data TO auditor;
-GRANT app_owner TO app WITH ADMIN OPTION; CREATE ROLE "Odd; name"; GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE;
-ALTER ROLE app SET search_path = 'app', 'public'; ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
+CREATE ROLE app_owner NOLOGIN; CREATE ROLE app LOGIN CONNECTION LIMIT 7; CREATE ROLE auditor NOLOGIN;
+GRANT pg_read_all_data TO auditor;
+GRANT app_owner TO app WITH ADMIN OPTION; CREATE ROLE "Odd; name";
+GRANT app_owner TO "Odd; name" WITH INHERIT FALSE, SET FALSE;
+ALTER ROLE app SET search_path = 'app', 'public';
+ALTER ROLE app SET "app.tenant" = 'it''s; DROP ROLE app_owner';
 ALTER ROLE app SET statement_timeout = '7s'; ALTER ROLE auditor SET "app.path" = 'C:\\x';
 """
 
@@ -157,7 +167,7 @@ ALTER ROLE app SET statement_timeout = '7s'; ALTER ROLE auditor SET "app.path" =
         ),
     ],
 )
-def test_a_role_that_was_there_before_is_compared_whole(
+def test_an_existing_role_is_compared_completely(
     clusters: tuple[DatabaseSettings, DatabaseSettings],
     catalog: Catalog,
     *,
@@ -178,7 +188,7 @@ def test_a_role_that_was_there_before_is_compared_whole(
     assert [note for note in notes if "of existing roles" in note] == ([named] if kind else [])
 
 
-def test_a_failed_restore_takes_its_roles_with_it_and_no_others(
+def test_a_failed_restore_removes_only_its_own_roles(
     clusters: tuple[DatabaseSettings, DatabaseSettings], catalog: Catalog
 ) -> None:
     source, target = clusters
@@ -219,7 +229,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=range(len(HOSTILE)))
-def test_lines_of_no_known_form_never_run(database: DatabaseSettings, line: str) -> None:
+def test_lines_of_unknown_form_never_run(database: DatabaseSettings, line: str) -> None:
     run(database, "CREATE TABLE kept ()")
     with DatabaseSession(database) as session, session.use() as connection:
         try:
@@ -254,11 +264,12 @@ LINES = r"x\nALTER ROLE mallory WITH SUPERUSER LOGIN;\nGRANT payroll TO mallory;
         ),
     ],
 )
-def test_a_setting_with_line_breaks_makes_nobody_a_superuser(
+def test_a_setting_with_line_breaks_makes_no_role_a_superuser(
     tmp_path: Path, postgres_bin_dir: Path, break_: str
 ) -> None:
-    """Any role may give itself a setting; pg_dumpall writes it as it is, and each line of it had a known
-    form.
+    """Any role may set it for itself.
+
+    pg_dumpall writes it unescaped, and each of its lines had a known form.
     """
     with EmbeddedPostgres(
         tmp_path / "source", bin_dir=postgres_bin_dir, server_options=FAST_SERVER_OPTIONS

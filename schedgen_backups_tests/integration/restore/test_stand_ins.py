@@ -1,6 +1,4 @@
-"""A named server that has roles of the dump: stand-ins sort by another name, and that alone makes no
-difference.
-"""
+"""Stand-ins for existing roles on a named server sort by another name, which alone makes no difference."""
 
 from __future__ import annotations
 
@@ -52,7 +50,7 @@ SCRIPTS = {
 def open_named_target(
     loaded: Loaded, tmp_path: Path, bin_dir: Path, catalog: Catalog, script: str
 ) -> Iterator[tuple[Path, ScratchDatabase]]:
-    """The dump of a database with two roles, and a target on a server that has one of them."""
+    """Return the dump of a database with two roles, and a target on a server that has one of them."""
     with EmbeddedPostgres(tmp_path / "source", bin_dir=bin_dir, server_options=FAST_SERVER_OPTIONS) as source:
         database = source.create_database("live")
         run(
@@ -71,7 +69,7 @@ def open_named_target(
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_what_is_sorted_by_roles_is_equal_where_one_has_a_stand_in(
+def test_text_sorted_by_roles_is_equal_where_one_has_a_stand_in(
     loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, catalog: Catalog, script: str
 ) -> None:
     with open_named_target(loaded, tmp_path, postgres_bin_dir, catalog, script) as (path, target):

@@ -1,6 +1,4 @@
-"""A restore that takes the live database's place by renaming: whole, or not at all, with the old one kept and
-its users not in the way.
-"""
+"""Swapping a restored database in by renaming: all or nothing, the old one kept, its users no obstacle."""
 
 from __future__ import annotations
 
@@ -55,19 +53,20 @@ from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.settings import DatabaseSettings
 live = DatabaseSettings(**json.loads(sys.stdin.readline()))
 ids = RecoveryPointId("20261122_020000"), RecoveryPointId("20261123_020000")
-with DatabaseSession(live.with_database("postgres")) as session, open_swap(session, live, *ids, encoding="UTF8"):
-    print("open", flush=True)
-    time.sleep(600)
+with DatabaseSession(live.with_database("postgres")) as session:
+    with open_swap(session, live, *ids, encoding="UTF8"):
+        print("open", flush=True)
+        time.sleep(600)
 """
 
 
 @dataclass(frozen=True)
 class Live:
-    """A database that was captured and went wrong since."""
+    """A database that was captured and damaged since."""
 
     database: DatabaseSettings
     service: RestoreService
-    told: list[str]
+    reports: list[str]
     session: DatabaseSession
     """With the maintenance database."""
 
@@ -103,12 +102,12 @@ def live(database: DatabaseSettings, tmp_path: Path) -> Iterator[Live]:
     catalog.prepare()
     publish_dump(catalog, database)
     run(database, "DELETE FROM jobs")
-    told: list[str] = []
+    reports: list[str] = []
     service = RestoreService(
-        catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=told.append
+        catalog, make_capture(), RestoreOptions("a test", "it went wrong"), report=reports.append
     )
     with DatabaseSession(database.with_database("postgres")) as session:
-        made = Live(database, service, told, session)
+        made = Live(database, service, reports, session)
         yield made
     for name in made.names():
         if name != database.database:
@@ -122,8 +121,8 @@ def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(liv
     old = f"{live.database.database}_old_{POINT}"
     assert live.names() == [live.database.database, old]
     assert run(live.database.with_database(old), "SELECT count(*) FROM jobs") == [(0,)]
-    assert old in live.told[-2]
-    way_back = live.told[-1].partition(" run in the database postgres: ")[2]
+    assert old in live.reports[-2]
+    way_back = live.reports[-1].partition(" run in the database postgres: ")[2]
     assert way_back.count("RENAME TO") == 2
     assert run(live.database, "SHOW statement_timeout") == [("77s",)]
     assert run(live.database, "SHOW search_path") == [("public, pg_catalog",)]
@@ -135,9 +134,11 @@ def test_the_restored_database_takes_the_name_and_the_old_one_keeps_its_rows(liv
 
 
 PROPERTIES = """
-SELECT pg_get_userbyid(datdba), datconnlimit, shobj_description(oid, 'pg_database'), datistemplate, datcollate, datctype, datlocprovider, datlocale,
+SELECT pg_get_userbyid(datdba), datconnlimit, shobj_description(oid, 'pg_database'), datistemplate,
+    datcollate, datctype, datlocprovider, datlocale,
     (SELECT array_agg(x ORDER BY x) FROM unnest(datacl::text[]) x),
-    (SELECT array_agg((setrole, x)::text ORDER BY setrole, x) FROM pg_db_role_setting, unnest(setconfig) x WHERE setdatabase = d.oid)
+    (SELECT array_agg((setrole, x)::text ORDER BY setrole, x) FROM pg_db_role_setting,
+        unnest(setconfig) x WHERE setdatabase = d.oid)
 FROM pg_database d WHERE datname = current_database()"""
 
 
@@ -158,7 +159,7 @@ def owner(database: DatabaseSettings) -> Iterator[str]:
     run(database.with_database("postgres"), "DROP ROLE swap_app; DROP ROLE swap_owner")
 
 
-def test_everything_that_a_database_has_besides_its_contents_goes_along(live: Live, owner: str) -> None:
+def test_everything_that_a_database_has_besides_its_contents_is_carried_over(live: Live, owner: str) -> None:
     name = f'"{live.database.database}"'
     for statement in (
         f"ALTER DATABASE {name} OWNER TO {owner}",
@@ -187,13 +188,13 @@ def test_everything_that_a_database_has_besides_its_contents_goes_along(live: Li
     run(live.database, "DROP TABLE made_by_the_application")
 
 
-def test_a_database_with_the_privileges_of_every_new_one_keeps_those(live: Live) -> None:
+def test_a_database_with_default_privileges_keeps_them(live: Live) -> None:
     before = run(live.database, PROPERTIES)
     live.restore()
     assert run(live.database, PROPERTIES) == before
 
 
-def test_what_cannot_be_carried_over_stops_the_exchange(live: Live, owner: str) -> None:
+def test_what_cannot_be_carried_over_aborts_the_swap(live: Live, owner: str) -> None:
     admin = live.database.with_database("postgres")
     run(admin, "CREATE ROLE swap_restorer LOGIN CREATEDB PASSWORD 'p' IN ROLE swap_owner")
     run(admin, f'ALTER DATABASE "{live.database.database}" OWNER TO {owner}')
@@ -214,7 +215,7 @@ def test_what_cannot_be_carried_over_stops_the_exchange(live: Live, owner: str) 
     assert live.names() == [live.database.database]
 
 
-def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None:
+def test_retention_keeps_a_point_while_it_is_restored(live: Live) -> None:
     seen: list[Pin | None] = []
     request = RestoreRequest(
         live.service.catalog.get_point(ID),
@@ -228,23 +229,26 @@ def test_retention_leaves_a_point_alone_while_it_is_restored(live: Live) -> None
     assert read_pin(live.service.catalog, ID) is None
 
 
-def test_a_database_whose_rows_and_tables_are_gone_is_kept_all_the_same(live: Live) -> None:
-    """What went wrong is why somebody restores; here the operators' own reference query has lost its table,
-    too.
+def test_a_database_that_lost_its_rows_and_tables_is_still_kept(live: Live) -> None:
+    """The damage is the reason for the restore.
+
+    Here the table of the operators' own reference query is gone, too.
     """
     backup = make_capture(reference_query="SELECT k FROM gone", is_reference_query_default=False)
-    service = RestoreService(live.service.catalog, backup, RestoreOptions("a test"), report=live.told.append)
+    service = RestoreService(
+        live.service.catalog, backup, RestoreOptions("a test"), report=live.reports.append
+    )
     with prepare_restore(
         replace(live.request, replace_contents=True, is_swap=False), service.transfer
     ) as prepared:
         report = service.restore_whole(prepared)
     assert report.is_equal
     [kept] = (service.catalog.directory / "safety").glob("db_*.sql.gz")
-    assert str(kept) in live.told[0]
+    assert str(kept) in live.reports[0]
     assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
 
 
-def test_users_that_connect_again_and_again_do_not_stop_it(live: Live) -> None:
+def test_users_that_keep_reconnecting_do_not_stop_it(live: Live) -> None:
     is_over = threading.Event()
     sessions = [0]
 
@@ -269,7 +273,7 @@ def test_users_that_connect_again_and_again_do_not_stop_it(live: Live) -> None:
     assert run(live.database, "SELECT count(*) FROM jobs") == [(2,)]
 
 
-def test_a_database_that_is_not_there_yet_simply_gets_the_name(live: Live) -> None:
+def test_a_missing_database_gets_the_name(live: Live) -> None:
     name = f"{live.database.database}_new"
     request = RestoreRequest(
         live.service.catalog.get_point(ID), live.database.with_database(name), None, is_swap=True
@@ -278,7 +282,7 @@ def test_a_database_that_is_not_there_yet_simply_gets_the_name(live: Live) -> No
     assert live.names() == [live.database.database, name]
 
 
-def test_an_earlier_exchange_that_nobody_dropped_refuses_the_next(live: Live) -> None:
+def test_an_earlier_swap_whose_old_database_remains_refuses_the_next(live: Live) -> None:
     live.restore()
     before = live.names()
     run(live.database, "DELETE FROM jobs")
@@ -287,7 +291,7 @@ def test_an_earlier_exchange_that_nobody_dropped_refuses_the_next(live: Live) ->
     assert (live.names(), run(live.database, "SELECT count(*) FROM jobs")) == (before, [(0,)])
 
 
-def test_an_error_on_the_way_leaves_the_live_database_and_nothing_else(live: Live) -> None:
+def test_an_error_midway_leaves_only_the_live_database(live: Live) -> None:
     def break_off() -> None:
         with live.open_swap() as swap:
             assert swap.fresh.database in live.names()
@@ -298,8 +302,8 @@ def test_an_error_on_the_way_leaves_the_live_database_and_nothing_else(live: Liv
     assert live.names() == [live.database.database]
 
 
-def test_a_copy_that_is_not_what_was_captured_never_goes_live(live: Live) -> None:
-    """The dump is sound in itself, and dumping what it makes gives another text."""
+def test_a_copy_that_differs_from_the_capture_is_never_swapped_in(live: Live) -> None:
+    """The dump is sound in itself, and dumping what it creates gives another text."""
     catalog = live.service.catalog
     catalog.get_point(ID).get_path(ArtifactKind.DATABASE).unlink()
     text = make_dump_text(
@@ -312,10 +316,10 @@ def test_a_copy_that_is_not_what_was_captured_never_goes_live(live: Live) -> Non
     assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
 
 
-def test_a_swap_that_does_not_come_about_leaves_the_bucket_as_it_was(
+def test_a_failed_swap_leaves_the_bucket_as_it_was(
     live: Live, bucket: BucketSettings, second_bucket: BucketSettings
 ) -> None:
-    """The names cannot be exchanged at the very end, when the objects are written and compared already."""
+    """The renaming fails at the very end, after the objects are written and compared."""
     put(bucket, "a", b"a")
     publish_archive(live.service.catalog, bucket)
     old = f"{live.database.database}_old_{POINT}"
@@ -333,7 +337,7 @@ def test_a_swap_that_does_not_come_about_leaves_the_bucket_as_it_was(
     assert run(live.database, "SELECT count(*) FROM jobs") == [(0,)]
 
 
-def test_what_a_killed_swap_left_is_removed_by_the_next(live: Live) -> None:
+def test_a_killed_swaps_leftovers_are_removed_by_the_next(live: Live) -> None:
     words = [sys.executable, "-c", SWAP_AND_WAIT]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None

@@ -1,6 +1,6 @@
-"""Single tables: read alone out of a dump, compared with the live ones, and put back row by row.
+"""Single tables: read alone from a dump, compared with the live ones, and restored row by row.
 
-Whole databases are tested in `test_restore`, the words of the command line in `edge/test_restore_commands`.
+Whole databases are tested in `test_point`, the command line in `edge/defs/test_restore_job`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ ID = RecoveryPointId(POINT)
 FILL = """
 CREATE TYPE mood AS ENUM ('sad', 'happy');
 CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL, mood mood);
-CREATE TABLE jobs (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id int REFERENCES users, s3_key text, data json,
+CREATE TABLE jobs (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, user_id int REFERENCES users, s3_key text,
+    data json,
                    doubled int GENERATED ALWAYS AS (user_id * 2) STORED);
 CREATE TABLE log (line text);
 CREATE TABLE "odd ""name" ("a b" float8 PRIMARY KEY, c bytea);
 INSERT INTO users SELECT n, 'user ' || n, 'happy' FROM generate_series(1, 5) n;
-INSERT INTO jobs (user_id, s3_key, data) SELECT n, 'k' || n, json_build_object('n', n) FROM generate_series(1, 5) n;
+INSERT INTO jobs (user_id, s3_key, data) SELECT n, 'k' || n, json_build_object('n', n)
+    FROM generate_series(1, 5) n;
 INSERT INTO log VALUES ('a'), ('a'), ('b'), (NULL);
 INSERT INTO "odd ""name" VALUES ('NaN', '\\x00ff'), ('-Infinity', ''), (0.1, NULL);
 """
@@ -56,12 +58,12 @@ with DatabaseSession(server) as session, open_side_database(session, sys.argv[1]
 
 
 class Tables:
-    """A captured database that goes on living."""
+    """A captured database that changes afterwards."""
 
     def __init__(self, live: DatabaseSettings, settings: TransferSettings, catalog: Catalog) -> None:
         self.live, self.settings, self.catalog = live, settings, catalog
 
-        # The same id in every test: the side database's name must not meet another test's.
+        # Each test has its own id: side databases of parallel tests must not have the same name.
         self.side_name = f"side_of_{live.database[-20:]}"
 
     def request(self, *names: str, where: str = "") -> TableRequest:
@@ -106,7 +108,7 @@ def test_a_table_is_compared_with_the_live_one_by_its_primary_key(tables: Tables
     assert not exists(tables, prepared.side.name)
 
 
-def test_a_value_is_shown_as_its_type_writes_it_and_no_cast_of_its_owner_is_called(tables: Tables) -> None:
+def test_a_value_is_printed_by_its_type_and_no_cast_of_its_owner_is_called(tables: Tables) -> None:
     run(
         tables.live,
         "CREATE FUNCTION public.shout(mood) RETURNS text LANGUAGE plpgsql AS $$BEGIN RAISE 'a cast was "
@@ -123,7 +125,7 @@ def test_a_value_is_shown_as_its_type_writes_it_and_no_cast_of_its_owner_is_call
     assert {value.column: str(value.live) for value in row.values} == {"mood": "sad"}
 
 
-def test_of_a_long_value_the_beginning_is_shown_and_a_null_is_one(tables: Tables) -> None:
+def test_a_long_value_is_cut_and_a_null_is_shown(tables: Tables) -> None:
     run(tables.live, "UPDATE jobs SET s3_key = repeat('long', 100000), data = NULL WHERE id = 1")
     with prepare_tables(tables.request("jobs"), tables.settings) as prepared:
         [shown] = diffs_to_json(prepared.describe(), with_values=True)
@@ -145,7 +147,7 @@ def test_awkward_names_and_values_are_equal(tables: Tables) -> None:
         assert all(diff.is_equal for diff in prepared.describe())
 
 
-def test_missing_rows_come_back_and_changed_ones_stay(tables: Tables) -> None:
+def test_missing_rows_are_restored_and_changed_ones_stay(tables: Tables) -> None:
     before = run(tables.live, "SELECT id, user_id, s3_key, data::text, doubled FROM jobs ORDER BY id")
     run(tables.live, "DELETE FROM jobs WHERE id > 3; UPDATE jobs SET s3_key = 'newer' WHERE id = 1")
     request = tables.request("jobs")
@@ -157,7 +159,7 @@ def test_missing_rows_come_back_and_changed_ones_stay(tables: Tables) -> None:
     assert after[1:] == before[1:]
 
 
-def test_changed_rows_become_what_they_were_and_newer_rows_stay(tables: Tables) -> None:
+def test_changed_rows_are_reset_and_newer_rows_stay(tables: Tables) -> None:
     run(
         tables.live,
         "UPDATE users SET mood = 'sad' WHERE id < 3; DELETE FROM jobs WHERE user_id = 4; DELETE FROM users "
@@ -171,7 +173,7 @@ def test_changed_rows_become_what_they_were_and_newer_rows_stay(tables: Tables) 
     assert run(tables.live, "SELECT count(*) FILTER (WHERE mood = 'happy'), count(*) FROM users") == [(5, 6)]
 
 
-def test_a_row_that_is_refused_leaves_all_tables_as_they_were(tables: Tables) -> None:
+def test_a_refused_row_leaves_all_tables_as_they_were(tables: Tables) -> None:
     run(tables.live, "DELETE FROM jobs; DELETE FROM users; DELETE FROM log")
     with (
         prepare_tables(tables.request("log", "jobs"), tables.settings) as prepared,
@@ -181,7 +183,7 @@ def test_a_row_that_is_refused_leaves_all_tables_as_they_were(tables: Tables) ->
     assert run(tables.live, "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM jobs)") == [(0, 0)]
 
 
-def test_a_condition_chooses_rows_and_their_keys(tables: Tables) -> None:
+def test_a_condition_selects_rows_and_their_keys(tables: Tables) -> None:
     run(tables.live, "DELETE FROM jobs")
     with prepare_tables(
         tables.request("jobs", where="data->>'n' IN ('2', '3')"), tables.settings
@@ -194,7 +196,7 @@ def test_a_condition_chooses_rows_and_their_keys(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize("where", ["no_such_column = 1", "id = ", "id = 'x'", "true); DROP TABLE jobs; --"])
-def test_a_condition_that_cannot_be_used_is_refused_and_changes_nothing(tables: Tables, where: str) -> None:
+def test_an_invalid_condition_is_refused_and_changes_nothing(tables: Tables, where: str) -> None:
     with (
         pytest.raises(RestoreError, match="condition"),
         prepare_tables(tables.request("jobs", where=where), tables.settings),
@@ -204,7 +206,7 @@ def test_a_condition_that_cannot_be_used_is_refused_and_changes_nothing(tables: 
     assert not exists(tables, tables.side_name)
 
 
-def test_a_table_that_is_gone_can_be_looked_at_and_not_written(tables: Tables) -> None:
+def test_a_dropped_table_can_be_read_and_not_written(tables: Tables) -> None:
     run(tables.live, "DROP TABLE log")
     with prepare_tables(tables.request("log"), tables.settings) as prepared:
         [diff] = prepared.describe()
@@ -213,7 +215,7 @@ def test_a_table_that_is_gone_can_be_looked_at_and_not_written(tables: Tables) -
             prepared.execute(WriteMode.MISSING)
 
 
-def test_a_name_that_means_no_table_is_refused(tables: Tables) -> None:
+def test_a_name_that_matches_no_table_is_refused(tables: Tables) -> None:
     with (
         pytest.raises(RestoreError, match=r"no rows of job, other\.\*"),
         prepare_tables(tables.request("job", "other.*"), tables.settings),
@@ -221,7 +223,7 @@ def test_a_name_that_means_no_table_is_refused(tables: Tables) -> None:
         pytest.fail("it was accepted")
 
 
-def test_a_side_database_that_is_kept_is_not_written_over(tables: Tables) -> None:
+def test_a_kept_side_database_is_not_overwritten(tables: Tables) -> None:
     with prepare_tables(tables.request("log"), tables.settings) as prepared:
         prepared.side.keep("for a test")
     assert exists(tables, tables.side_name)
@@ -232,7 +234,7 @@ def test_a_side_database_that_is_kept_is_not_written_over(tables: Tables) -> Non
         pytest.fail("it was overwritten")
 
 
-def test_what_a_killed_restore_left_is_removed_by_the_next(tables: Tables) -> None:
+def test_a_killed_restores_leftovers_are_removed_by_the_next(tables: Tables) -> None:
     name = f"left_{tables.live.database[-20:]}"
     words = [sys.executable, "-c", FILL_AND_WAIT, name]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -241,7 +243,7 @@ def test_what_a_killed_restore_left_is_removed_by_the_next(tables: Tables) -> No
         process.stdin.write(dumps(asdict(tables.live)) + "\n")
         process.stdin.flush()
         assert process.stdout.readline() == "there\n"
-        # One that lives is left alone.
+        # One of a running process is left alone.
         with prepare_tables(tables.request("log"), tables.settings):
             assert exists(tables, name)
         process.kill()
@@ -276,7 +278,7 @@ def test_only_the_schema_and_the_tables_bytes_are_read(database: DatabaseSetting
         assert file.read_bytes < path.stat().st_size / 50
 
 
-def test_a_damaged_table_and_an_exchanged_file_are_refused(tables: Tables) -> None:
+def test_a_damaged_table_and_a_replaced_file_are_refused(tables: Tables) -> None:
     path = tables.catalog.get_point(ID).artifacts[0].path
     good = path.read_bytes()
     with path.open("rb") as file:
@@ -298,7 +300,7 @@ def test_a_damaged_table_and_an_exchanged_file_are_refused(tables: Tables) -> No
 
 
 class CountingFile(io.FileIO):
-    """A file that counts what is read of it."""
+    """A file that counts the bytes read."""
 
     read_bytes = 0
 

@@ -1,7 +1,6 @@
-"""Deleted rows with their objects: only what is missing is written, the rows last, and after an error neither
-is left.
+"""Deleted rows with their objects: only what is missing is written, rows last, and an error removes both.
 
-The words of the command line are tested in `edge/defs/test_restore_job`.
+The command line is tested in `edge/defs/test_restore_job`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 
 class Deleted:
-    """A live system that lost rows and objects since its recovery point was taken."""
+    """A live system that lost rows and objects after its recovery point was taken."""
 
     def __init__(self, database: DatabaseSettings, bucket: BucketSettings, directory: Path) -> None:
         self.database, self.bucket = database, bucket
@@ -41,9 +40,9 @@ class Deleted:
         catalog = Catalog(directory)
         catalog.prepare()
         (publish_dump(catalog, database), publish_archive(catalog, bucket))
-        self.told: list[str] = []
+        self.reports: list[str] = []
         options = RestoreOptions("a test", is_safety_wanted=False)
-        self.service = RestoreService(catalog, make_capture(), options, report=self.told.append)
+        self.service = RestoreService(catalog, make_capture(), options, report=self.reports.append)
         run(database, "DELETE FROM jobs WHERE id > 1")
         client_of(bucket).remove_object(bucket.bucket, "k2")
         put(bucket, "k3", b"newer")
@@ -70,7 +69,7 @@ def deleted(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) 
     return Deleted(database, bucket, tmp_path / "backups")
 
 
-def test_what_is_missing_comes_back_and_what_is_newer_stays(deleted: Deleted) -> None:
+def test_what_is_missing_is_restored_and_what_is_newer_stays(deleted: Deleted) -> None:
     with prepare_undelete(deleted.request, deleted.service.transfer) as prepared:
         assert prepared.lost_keys == ("k4",)
         assert deleted.read_ids() == [1]
@@ -78,10 +77,10 @@ def test_what_is_missing_comes_back_and_what_is_newer_stays(deleted: Deleted) ->
     assert (undeleted.row_count, [entry.key for entry in undeleted.objects]) == (3, ["k2"])
     assert deleted.read_ids() == [1, 2, 3, 4]
     assert deleted.read_bodies() == {"k1": b"body 1", "k2": b"body 2", "k3": b"newer"}
-    assert deleted.told == []
+    assert deleted.reports == []
 
 
-def test_objects_are_removed_again_when_a_row_is_refused(deleted: Deleted) -> None:
+def test_a_refused_row_removes_the_objects_again(deleted: Deleted) -> None:
     run(deleted.database, "ALTER TABLE jobs ADD CHECK (id < 4)")
     with (
         prepare_undelete(deleted.request, deleted.service.transfer) as prepared,
@@ -104,7 +103,7 @@ def test_rows_that_a_trigger_drops_are_reported_and_logged(deleted: Deleted) -> 
     )
     with prepare_undelete(deleted.request, deleted.service.transfer) as prepared:
         assert deleted.service.undelete(prepared).row_count == 2
-    assert "rows still missing: 1 of public.jobs" in deleted.told[0]
+    assert "rows still missing: 1 of public.jobs" in deleted.reports[0]
     assert (
         "rows still missing: 1 of public.jobs"
         in read_restore_log(deleted.service.catalog.directory)[-1].result

@@ -1,6 +1,4 @@
-"""A dump is loaded without superuser rights: everything honest arrives equal, and nothing hostile runs with
-more than the loader's rights.
-"""
+"""Loads without superuser rights: honest dumps are equal, hostile code gets only the loader's rights."""
 
 from __future__ import annotations
 
@@ -42,16 +40,21 @@ TAIL = b"\n--\n-- PostgreSQL database dump complete\n--\n\n"
 EVIL = """
 CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql {security} AS $$
 BEGIN
-    IF pg_catalog.current_setting('is_superuser') = 'on' OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+    IF pg_catalog.current_setting('is_superuser') = 'on' OR (SELECT rolsuper FROM pg_catalog.pg_roles
+        WHERE rolname = current_user) THEN
         EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}''';
     END IF;
-    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}''';
+    EXCEPTION WHEN insufficient_privilege THEN NULL; END;
     BEGIN EXECUTE 'RESET SESSION AUTHORIZATION'; EXCEPTION WHEN OTHERS THEN NULL; END;
-    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}'''; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
-    BEGIN PERFORM pg_catalog.pg_read_file('/etc/hostname'); EXECUTE 'SELECT pg_catalog.lo_export(0, ''{marker}'')';
+    BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''(env; cat) > {marker}''';
+    EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+    BEGIN PERFORM pg_catalog.pg_read_file('/etc/hostname');
+    EXECUTE 'SELECT pg_catalog.lo_export(0, ''{marker}'')';
         EXCEPTION WHEN OTHERS THEN NULL; END;
     BEGIN PERFORM pg_catalog.set_config('schedgen.read', pg_catalog.pg_read_file('/etc/hostname'), false);
-        RAISE EXCEPTION 'the loader reads files of the server' USING ERRCODE = 'XX001'; EXCEPTION WHEN insufficient_privilege THEN NULL; END;
+        RAISE EXCEPTION 'the loader reads files of the server' USING ERRCODE = 'XX001';
+        EXCEPTION WHEN insufficient_privilege THEN NULL; END;
     RETURN true;
 END $$;
 ALTER FUNCTION public.evil() OWNER TO postgres;
@@ -69,7 +72,7 @@ TABLE = (
 
 
 def load_and_compare(path: Path, target: ScratchDatabase) -> tuple[CheckResult, ...]:
-    """What a drill does: load as the loader, compare as the superuser."""
+    """Do what a drill does: load as the loader, compare as the superuser."""
     superuser = target.roles.superuser
     assert superuser is not None
     with prepare_database(path, superuser, make_transfer(), values=LOADED_SETTINGS) as prepared:
@@ -106,7 +109,7 @@ class Loaded:
             load_and_compare(self.path, target)
             superuser = target.roles.superuser
             assert superuser is not None
-            # What a person or our own comparison does next, as superuser.
+            # An operator or our own comparison does this next, as superuser.
             run(superuser, "SELECT count(*) FROM public.jobs" if "jobs" in self.text else "SELECT 1")
             assert run(
                 superuser, "SELECT rolname FROM pg_roles WHERE rolsuper AND rolname <> current_user"
@@ -164,7 +167,7 @@ def test_every_kind_of_object_is_equal_after_a_load_without_superuser_rights(
 
 @pytest.mark.parametrize("security", ["SECURITY DEFINER", "SECURITY INVOKER"])
 def test_a_check_of_a_table_runs_as_the_loader(loaded: Loaded, security: str) -> None:
-    """Findings K1, first line: a table owner's function in a CHECK gave a shell as the backup's user."""
+    """Finding K1, first line: a table owner's function in a CHECK gave a shell as the backup's user."""
     loaded.write(TABLE, security=security)
     loaded.load()
     assert not loaded.marker.exists()
@@ -192,7 +195,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_code_that_a_dump_may_hold_never_runs_as_superuser(loaded: Loaded, text: str) -> None:
+def test_code_in_a_dump_never_runs_as_superuser(loaded: Loaded, text: str) -> None:
     loaded.write(text, security="SECURITY INVOKER" if "view that" in text else "SECURITY DEFINER")
     with loaded.open_target(loaded.path) as target:
         load_and_compare(loaded.path, target)
@@ -230,7 +233,7 @@ REFUSED = {
     "is_named", [pytest.param(False, marks=pytest.mark.exhaustive), True], ids=["own server", "named server"]
 )
 @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED.keys())
-def test_statements_that_need_more_than_the_narrow_path_are_refused(
+def test_statements_that_exceed_the_narrow_path_are_refused(
     loaded: Loaded, named_server: EmbeddedPostgres, text: str, *, is_named: bool
 ) -> None:
     loaded.write(text)
@@ -277,7 +280,7 @@ def _other_session(target: ScratchDatabase) -> int:
     return int(str(process_id))
 
 
-def test_a_named_server_is_protected_by_the_same_barrier_and_keeps_nothing(
+def test_a_named_server_has_the_same_barrier_and_keeps_nothing(
     loaded: Loaded, postgres_server: EmbeddedPostgres
 ) -> None:
     loaded.write(
@@ -307,10 +310,10 @@ END $$;
 """
 
 
-def test_a_drill_on_a_named_server_never_acts_as_a_role_that_is_there(
+def test_a_drill_on_a_named_server_never_acts_as_an_existing_role(
     loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres
 ) -> None:
-    """One of the same name as a role of the dump may be anybody's, with databases of its own."""
+    """A role of the same name may belong to anyone, with databases of its own."""
     run(
         named_server.settings("postgres"),
         "CREATE ROLE payroll LOGIN PASSWORD 'secret of payroll'; CREATE ROLE app",
@@ -340,7 +343,8 @@ BEGIN EXECUTE pg_catalog.format('ALTER ROLE %I PASSWORD ''mine''', current_user)
 CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   BEGIN
-    PERFORM public.dblink_connect('c', 'host=127.0.0.1 password=mine user=' || current_user || ' dbname={database}'
+    PERFORM public.dblink_connect('c', 'host=127.0.0.1 password=mine user=' || current_user
+        || ' dbname={database}'
         || ' port=' || pg_catalog.current_setting('port'));
     PERFORM public.dblink_send_query('c', 'SELECT pg_catalog.pg_sleep(60)');
   EXCEPTION WHEN sqlclient_unable_to_establish_sqlconnection THEN NULL;
@@ -353,12 +357,10 @@ INSERT INTO public.first VALUES (1);
 
 
 @pytest.mark.parametrize("is_named", [False, True], ids=["own server", "named server"])
-def test_nobody_else_logs_in_as_the_loader(
+def test_no_one_else_logs_in_as_the_loader(
     loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres, *, is_named: bool
 ) -> None:
-    """A session of the dump's would go on while roles change, and would see through the row security of other
-    databases.
-    """
+    """A session of the dump would survive role changes and bypass row security in other databases."""
     script = LOGS_IN_AGAIN.replace("{database}", "postgres") + TABLE
     write_dump_text(loaded.path, HEAD + script.encode() + TAIL, {("public", "jobs"): 1}, roles=ROLES)
     named = (
@@ -385,7 +387,8 @@ BEGIN EXECUTE pg_catalog.format('ALTER ROLE %I PASSWORD ''mine''', current_user)
 CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.one()));
 INSERT INTO public.first VALUES (1);
 CREATE TABLE public.stolen (t text);
-INSERT INTO public.stolen SELECT * FROM public.dblink('host=127.0.0.1 password=mine dbname=payroll_db user=' || current_user
+INSERT INTO public.stolen SELECT * FROM public.dblink('host=127.0.0.1 password=mine dbname=payroll_db user='
+    || current_user
     || ' port=' || pg_catalog.current_setting('port'), 'SELECT who FROM salaries') AS r(t text);
 """
 
@@ -393,7 +396,7 @@ INSERT INTO public.stolen SELECT * FROM public.dblink('host=127.0.0.1 password=m
 def test_a_dump_reads_no_other_database_of_a_named_server(
     loaded: Loaded, tmp_path: Path, named_server: EmbeddedPostgres
 ) -> None:
-    """The loader sees through row security, and could log in elsewhere by a password that the dump gives it."""
+    """The loader bypasses row security, and could log in elsewhere with a password that the dump sets."""
     write_dump_text(loaded.path, HEAD + READS_ELSEWHERE.encode() + TAIL, {}, roles=ROLES)
     run(
         named_server.create_database("payroll_db"),
@@ -413,8 +416,8 @@ def test_a_dump_reads_no_other_database_of_a_named_server(
 
 BEFORE_AN_EXTENSION = [
     (
-        "SET standard_conforming_strings = off;\nCOMMENT ON SCHEMA public IS '\\' ';CREATE TABLE public.early "
-        "(); --';\n"
+        "SET standard_conforming_strings = off;\nCOMMENT ON SCHEMA public IS '\\' ';CREATE TABLE "
+        "public.early (); --';\n"
     ),
     "CREATE SCHEMA s CREATE TABLE cube (i integer) CREATE VIEW v AS SELECT i FROM cube;\n",
     "SELECT pg_catalog.set_config('a.b', pg_catalog.lo_create(4711)::text, false);\n",
@@ -424,7 +427,7 @@ BEFORE_AN_EXTENSION = [
 @pytest.mark.parametrize(
     "text", BEFORE_AN_EXTENSION, ids=["two statements", "a schema with objects", "a call within a setting"]
 )
-def test_no_object_of_a_dump_is_there_when_an_extension_is_made(loaded: Loaded, text: str) -> None:
+def test_no_object_of_a_dump_exists_when_an_extension_is_created(loaded: Loaded, text: str) -> None:
     """Its script runs as superuser, and may call what it finds."""
     text += "CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\n"
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
@@ -435,7 +438,8 @@ def test_no_object_of_a_dump_is_there_when_an_extension_is_made(loaded: Loaded, 
 KEEPS_ITSELF = {
     "as a template": """
 CREATE FUNCTION public.one() RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN EXECUTE pg_catalog.format('ALTER DATABASE %I IS_TEMPLATE true', pg_catalog.current_database()); RETURN true; END $$;
+BEGIN EXECUTE pg_catalog.format('ALTER DATABASE %I IS_TEMPLATE true', pg_catalog.current_database());
+RETURN true; END $$;
 CREATE TABLE public.first (i integer DEFAULT 1 CHECK (public.one()));
 INSERT INTO public.first VALUES (1);
 """,
@@ -451,7 +455,7 @@ PREPARE TRANSACTION 'it''s kept';
 def test_nothing_of_a_dump_stays_on_a_named_server(
     loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, text: str
 ) -> None:
-    """Its rows are those of production, and the server is one that others use."""
+    """Its rows are production data, and others use the server."""
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     options = {**FAST_SERVER_OPTIONS, "max_prepared_transactions": "5"}
     with EmbeddedPostgres(
@@ -475,13 +479,15 @@ GRANT ALL ON FUNCTION public.a(--"
 ) TO PUBLIC;
 """,
     "a backslash that escapes nothing": """
-CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1\\' PUBLICATION p WITH (connect = true --' PUBLICATION p WITH (connect = false
+CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1\\' PUBLICATION p WITH (connect = true --' \
+PUBLICATION p WITH (connect = false
 );
 """,
     "a comment in a type": """
 CREATE TYPE public.t AS ENUM ('a', 'b');
 CREATE FUNCTION public.c(integer, public.t) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 0';
-CREATE OPERATOR CLASS public.k FOR TYPE public.t USING btree FAMILY pg_catalog.integer_ops AS -- USING btree AS
+CREATE OPERATOR CLASS public.k FOR TYPE public.t USING btree FAMILY pg_catalog.integer_ops AS -- USING btree \
+AS
     FUNCTION 1 (integer, public.t) public.c(integer, public.t);
 """,
     "keywords in small letters": """
@@ -504,10 +510,8 @@ CREATE EVENT TRIGGER e ON ddl_command_start /* WHEN TAG IN ('a') */
 
 
 @pytest.mark.parametrize("text", FEIGNED.values(), ids=FEIGNED)
-def test_a_statement_that_only_looks_like_a_known_form_is_refused(loaded: Loaded, text: str) -> None:
-    """What a form takes for a name or a value may end earlier for the server, and the rest would run as
-    superuser.
-    """
+def test_a_statement_that_imitates_a_known_form_is_refused(loaded: Loaded, text: str) -> None:
+    """For the server, a name or value may end earlier than for a form; the rest would run as superuser."""
     loaded.write(text, security="SECURITY INVOKER")
     with (
         loaded.open_target(loaded.path) as target,
@@ -518,7 +522,8 @@ def test_a_statement_that_only_looks_like_a_known_form_is_refused(loaded: Loaded
 
 NAMED_LIKE_A_TRIGGER = """
 CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;
-CREATE SUBSCRIPTION "EVENT TRIGGER" CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, slot_name = 's');
+CREATE SUBSCRIPTION "EVENT TRIGGER" CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false, \
+slot_name = 's');
 CREATE EVENT TRIGGER e ON ddl_command_start
    EXECUTE FUNCTION public.e();
 ALTER SUBSCRIPTION "EVENT TRIGGER" OWNER TO app;
@@ -526,7 +531,7 @@ ALTER SUBSCRIPTION "EVENT TRIGGER" OWNER TO app;
 
 
 @pytest.mark.parametrize("is_named", [False, True], ids=["own server", "named server"])
-def test_a_name_does_not_put_a_statement_behind_the_event_triggers(
+def test_a_name_cannot_place_a_statement_after_the_event_triggers(
     loaded: Loaded, tmp_path: Path, postgres_15_bin_dir: Path, *, is_named: bool
 ) -> None:
     loaded.write(NAMED_LIKE_A_TRIGGER, security="SECURITY INVOKER", server_major=15)
@@ -550,7 +555,8 @@ CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;
 CREATE FUNCTION public.evil() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
   BEGIN
-    PERFORM public.dblink_connect_u('host=127.0.0.1 user=drillmaster dbname=postgres port=' || pg_catalog.current_setting('port'));
+    PERFORM public.dblink_connect_u('host=127.0.0.1 user=drillmaster dbname=postgres port='
+        || pg_catalog.current_setting('port'));
     PERFORM public.dblink_exec('COPY (SELECT 1) TO PROGRAM ''(id; cat) > {marker}''');
   EXCEPTION WHEN insufficient_privilege THEN NULL;
   END;
@@ -569,7 +575,7 @@ END $$;
         'GRANT ALL ON FUNCTION "public"."dblink_connect_u"("text") TO app;',
     ],
 )
-def test_what_an_extension_keeps_from_everybody_is_not_given_away_on_a_named_server(
+def test_an_extensions_restricted_function_is_not_granted_on_a_named_server(
     loaded: Loaded, tmp_path: Path, postgres_bin_dir: Path, gift: str
 ) -> None:
     """It would connect without a password to a server that trusts its own machine, as its superuser."""
@@ -607,10 +613,10 @@ def test_what_an_extension_keeps_from_everybody_is_not_given_away_on_a_named_ser
         "ALTER FUNCTION public.verify_heapam(regclass, boolean, boolean, text, bigint, bigint) OWNER TO app;",
     ],
 )
-def test_a_kept_function_is_not_given_away_however_that_is_written(
+def test_a_restricted_function_is_not_granted_in_any_spelling(
     loaded: Loaded, postgres_server: EmbeddedPostgres, gift: str
 ) -> None:
-    """The server takes a name without its parameters, and blanks before them, though pg_dump writes neither."""
+    """The server accepts a name without parameters, and blanks before them; pg_dump writes neither."""
     script = f"CREATE EXTENSION IF NOT EXISTS amcheck WITH SCHEMA public;\n{gift}\n"
     write_dump_text(loaded.path, HEAD + script.encode() + TAIL, {}, roles=ROLES)
     drill = DrillSettings(
@@ -629,7 +635,7 @@ def test_a_kept_function_is_not_given_away_however_that_is_written(
         assert run(superuser, query) == [(False,)]
 
 
-def test_what_reads_the_server_only_may_be_given_on_the_drills_own_server(loaded: Loaded) -> None:
+def test_functions_that_only_read_the_server_may_be_granted_on_the_drills_own(loaded: Loaded) -> None:
     """Monitoring roles have such rights, and nothing else lives there.
 
     A signature has the names of parameters, as pg_dump writes them.
@@ -662,10 +668,10 @@ def test_what_reads_the_server_only_may_be_given_on_the_drills_own_server(loaded
 @pytest.mark.parametrize(
     "signature", ["(text)", "(text, text)", "(connection_name text, connection text)", ""]
 )
-def test_a_login_without_a_password_is_not_given_on_the_drills_own_server_either(
+def test_a_passwordless_login_is_not_granted_on_the_drills_own_server_either(
     loaded: Loaded, signature: str, to: str
 ) -> None:
-    """It runs as the user of the backup, whom servers of the same machine may let in by that alone."""
+    """It runs as the backup's user, whom servers on the same machine may admit for that alone."""
     text = (
         "CREATE EXTENSION IF NOT EXISTS dblink WITH SCHEMA public;\nGRANT ALL ON FUNCTION "
         f"public.dblink_connect_u{signature} TO {to};\n"
@@ -673,7 +679,7 @@ def test_a_login_without_a_password_is_not_given_on_the_drills_own_server_either
     write_dump_text(loaded.path, HEAD + text.encode() + TAIL, {}, roles=ROLES)
     with loaded.open_target(loaded.path) as target:
         if "connection" in signature or not signature:
-            with suppress(RestoreError):  # of these forms the server knows no function
+            with suppress(RestoreError):  # the server has no function of these forms
                 load_and_compare(loaded.path, target)
         else:
             _restored, equal = load_and_compare(loaded.path, target)
@@ -721,8 +727,8 @@ ALTER OPERATOR FAMILY public.f USING gist OWNER TO app;
     "statement",
     [
         (
-            "CREATE OPERATOR CLASS public.k FOR TYPE public.money_range USING gist FAMILY public.f AS FUNCTION "
-            "7 pg_catalog.array_eq(anyarray,anyarray);"
+            "CREATE OPERATOR CLASS public.k FOR TYPE public.money_range USING gist FAMILY public.f AS "
+            "FUNCTION 7 pg_catalog.array_eq(anyarray,anyarray);"
         ),
         (
             "ALTER OPERATOR FAMILY public.f USING gist ADD FUNCTION 3 (text, text) "
@@ -731,10 +737,10 @@ ALTER OPERATOR FAMILY public.f USING gist OWNER TO app;
     ],
     ids=["class", "family"],
 )
-def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(
+def test_no_operator_class_of_a_dump_is_created_on_a_shared_server(
     loaded: Loaded, postgres_server: EmbeddedPostgres, statement: str
 ) -> None:
-    """Its support functions may be some that crash the server: it does not look at the types that they take."""
+    """Its support functions may crash the server, which does not check the types that they take."""
     write_dump_text(
         loaded.path, HEAD + OPERATOR_CLASS.replace("{statement}", statement).encode() + TAIL, {}, roles=ROLES
     )
@@ -752,8 +758,8 @@ def test_no_operator_class_of_a_dump_is_made_on_a_server_that_others_use(
 
 
 @pytest.mark.parametrize("function", ["pg_read_file(text)", "pg_ls_dir(text)", "lo_export(oid, text)"])
-def test_a_right_to_files_of_the_server_is_left_out_and_named(loaded: Loaded, function: str) -> None:
-    """People give such rights to those who watch a server: the rest of the dump loads without."""
+def test_a_right_to_server_files_is_left_out_and_named(loaded: Loaded, function: str) -> None:
+    """Monitoring roles have such rights: the rest of the dump loads without them."""
     loaded.write(f"GRANT ALL ON FUNCTION pg_catalog.{function} TO app;\n{TABLE}")
     with loaded.open_target(loaded.path) as target:
         _restored, equal = load_and_compare(loaded.path, target)
@@ -766,9 +772,10 @@ def test_a_right_to_files_of_the_server_is_left_out_and_named(loaded: Loaded, fu
 
 
 @pytest.mark.parametrize("system_type", ["character varying", "regclass", "text[]", "pg_catalog.text"])
-def test_no_default_operator_class_is_made_for_a_type_of_the_system(loaded: Loaded, system_type: str) -> None:
-    """It depends on no schema: whoever sorts such values would call functions of the dump, the superuser
-    included.
+def test_no_default_operator_class_is_created_for_a_system_type(loaded: Loaded, system_type: str) -> None:
+    """It depends on no schema: any user who sorts such values would call functions of the dump.
+
+    This includes the superuser.
     """
     operators = {"<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">": "gt"}
     pair = f"{system_type}, {system_type}"
@@ -795,7 +802,8 @@ def test_no_default_operator_class_is_made_for_a_type_of_the_system(loaded: Load
     assert not loaded.marker.exists()
 
 
-EVENT_TRIGGER = """CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.evil(); END$$;
+EVENT_TRIGGER = """CREATE FUNCTION public.e() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN PERFORM \
+public.evil(); END$$;
 CREATE EVENT TRIGGER e ON ddl_command_start
    EXECUTE FUNCTION public.e();
 ALTER EVENT TRIGGER e OWNER TO postgres;
@@ -817,8 +825,9 @@ SUBSCRIPTION = (
 def test_an_event_trigger_of_the_dump_never_fires_for_a_superuser(
     loaded: Loaded, tmp_path: Path, postgres_15_bin_dir: Path, text: str, *, is_named: bool
 ) -> None:
-    """Servers before 17 have no setting that keeps them quiet: the statements of the narrow path and of the
-    drill's own end would fire it.
+    """Servers before 17 have no setting that disables them.
+
+    The statements of the narrow path and of the drill's own end would fire it.
     """
     loaded.write(text, security="SECURITY INVOKER", server_major=15)
     with EmbeddedPostgres(
@@ -839,38 +848,55 @@ HONEST = {
 CREATE EXTENSION pg_stat_statements; CREATE ROLE watcher; GRANT SELECT ON pg_stat_statements TO watcher;""",
     "functions taken from everybody": """
 CREATE EXTENSION dblink; REVOKE EXECUTE ON FUNCTION dblink(text, text) FROM PUBLIC; CREATE ROLE watcher;
-GRANT EXECUTE ON FUNCTION dblink(text, text) TO watcher; REVOKE EXECUTE ON FUNCTION pg_catalog.pg_sleep(double precision) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION dblink(text, text) TO watcher;
+REVOKE EXECUTE ON FUNCTION pg_catalog.pg_sleep(double precision) FROM PUBLIC;
 REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC;""",
     "rights on the system for those who watch": """
-CREATE ROLE watcher; GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_logdir() TO watcher; GRANT SELECT ON pg_catalog.pg_authid TO watcher;
-GRANT SELECT (subname, subconninfo) ON pg_catalog.pg_subscription TO watcher; GRANT EXECUTE ON FUNCTION pg_stat_reset() TO watcher;""",
+CREATE ROLE watcher; GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_logdir() TO watcher;
+GRANT SELECT ON pg_catalog.pg_authid TO watcher;
+GRANT SELECT (subname, subconninfo) ON pg_catalog.pg_subscription TO watcher;
+GRANT EXECUTE ON FUNCTION pg_stat_reset() TO watcher;""",
     "a materialized view of a superuser": """
-CREATE ROLE app_owner; CREATE SCHEMA own AUTHORIZATION app_owner; SET ROLE app_owner; CREATE TABLE own.t (i integer); INSERT INTO own.t VALUES (1);
+CREATE ROLE app_owner; CREATE SCHEMA own AUTHORIZATION app_owner; SET ROLE app_owner;
+CREATE TABLE own.t (i integer); INSERT INTO own.t VALUES (1);
 RESET ROLE; CREATE MATERIALIZED VIEW m AS SELECT * FROM own.t;""",
     "a materialized view of a member": """
-CREATE ROLE app_owner; CREATE ROLE readers; CREATE ROLE reports; GRANT readers TO reports; CREATE TABLE t (i integer);
-ALTER TABLE t OWNER TO app_owner; GRANT SELECT ON t TO readers; CREATE MATERIALIZED VIEW m AS SELECT 1 AS i; DROP MATERIALIZED VIEW m;
-CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports; CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
+CREATE ROLE app_owner; CREATE ROLE readers; CREATE ROLE reports; GRANT readers TO reports;
+CREATE TABLE t (i integer);
+ALTER TABLE t OWNER TO app_owner; GRANT SELECT ON t TO readers; CREATE MATERIALIZED VIEW m AS SELECT 1 AS i;
+DROP MATERIALIZED VIEW m;
+CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports;
+CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
     "a materialized view of one who may read all": """
-CREATE ROLE app_owner; CREATE ROLE reports; GRANT pg_read_all_data TO reports; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner;
-CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports; CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
+CREATE ROLE app_owner; CREATE ROLE reports; GRANT pg_read_all_data TO reports; CREATE TABLE t (i integer);
+ALTER TABLE t OWNER TO app_owner;
+CREATE SCHEMA s AUTHORIZATION reports; SET ROLE reports;
+CREATE MATERIALIZED VIEW s.m AS SELECT * FROM public.t; RESET ROLE;""",
     "rights given on by whom they were given to": """
-CREATE ROLE app_owner; CREATE ROLE a; CREATE ROLE b; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner;
+CREATE ROLE app_owner; CREATE ROLE a; CREATE ROLE b; CREATE TABLE t (i integer);
+ALTER TABLE t OWNER TO app_owner;
 GRANT SELECT ON t TO a WITH GRANT OPTION; SET ROLE a; GRANT SELECT ON t TO b; RESET ROLE;""",
     "rights of others taken back": """
-CREATE ROLE app_owner; CREATE ROLE a; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner; SET ROLE app_owner;
+CREATE ROLE app_owner; CREATE ROLE a; CREATE TABLE t (i integer); ALTER TABLE t OWNER TO app_owner;
+SET ROLE app_owner;
 REVOKE ALL ON t FROM app_owner;
 GRANT SELECT ON t TO a; RESET ROLE;
 ALTER DEFAULT PRIVILEGES FOR ROLE app_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;""",
     "a table of whoever owns the database": """
-CREATE TABLE t (i integer); ALTER TABLE t OWNER TO pg_database_owner; CREATE ROLE a; GRANT SELECT ON t TO a WITH GRANT OPTION;""",
+CREATE TABLE t (i integer); ALTER TABLE t OWNER TO pg_database_owner; CREATE ROLE a;
+GRANT SELECT ON t TO a WITH GRANT OPTION;""",
     "other tablespaces": """
-CREATE TABLE t (i integer PRIMARY KEY USING INDEX TABLESPACE fast) TABLESPACE fast; CREATE TABLE u (i integer PRIMARY KEY);
-CREATE TABLE w (i integer) TABLESPACE fast; CREATE MATERIALIZED VIEW m TABLESPACE fast AS SELECT 1 AS i; CREATE INDEX ON w (i) TABLESPACE fast;""",
+CREATE TABLE t (i integer PRIMARY KEY USING INDEX TABLESPACE fast) TABLESPACE fast;
+CREATE TABLE u (i integer PRIMARY KEY);
+CREATE TABLE w (i integer) TABLESPACE fast; CREATE MATERIALIZED VIEW m TABLESPACE fast AS SELECT 1 AS i;
+CREATE INDEX ON w (i) TABLESPACE fast;""",
     "a check that a superuser's function makes": """
-CREATE ROLE app_owner; CREATE TABLE limits (i integer); ALTER TABLE limits OWNER TO app_owner; INSERT INTO limits VALUES (9);
-CREATE FUNCTION find_limit() RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN RETURN (SELECT max(i) FROM public.limits); END$$;
-CREATE TABLE v (i integer CHECK (i < coalesce(find_limit(), 9))); ALTER TABLE v OWNER TO app_owner; INSERT INTO v VALUES (1);""",
+CREATE ROLE app_owner; CREATE TABLE limits (i integer); ALTER TABLE limits OWNER TO app_owner;
+INSERT INTO limits VALUES (9);
+CREATE FUNCTION find_limit() RETURNS integer LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN RETURN (SELECT max(i) FROM public.limits); END$$;
+CREATE TABLE v (i integer CHECK (i < coalesce(find_limit(), 9))); ALTER TABLE v OWNER TO app_owner;
+INSERT INTO v VALUES (1);""",
 }
 
 
@@ -883,9 +909,7 @@ def test_honest_rights_and_readers_never_fail_a_drill(
     catalog: Catalog,
     script: str,
 ) -> None:
-    """The comparison says equal, or unknown where the server is one that others use; a good point is never
-    called different.
-    """
+    """The comparison says equal, or unknown on a shared server; a good point is never called different."""
     database = source_server.create_database("live")
     with connect(database) as connection:
         connection.execute("SET allow_in_place_tablespaces = on")
@@ -919,11 +943,12 @@ MOVED = {
 
 
 @pytest.mark.parametrize("script", MOVED.values(), ids=MOVED)
-def test_a_sequence_that_the_load_itself_moves_makes_no_point_a_failed_one(
+def test_a_sequence_moved_by_the_load_itself_fails_no_point(
     loaded: Loaded, database: DatabaseSettings, catalog: Catalog, script: str
 ) -> None:
-    """A materialized view that numbers its rows is filled after pg_dump's setval; whether it stood right
-    cannot be told.
+    """A materialized view that numbers its rows is filled after pg_dump's setval.
+
+    Whether the captured value was right cannot be determined.
     """
     run(database, f"CREATE TABLE t AS SELECT 1 AS i; {script}")
     path = publish_dump(catalog, database)
@@ -937,7 +962,7 @@ def test_a_sequence_that_the_load_itself_moves_makes_no_point_a_failed_one(
     )
 
 
-def test_a_sequence_that_moved_hides_no_other_difference(
+def test_a_moved_sequence_hides_no_other_difference(
     loaded: Loaded, database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(database, f"CREATE TABLE t AS SELECT 1 AS i; {MOVED['descending']}")
@@ -951,7 +976,7 @@ def test_a_sequence_that_moved_hides_no_other_difference(
             assert compare_database(prepared, roles=target.roles)[1].status is CheckStatus.FAILED
 
 
-def test_a_sequence_that_stands_before_its_captured_value_is_a_failure(
+def test_a_sequence_below_its_captured_value_is_a_failure(
     database: DatabaseSettings, second_database: DatabaseSettings, catalog: Catalog
 ) -> None:
     run(database, "CREATE SEQUENCE s; SELECT setval('s', 7); CREATE TABLE t AS SELECT 1 AS i")

@@ -1,8 +1,7 @@
-"""A schema with one of everything is captured, loaded without superuser rights and equal: on every major
-version here, and in other encodings.
+"""A schema with one of everything is equal after an unprivileged load.
 
-What only a superuser may make goes by the narrow path of `unprivileged_load`. Statements that a version or an
-encoding refuses are left out.
+It is loaded on every major version here and in other encodings. What only a superuser may create uses the
+narrow path of `unprivileged_load`. Statements that a version or an encoding refuses are left out.
 """
 
 from __future__ import annotations
@@ -36,8 +35,10 @@ OWNED = """
 CREATE ROLE "zoo's own" NOSUPERUSER;
 CREATE SCHEMA own AUTHORIZATION "zoo's own";
 SET ROLE "zoo's own";
-CREATE TABLE own.secret (id int PRIMARY KEY, note text CHECK (note <> '')); INSERT INTO own.secret VALUES (1, 'a'), (2, 'b');
-ALTER TABLE own.secret ENABLE ROW LEVEL SECURITY; ALTER TABLE own.secret FORCE ROW LEVEL SECURITY; CREATE POLICY none ON own.secret USING (false);
+CREATE TABLE own.secret (id int PRIMARY KEY, note text CHECK (note <> ''));
+INSERT INTO own.secret VALUES (1, 'a'), (2, 'b');
+ALTER TABLE own.secret ENABLE ROW LEVEL SECURITY; ALTER TABLE own.secret FORCE ROW LEVEL SECURITY;
+CREATE POLICY none ON own.secret USING (false);
 CREATE MATERIALIZED VIEW own.seen AS SELECT count(*) FROM own.secret;
 RESET ROLE;
 """
@@ -54,7 +55,7 @@ PLACES = [
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, EmbeddedPostgres]]:
-    """A server of each major version that is installed; Debian's has ICU."""
+    """Yield a server of each installed major version; Debian's has ICU."""
     servers: dict[int, EmbeddedPostgres] = {}
     for bin_dir, major in find_server_bin_dirs(15):
         if major not in servers:
@@ -68,7 +69,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Embe
 
 @pytest.fixture
 def zoo(request: pytest.FixtureRequest, servers: dict[int, EmbeddedPostgres]) -> Iterator[DatabaseSettings]:
-    """A database with everything in it that this version and encoding take."""
+    """Return a database with everything that this version and encoding accept."""
     major, encoding = request.param
     if major not in servers:
         pytest.skip(f"no PostgreSQL {major} is installed")
@@ -139,7 +140,7 @@ def test_real_applications_are_equal_after_a_load_without_superuser_rights(
     name: str,
     major: int,
 ) -> None:
-    """Owned by a role without rights, as an application's is."""
+    """A role without rights owns it, as in an application."""
     if major not in servers:
         pytest.skip(f"no PostgreSQL {major} is installed")
     server = servers[major]
@@ -158,7 +159,7 @@ def test_real_applications_are_equal_after_a_load_without_superuser_rights(
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_view_over_rows_that_its_owner_must_not_see_is_refreshed(
+def test_a_view_over_rows_hidden_from_its_owner_is_refreshed(
     database: DatabaseSettings, second_database: DatabaseSettings, tmp_path: Path, jobs: int
 ) -> None:
     """With pg_dump's `SET row_security = off` the refresh is an error, and psql stops."""

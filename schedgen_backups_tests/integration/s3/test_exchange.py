@@ -1,6 +1,4 @@
-"""Every exchange with an S3 server ends within its limits, whatever the server does: silence, single bytes,
-answers without an end.
-"""
+"""Every exchange with an S3 server ends within its limits, despite silent, slow or endless answers."""
 
 from __future__ import annotations
 
@@ -88,7 +86,7 @@ def read_packed(client: BucketClient, size_bytes: int = len(BODY)) -> object:
 
 
 @pytest.mark.parametrize("answer", STALLS, ids=lambda answer: answer.__name__)
-def test_a_small_object_that_stalls_costs_the_limit_a_few_times(
+def test_a_stalled_small_object_costs_the_limit_a_few_times(
     server: SlowS3, client: BucketClient, answer: Answer
 ) -> None:
     server.objects["a.pdf"] = answer
@@ -102,7 +100,7 @@ def test_a_small_object_that_stalls_costs_the_limit_a_few_times(
 
 
 @pytest.mark.parametrize("answer", STALLS, ids=lambda answer: answer.__name__)
-def test_a_large_object_that_stalls_costs_the_limit_a_few_times(
+def test_a_stalled_large_object_costs_the_limit_a_few_times(
     server: SlowS3, client: BucketClient, tmp_path: Path, answer: Answer
 ) -> None:
     server.objects["a.pdf"] = answer
@@ -119,7 +117,7 @@ def test_a_large_object_that_stalls_costs_the_limit_a_few_times(
     assert time.monotonic() - started < 5 * STALL_SECONDS + 2
 
 
-def test_a_body_that_is_slow_and_fast_enough_is_read(
+def test_a_slow_body_above_the_minimum_rate_is_read(
     server: SlowS3, client: BucketClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange, "LOWEST_BYTES_PER_SECOND", 1000)
@@ -135,7 +133,7 @@ def test_a_body_that_is_slow_and_fast_enough_is_read(
     assert server.count("a.pdf") == 1
 
 
-def test_the_pauses_of_the_reader_are_not_counted(server: SlowS3, client: BucketClient) -> None:
+def test_the_readers_own_pauses_are_not_counted(server: SlowS3, client: BucketClient) -> None:
     body = b"y" * (IN_MEMORY_BYTES + 1)
     server.objects["a.pdf"] = lambda handler: handler.send_whole(body)
     size_bytes = 0
@@ -149,7 +147,7 @@ def test_the_pauses_of_the_reader_are_not_counted(server: SlowS3, client: Bucket
 @pytest.mark.parametrize(
     "answer", [Handler.be_silent, trickle_head, trickle_body], ids=lambda answer: answer.__name__
 )
-def test_a_page_of_the_listing_that_stalls_ends(server: SlowS3, client: BucketClient, answer: Answer) -> None:
+def test_a_stalled_listing_page_ends(server: SlowS3, client: BucketClient, answer: Answer) -> None:
     server.listing = answer
     started = time.monotonic()
     with pytest.raises(BucketStalledError):
@@ -158,7 +156,7 @@ def test_a_page_of_the_listing_that_stalls_ends(server: SlowS3, client: BucketCl
     assert time.monotonic() - started < 3 * STALL_SECONDS + 2
 
 
-def test_an_upload_that_is_not_taken_ends(server: SlowS3, client: BucketClient) -> None:
+def test_an_upload_that_the_server_does_not_read_ends(server: SlowS3, client: BucketClient) -> None:
     server.put = Handler.be_silent
     body = b"z" * IN_MEMORY_BYTES
     started = time.monotonic()
@@ -201,7 +199,9 @@ def send_endless_refusal(handler: Handler) -> None:
 @pytest.mark.parametrize(
     "answer", [send_without_end, send_endless_refusal], ids=lambda answer: answer.__name__
 )
-def test_an_answer_without_an_end_is_not_kept(server: SlowS3, client: BucketClient, answer: Answer) -> None:
+def test_an_endless_answer_is_not_kept_in_memory(
+    server: SlowS3, client: BucketClient, answer: Answer
+) -> None:
     server.listing = server.objects["a.pdf"] = answer
     for ask, kinds in (
         (lambda: list(client.list_objects()), BucketUnreachableError),
@@ -213,9 +213,7 @@ def test_an_answer_without_an_end_is_not_kept(server: SlowS3, client: BucketClie
         assert len(server.requests) - before <= 3
 
 
-def test_an_object_that_has_more_bytes_than_were_announced_is_refused(
-    server: SlowS3, client: BucketClient
-) -> None:
+def test_an_object_longer_than_announced_is_refused(server: SlowS3, client: BucketClient) -> None:
     server.objects["a.pdf"] = send_without_end
     with (
         pytest.raises(ObjectError, match="more than the announced 0 bytes"),
@@ -243,7 +241,7 @@ def test_a_busy_server_does_not_choose_the_pause(
     assert time.monotonic() - started < 5
 
 
-def test_a_listing_that_names_ever_new_keys_is_refused(server: SlowS3, tmp_path: Path) -> None:
+def test_a_listing_with_endless_new_keys_is_refused(server: SlowS3, tmp_path: Path) -> None:
     def list_more(handler: Handler) -> None:
         page = handler.token
         handler.send_whole(
@@ -256,8 +254,8 @@ def test_a_listing_that_names_ever_new_keys_is_refused(server: SlowS3, tmp_path:
     assert server.count("list-type") < 20
 
 
-def test_the_next_page_is_asked_for_by_its_token_alone(server: SlowS3, client: BucketClient) -> None:
-    """s3proxy refuses a token together with a key to start behind."""
+def test_the_next_page_is_requested_by_its_token_alone(server: SlowS3, client: BucketClient) -> None:
+    """s3proxy refuses a token together with a start key."""
     server.listing = lambda handler: handler.send_whole(
         make_page([(f"{handler.token}.pdf", 5)], "1" if not handler.token else "")
     )
@@ -270,16 +268,15 @@ def test_the_next_page_is_asked_for_by_its_token_alone(server: SlowS3, client: B
 def test_a_listing_of_versions_that_does_not_advance_is_refused(
     server: SlowS3, client: BucketClient, markers: str
 ) -> None:
-    page = f"<ListVersionsResult><Name>b</Name><IsTruncated>true</IsTruncated>{markers}</ListVersionsResult>".encode()
+    contents = f"<Name>b</Name><IsTruncated>true</IsTruncated>{markers}"
+    page = f"<ListVersionsResult>{contents}</ListVersionsResult>".encode()
     server.about_bucket = lambda handler: handler.send_whole(page)
     with pytest.raises(BucketError, match="does not end"):
         list(client.list_versions())
     assert server.count("versions") <= 2
 
 
-def test_objects_that_were_deleted_in_great_number_do_not_end_the_capture(
-    server: SlowS3, tmp_path: Path
-) -> None:
+def test_many_deleted_objects_do_not_abort_the_capture(server: SlowS3, tmp_path: Path) -> None:
     keys = [(f"{number:05}.pdf", 5) for number in range(2500)]
     pages = {
         0: make_page(keys[:1000], "1"),
@@ -295,7 +292,7 @@ def test_objects_that_were_deleted_in_great_number_do_not_end_the_capture(
     assert captured.record.deleted_count == 2500
 
 
-def test_over_tls_the_same_limits_hold(tmp_path: Path) -> None:
+def test_over_tls_the_same_limits_apply(tmp_path: Path) -> None:
     def take(handler: Handler) -> None:
         handler.rfile.read(int(handler.headers["Content-Length"]))
         handler.send_whole()
@@ -319,7 +316,7 @@ def test_over_tls_the_same_limits_hold(tmp_path: Path) -> None:
             assert time.monotonic() - started < 5
 
 
-def test_over_tls_a_certificate_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_over_tls_a_foreign_certificate_is_refused(tmp_path: Path) -> None:
     with SlowS3(make_certificate(tmp_path / "ours")) as server:
         settings = replace(server.settings, certificates_path=make_certificate(tmp_path / "other"))
         with (

@@ -1,5 +1,6 @@
-"""GETs beside the SDK against real S3 servers: what they give is what the SDK gives, and a capture of plain
-objects needs nothing else.
+"""GETs beside the SDK, against real S3 servers: their results match the SDK's.
+
+A capture of plain objects needs no other request.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from schedgen_backups_tests.support.servers import client_of
 pytestmark = pytest.mark.integration
 
 
-def test_plain_objects_are_what_the_sdk_says_they_are(bucket: BucketSettings) -> None:
+def test_plain_objects_match_the_sdks(bucket: BucketSettings) -> None:
     client = client_of(bucket)
     kept = []
     tags = Tags.new_object_tags()
@@ -80,7 +81,7 @@ def test_plain_objects_are_what_the_sdk_says_they_are(bucket: BucketSettings) ->
         gets.close()
 
 
-def test_refusals_are_those_of_the_sdk(bucket: BucketSettings) -> None:
+def test_refusals_match_the_sdks(bucket: BucketSettings) -> None:
     client_of(bucket).put_object(bucket.bucket, "a.pdf", io.BytesIO(b"a"), 1)
     with BucketClient(bucket, threads=2, stall_timeout_seconds=60) as reader:
         assert reader.read_object("a.pdf").data == b"a"

@@ -1,5 +1,6 @@
-"""What becomes of tags, versions and checksums on a server without them: unknown, unproven, or a reported
-difference. Never green, never a crash.
+"""Tags, versions and checksums on a server without them: unknown, unproven or a reported difference.
+
+Never green, never a crash.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def catalog(tmp_path: Path) -> Catalog:
     return catalog
 
 
-def test_an_object_in_parts_is_proven_or_counted_as_unproven_with_the_reason(
+def test_a_multipart_object_is_proven_or_counted_as_unproven_with_the_reason(
     bucket: BucketSettings, catalog: Catalog
 ) -> None:
     body = make_noise(PART_BYTES + 1)
@@ -48,15 +49,13 @@ def test_an_object_in_parts_is_proven_or_counted_as_unproven_with_the_reason(
     with open_archive(path) as archive:
         (entry,) = archive.read_entries()
         assert archive.record.unproven_count == bool(entry.unproven)
-    # An ETag with the number of parts is no MD5; a server that joins them gives one.
+    # An ETag with a number of parts is not an MD5; a server that joins the parts gives one.
     assert bool(entry.unproven) == ("-" in entry.etag)
     assert not entry.unproven or "multipart" in entry.unproven
     assert verify_every_object(path).figures["unproven"] == bool(entry.unproven)
 
 
-def test_whether_the_bucket_keeps_versions_is_known_or_unknown(
-    bucket: BucketSettings, catalog: Catalog
-) -> None:
+def test_the_versioning_state_is_known_or_unknown(bucket: BucketSettings, catalog: Catalog) -> None:
     client_of(bucket).put_object(bucket.bucket, "a.pdf", io.BytesIO(b"a"), 1)
     with open_archive(publish_archive(catalog, bucket)) as archive:
         assert archive.record.is_versioned in (None, False)
@@ -83,7 +82,7 @@ def test_every_version_and_delete_marker_is_listed_where_there_are_versions(buck
     assert len({listed.version_id for listed in versions}) == 3
 
 
-def test_tags_that_no_object_can_have_are_refused_by_name(bucket: BucketSettings) -> None:
+def test_impossible_tags_are_refused_by_name(bucket: BucketSettings) -> None:
     entry = make_entry("a.pdf", b"body", tags={f"k{number}": "v" for number in range(12)})
     with BucketClient(bucket, threads=1, stall_timeout_seconds=30) as client:
         with pytest.raises(ObjectRefusedError, match=r"refuses the tags of object 'a\.pdf'") as caught:
@@ -92,7 +91,7 @@ def test_tags_that_no_object_can_have_are_refused_by_name(bucket: BucketSettings
         assert client.find_head("a.pdf") is None
 
 
-def test_tags_come_back_or_are_reported_as_different(bucket: BucketSettings) -> None:
+def test_tags_are_restored_or_reported_as_different(bucket: BucketSettings) -> None:
     entry = make_entry("a.pdf", b"body", tags={"owner": "me"})
     with BucketClient(bucket, threads=1, stall_timeout_seconds=30) as client:
         client.put_object(entry, io.BytesIO(b"body"))
@@ -101,7 +100,7 @@ def test_tags_come_back_or_are_reported_as_different(bucket: BucketSettings) -> 
         assert find_difference(client, entry) == ("" if tags else "tags")
 
 
-def test_a_checksum_is_of_the_whole_object_or_there_is_a_reason(bucket: BucketSettings) -> None:
+def test_a_checksum_covers_the_whole_object_or_a_reason_is_given(bucket: BucketSettings) -> None:
     client_of(bucket).put_object(bucket.bucket, "a.pdf", io.BytesIO(b"a"), 1)
     with BucketClient(bucket, threads=1, stall_timeout_seconds=30) as client:
         (listed,) = client.list_objects()

@@ -1,5 +1,6 @@
-"""The drill's own PostgreSQL server does not see what it has no business with, where the system has user
-namespaces; it runs where it has none.
+"""User namespaces hide the host from the drill's own PostgreSQL server.
+
+Without them the server still runs.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ def has_user_namespaces() -> bool:
 
 @pytest.fixture
 def backups(tmp_path: Path) -> Path:
-    """A backup directory with a secret, beside an environment file with another; the drill's folder lies in
-    it.
+    """Return a backup directory with a secret, beside an environment file with another.
+
+    The drill's folder lies in it.
     """
     folder = tmp_path / "backups"
     (folder / ".drill").mkdir(parents=True)
@@ -53,14 +55,14 @@ def server(backups: Path) -> Iterator[EmbeddedPostgres]:
 
 
 def run_program(database: DatabaseSettings, command: str) -> str:
-    """What a program printed that a superuser ran on the server."""
+    """Return the output of a program that a superuser ran on the server."""
     run(database, "CREATE TABLE IF NOT EXISTS said (line text)")
     run(database, "TRUNCATE said")
     run(database, f"COPY said FROM PROGRAM $${command} 2>&1 || true$$")
     return "\n".join(line for (line,) in run(database, "SELECT line FROM said"))
 
 
-def test_a_superuser_of_the_server_finds_no_backups_no_settings_and_no_secrets_of_our_process(
+def test_a_superuser_of_the_server_sees_no_backups_settings_or_secrets(
     server: EmbeddedPostgres, backups: Path
 ) -> None:
     if not has_user_namespaces():
@@ -81,8 +83,9 @@ def test_a_superuser_of_the_server_finds_no_backups_no_settings_and_no_secrets_o
 
 
 def test_a_superuser_of_the_server_reaches_no_network(tmp_path: Path) -> None:
-    """Neither the loopback ports of the host nor anything beyond; we reach it over a Unix socket in its
-    folder.
+    """Neither the loopback ports of the host nor anything beyond.
+
+    We reach it over a Unix socket in its folder.
     """
     if not has_user_namespaces():
         pytest.skip("no user namespaces here")
@@ -103,15 +106,17 @@ def test_a_superuser_of_the_server_reaches_no_network(tmp_path: Path) -> None:
 
 
 def connect_unix_socket(server: EmbeddedPostgres, path: Path) -> str:
-    """What a program of the server said after it tried that."""
+    """Return the output of a server program that tried that."""
     script = f"import socket; socket.socket(socket.AF_UNIX).connect('{path}'); print('reached')"
     return run_program(server.settings("postgres"), f'{sys.executable} -c "{script}"')
 
 
 @pytest.mark.parametrize("name", ["server", "x" * 90], ids=["without network", "with network"])
 def test_a_superuser_of_the_server_reaches_no_unix_socket_of_the_host(name: str) -> None:
-    """A namespace holds no paths: PostgreSQL's default socket directories are /tmp and /var/run/postgresql,
-    and peer asks for no password.
+    """A network namespace does not hide paths.
+
+    PostgreSQL's default socket directories are /tmp and /var/run/postgresql, and peer authentication asks for
+    no password.
     """
     if not has_user_namespaces():
         pytest.skip("no user namespaces here")
@@ -127,8 +132,8 @@ def test_a_superuser_of_the_server_reaches_no_unix_socket_of_the_host(name: str)
             assert run_program(server.settings("postgres"), "ls /run /var/run | grep -v ':$' | grep .") == ""
 
 
-def test_a_folder_behind_a_symbolic_link_is_found_by_both_names(tmp_path: Path) -> None:
-    """The link, or what it leads to, may lie in a directory that is hidden."""
+def test_a_folder_behind_a_symbolic_link_works_under_both_names(tmp_path: Path) -> None:
+    """The link or its target may lie in a hidden directory."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     with (
@@ -147,8 +152,8 @@ def test_a_folder_behind_a_symbolic_link_is_found_by_both_names(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["x" * 90, "a,b"], ids=["long", "comma"])
-def test_a_folder_that_can_hold_no_socket_keeps_the_server_on_loopback(tmp_path: Path, name: str) -> None:
-    """The path of a Unix socket has 107 bytes, and for libpq a comma stands between two hosts."""
+def test_without_a_usable_socket_path_the_server_stays_on_loopback(tmp_path: Path, name: str) -> None:
+    """The path of a Unix socket has 107 bytes, and libpq takes a comma as a separator of hosts."""
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     with EmbeddedPostgres(tmp_path / name / "postgres", hidden_paths=(hidden,)) as server:
@@ -156,7 +161,7 @@ def test_a_folder_that_can_hold_no_socket_keeps_the_server_on_loopback(tmp_path:
         assert run(server.settings("postgres"), "SELECT 1") == [(1,)]
 
 
-def test_a_hidden_server_keeps_its_data_and_is_stopped_from_outside(
+def test_a_confined_server_keeps_its_data_and_is_stopped_from_outside(
     server: EmbeddedPostgres, backups: Path
 ) -> None:
     run(server.settings("postgres"), "CREATE TABLE kept AS SELECT 7 AS a")
@@ -168,12 +173,12 @@ def test_a_hidden_server_keeps_its_data_and_is_stopped_from_outside(
         run(server.settings("postgres"), "SELECT 1")
 
 
-def test_without_namespaces_the_server_runs_all_the_same(
+def test_without_namespaces_the_server_still_runs(
     backups: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """As in a confined container.
 
-    PostgreSQL refuses to be root, so root gives it to nobody, who must be able to read its folder.
+    PostgreSQL refuses to run as root, so root starts it as nobody, who must be able to read its folder.
     """
     monkeypatch.setattr(postgres_cluster, "_NAMESPACE_LAUNCHER", "raise OSError")
     cluster = postgres_cluster.cluster_for(

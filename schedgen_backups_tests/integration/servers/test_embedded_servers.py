@@ -1,4 +1,4 @@
-"""The servers of the demo and of these tests: start, restart, end, and who may do what."""
+"""The servers of the demo and of these tests: start, restart, end and rights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-# The process says when its server runs and then waits to be killed.
+# The process reports that its server runs and then waits to be killed.
 ABANDONED_POSTGRES = """
 import sys, time
 from pathlib import Path
@@ -59,7 +59,7 @@ object_server = EmbeddedS3(Path(sys.argv[1]) / "s3").start()
 
 
 def is_running(process_id: int) -> bool:
-    """Whether the process runs; one that ended and that nobody has waited for yet does not."""
+    """Return whether the process runs; an ended one that was not waited for does not."""
     return psutil.pid_exists(process_id) and psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
 
 
@@ -70,7 +70,7 @@ def server_process_id(server: EmbeddedS3) -> int:
 
 
 def start_and_kill(program: str, directory: Path) -> list[str]:
-    """What the program said when it was ready; it has been killed without a chance to clear up."""
+    """Return the process's ready message; it has been killed without a chance to clean up."""
     with subprocess.Popen(
         [sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -106,7 +106,7 @@ def test_a_postgres_left_alive_by_a_killed_process_can_be_stopped(tmp_path: Path
     assert not is_running(process_id)
 
 
-def test_a_stale_process_id_of_another_program_is_left_alone(tmp_path: Path) -> None:
+def test_a_stale_process_id_of_another_program_is_ignored(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         process_file = (tmp_path / "data" / "postmaster.pid").read_text()
     with subprocess.Popen(["sleep", "600"]) as bystander:
@@ -118,7 +118,7 @@ def test_a_stale_process_id_of_another_program_is_left_alone(tmp_path: Path) -> 
         bystander.kill()
 
 
-def test_both_servers_end_with_an_interpreter_that_forgot_them(tmp_path: Path) -> None:
+def test_both_servers_end_with_an_interpreter_that_never_stopped_them(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", FORGETFUL, str(tmp_path)], check=True, timeout=60)
     assert not (tmp_path / "postgres" / "data" / "postmaster.pid").exists()
     commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
@@ -157,7 +157,7 @@ def test_another_password_for_existing_data_is_refused(tmp_path: Path) -> None:
         EmbeddedPostgres(tmp_path, password="second").start()
 
 
-def test_an_interrupted_initdb_leaves_nothing_that_hinders_the_next_start(tmp_path: Path) -> None:
+def test_an_interrupted_initdb_does_not_block_the_next_start(tmp_path: Path) -> None:
     (tmp_path / "data.new").mkdir()
     (tmp_path / "data.new" / "PG_VERSION").write_text("18\n")
     with EmbeddedPostgres(tmp_path) as server:
@@ -170,7 +170,7 @@ def test_server_options_reach_the_server_whatever_they_contain(tmp_path: Path) -
         assert run(server.settings("postgres"), "SHOW cluster_name") == [("it's $HOME",)]
 
 
-def test_databases_are_made_and_dropped_under_open_sessions(postgres_server: EmbeddedPostgres) -> None:
+def test_databases_are_created_and_dropped_under_open_sessions(postgres_server: EmbeddedPostgres) -> None:
     settings = postgres_server.create_database('odd "name"')
     with pytest.raises(DatabaseError, match="already exists"):
         postgres_server.create_database('odd "name"')
@@ -179,7 +179,7 @@ def test_databases_are_made_and_dropped_under_open_sessions(postgres_server: Emb
     postgres_server.drop_database('odd "name"')
 
 
-def test_the_password_is_asked_for_and_kept_private(tmp_path: Path) -> None:
+def test_the_password_is_required_and_kept_private(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         settings = server.settings("postgres")
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -192,7 +192,7 @@ def test_the_password_is_asked_for_and_kept_private(tmp_path: Path) -> None:
 
 
 def test_postgres_runs_as_another_user_where_root_has_no_user_namespaces(postgres_bin_dir: Path) -> None:
-    # Neither pytest's folder nor root's home can be entered by another user.
+    # Another user can enter neither pytest's folder nor root's home.
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -206,7 +206,7 @@ def test_postgres_runs_as_another_user_where_root_has_no_user_namespaces(postgre
         with server:
             before = server.create_database("app")
             assert (directory / "server" / "data").stat().st_uid == (os.geteuid() or NOBODY_ID)
-        # The files find back to their first owner when namespaces are allowed again.
+        # The files return to their first owner when namespaces are allowed again.
         with EmbeddedPostgres(directory / "server", bin_dir=bin_dir) as server:
             assert run(server.settings("app"), "SELECT 1") == [(1,)]
             assert server.settings("app").password == before.password
@@ -223,7 +223,7 @@ def test_a_restarted_s3_server_keeps_keys_ports_and_objects(tmp_path: Path) -> N
             assert response.read() == b"hello"
 
 
-def test_an_s3_server_whose_ports_were_taken_moves_with_its_objects(tmp_path: Path) -> None:
+def test_an_s3_server_with_taken_ports_moves_with_its_objects(tmp_path: Path) -> None:
     with EmbeddedS3(tmp_path) as server:
         before = server.settings("kept")
         client_of(before).make_bucket("kept")
@@ -239,7 +239,7 @@ def test_an_s3_server_whose_ports_were_taken_moves_with_its_objects(tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-def test_an_s3_server_dies_with_its_killed_parent_and_leaves_no_socket_after_the_next_start(
+def test_an_s3_server_dies_with_its_parent_and_its_socket_is_removed_at_the_next_start(
     tmp_path: Path,
 ) -> None:
     before = set(Path("/tmp").glob("seaweedfs-*-grpc-*.sock"))  # noqa: S108 - other servers', some of them of ports that are free again
@@ -280,7 +280,7 @@ def test_servers_start_in_a_folder_with_a_long_and_odd_path(tmp_path: Path) -> N
         assert run(postgres.settings("postgres"), "SELECT 1") == [(1,)]
 
 
-def test_an_s3_server_makes_no_bucket_on_its_own_and_deletes_no_full_one(tmp_path: Path) -> None:
+def test_an_s3_server_creates_no_bucket_implicitly_and_deletes_no_full_one(tmp_path: Path) -> None:
     with EmbeddedS3(tmp_path) as server:
         client = client_of(server.settings("kept"))
         with pytest.raises(S3Error, match="NoSuchBucket"):
@@ -291,7 +291,7 @@ def test_an_s3_server_makes_no_bucket_on_its_own_and_deletes_no_full_one(tmp_pat
             client.remove_bucket("full")
 
 
-def test_a_small_disk_holds_as_many_buckets_as_are_wanted(tmp_path: Path) -> None:
+def test_a_small_disk_holds_as_many_buckets_as_needed(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("it takes root to mount a disk of 200 MB")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "none", tmp_path], check=True)
@@ -308,7 +308,7 @@ def test_a_small_disk_holds_as_many_buckets_as_are_wanted(tmp_path: Path) -> Non
         subprocess.run(["umount", tmp_path], check=True)
 
 
-def test_every_listener_is_on_the_loopback_address(tmp_path: Path) -> None:
+def test_every_listener_is_on_loopback(tmp_path: Path) -> None:
     with EmbeddedS3(tmp_path / "s3") as s3, EmbeddedPostgres(tmp_path / "postgres") as postgres:
         postmaster = int((tmp_path / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
         process_ids = [server_process_id(s3), postmaster]
@@ -324,5 +324,5 @@ def test_every_listener_is_on_the_loopback_address(tmp_path: Path) -> None:
         assert peers <= {"127.0.0.1"}
 
 
-def test_free_ports_are_different_ones() -> None:
+def test_free_ports_are_distinct() -> None:
     assert len(set(free_ports(20))) == 20

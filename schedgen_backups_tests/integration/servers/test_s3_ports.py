@@ -1,6 +1,6 @@
-"""What another user of this machine gets from the S3 server of a drill: nothing, on no port, socket or file.
+"""Another user of this machine gets nothing from a drill's S3 server, on any port, socket or file.
 
-The other user is a real one where the tests run as root; elsewhere the ports are asked by ourselves, without
+The other user is a real one if the tests run as root; otherwise the tests query the ports themselves, without
 a key.
 """
 
@@ -29,7 +29,7 @@ BUCKET = "patients-of-canary"
 KEY = "letters/canary-name.pdf"
 BODY = b"canary-body " * 20_000
 NOBODY = 65534
-# In one text, for a Python that may be another one: ours may lie where the other user cannot read.
+# In one text, for another Python: ours may lie where the other user cannot read.
 STRANGER = r"""
 import http.client, json, os, socket, ssl, sys
 asked = json.loads(sys.argv[1])
@@ -41,7 +41,8 @@ for port in asked["ports"]:
             connection.request(method, path, body=body)
             response = connection.getresponse()
             data = response.read(1 << 20)
-            found["answers"].append([port, method, path, response.status, (str(response.getheaders()).encode() + data).decode("latin-1")])
+            found["answers"].append([port, method, path, response.status,
+                (str(response.getheaders()).encode() + data).decode("latin-1")])
         except (OSError, http.client.HTTPException):
             pass
         connection.close()
@@ -81,7 +82,7 @@ print(json.dumps(found))
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A folder whose parents every user may enter."""
+    """Return a folder whose parents every user may enter."""
     path = Path(mkdtemp(prefix="s3-ports-"))
     path.chmod(0o755)
     yield path / "s3"
@@ -90,7 +91,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def server(directory: Path) -> Iterator[EmbeddedS3]:
-    # As an older version, or somebody else, may have made it.
+    # As an older version, or another user, may have created it.
     directory.mkdir(mode=0o755)
     with EmbeddedS3(directory) as server:
         client = client_of(server.settings(BUCKET))
@@ -100,8 +101,9 @@ def server(directory: Path) -> Iterator[EmbeddedS3]:
 
 
 def find_process(server: EmbeddedS3) -> psutil.Process:
-    """Among the children of this process: others on the machine may listen on the same port of another
-    address.
+    """Return the server among this process's children.
+
+    Others on the machine may listen on the same port of another address.
     """
     port = server._ports["s3.port"]
     (process,) = [
@@ -116,7 +118,7 @@ def find_process(server: EmbeddedS3) -> psutil.Process:
 
 
 def ask(server: EmbeddedS3) -> dict[str, Any]:
-    """What a stranger gets."""
+    """Return what an unauthenticated user gets."""
     process = find_process(server)
     ports = sorted(
         {entry.laddr.port for entry in process.net_connections("inet") if entry.status == psutil.CONN_LISTEN}
@@ -182,21 +184,21 @@ def ask(server: EmbeddedS3) -> dict[str, Any]:
     return found
 
 
-def test_no_port_gives_or_takes_an_object_without_a_key(server: EmbeddedS3) -> None:
+def test_no_port_serves_or_accepts_an_object_without_a_key(server: EmbeddedS3) -> None:
     found = ask(server)
     assert len(found["answers"]) > 50
     for port, method, path, status, text in found["answers"]:
-        told = f"{method} {path} on {port}: {status}"
-        assert "canary-body" not in text, told
-        # The S3 interface names the path that it was asked for in its refusal.
-        assert "canary-name" not in text or status == 403, told
-        assert "BEARER" not in text.upper().replace("WWW-AUTHENTICATE", ""), told
-        assert method == "GET" or status >= 400, told
+        context = f"{method} {path} on {port}: {status}"
+        assert "canary-body" not in text, context
+        # In its refusal, the S3 interface names the requested path.
+        assert "canary-name" not in text or status == 403, context
+        assert "BEARER" not in text.upper().replace("WWW-AUTHENTICATE", ""), context
+        assert method == "GET" or status >= 400, context
     client = client_of(server.settings(BUCKET))
     assert [entry.object_name for entry in client.list_objects(BUCKET, recursive=True)] == [KEY]
 
 
-def test_no_grpc_port_lets_a_client_without_a_certificate_in(server: EmbeddedS3) -> None:
+def test_no_grpc_port_admits_a_client_without_a_certificate(server: EmbeddedS3) -> None:
     assert ask(server)["served"] == []
 
 
@@ -206,7 +208,7 @@ def test_no_socket_and_no_file_is_open_to_another_user(server: EmbeddedS3) -> No
     assert (found["sockets"], found["files"]) == ([], [])
 
 
-def test_an_idle_server_uses_hardly_any_processor_time(server: EmbeddedS3) -> None:
+def test_an_idle_server_uses_hardly_any_cpu_time(server: EmbeddedS3) -> None:
     process = find_process(server)
     process.cpu_percent()
     assert process.cpu_percent(interval=3) < 6

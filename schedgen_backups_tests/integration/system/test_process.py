@@ -1,8 +1,6 @@
-"""Running other programs: both ends of the pipes, silence, exit codes, what they say, and that they and their
-children end.
+"""Running other programs: pipes, silence, exit codes, their output, and that they and their children end.
 
-Programs here are small shell scripts and tools of every Unix; what pg_dump and psql do is in the integration
-tests.
+Programs here are small shell scripts and tools of every Unix; other integration tests cover pg_dump and psql.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ def assert_ends(process_id: int) -> None:
         time.sleep(0.01)
 
 
-def test_output_comes_as_it_was_written() -> None:
+def test_output_arrives_unchanged() -> None:
     with run_shell("seq 1 200000") as program:
         output = b"".join(program.read_blocks())
         assert program.wait() == 0
@@ -60,7 +58,7 @@ def test_input_larger_than_a_pipe_arrives_whole() -> None:
         assert program.wait() == 0
 
 
-def test_input_and_output_go_through_at_once(tmp_path: Path) -> None:
+def test_input_and_output_flow_concurrently(tmp_path: Path) -> None:
     target = tmp_path / "copy"
     data = os.urandom(3 << 20)
     with run_shell(f"cat > {target}", stdin=subprocess.PIPE) as program:
@@ -72,20 +70,20 @@ def test_input_and_output_go_through_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 127])
-def test_the_exit_code_is_told(code: int) -> None:
+def test_the_exit_code_is_returned(code: int) -> None:
     with run_shell(f"exit {code}") as program:
         assert list(program.read_blocks()) == []
         assert program.wait() == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-def test_a_signal_is_told_as_a_negative_code(number: signal.Signals) -> None:
+def test_a_signal_is_a_negative_exit_code(number: signal.Signals) -> None:
     with run_shell(f"echo before; kill -{int(number)} $$") as program:
         assert b"".join(program.read_blocks()) == b"before\n"
         assert program.wait() == -number
 
 
-def test_a_program_that_says_nothing_more_is_noticed_and_ended() -> None:
+def test_a_program_that_goes_silent_is_noticed_and_killed() -> None:
     with run_shell("echo first; exec sleep 600", stall=0.3) as program:
         blocks = program.read_blocks()
         assert next(blocks) == b"first\n"
@@ -96,7 +94,7 @@ def test_a_program_that_says_nothing_more_is_noticed_and_ended() -> None:
     assert not is_running(process_id)
 
 
-def test_a_program_that_takes_nothing_is_noticed() -> None:
+def test_a_program_that_reads_nothing_is_noticed() -> None:
     with (
         run_shell("exec sleep 600", stall=0.3, stdin=subprocess.PIPE) as program,
         pytest.raises(ProgramError, match="read no data"),
@@ -111,8 +109,8 @@ def test_a_program_that_closes_its_output_and_stays_is_noticed() -> None:
             program.wait()
 
 
-def test_a_slow_program_that_keeps_talking_is_left_alone() -> None:
-    """It takes longer than the patience in all, and never falls silent for so long."""
+def test_a_slow_program_that_keeps_writing_is_left_alone() -> None:
+    """Its total time exceeds the stall limit, but it is never silent for that time."""
     with run_shell("for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done", stall=0.8) as program:
         assert b"".join(program.read_blocks()).split() == [b"%d" % number for number in range(1, 7)]
         assert program.wait() == 0
@@ -122,7 +120,7 @@ def test_a_slow_program_that_keeps_talking_is_left_alone() -> None:
     "script", ["sleep 1; echo done", "exec >&-; sleep 1"], ids=["before its output", "after its output"]
 )
 def test_a_silent_program_whose_server_works_is_waited_for(script: str) -> None:
-    """It is asked for again after each of these silences."""
+    """Its server is asked again after each silence."""
     asked: list[float] = []
 
     def is_working() -> bool:
@@ -137,7 +135,7 @@ def test_a_silent_program_whose_server_works_is_waited_for(script: str) -> None:
     assert len(asked) >= 2
 
 
-def test_a_program_that_takes_nothing_while_its_server_works_is_waited_for() -> None:
+def test_a_program_that_reads_nothing_while_its_server_works_is_waited_for() -> None:
     words = ["sh", "-c", "sleep 1; cat >/dev/null"]
     with Program(
         words, environment={}, stall_timeout_seconds=0.3, stdin=subprocess.PIPE, is_working=lambda: True
@@ -147,7 +145,7 @@ def test_a_program_that_takes_nothing_while_its_server_works_is_waited_for() -> 
         assert program.wait() == 0
 
 
-def test_a_silent_program_is_ended_once_its_server_no_longer_works() -> None:
+def test_a_silent_program_is_killed_once_its_server_stops_working() -> None:
     answers = iter([True, False])
     words = ["sh", "-c", "exec sleep 600"]
     with (
@@ -174,21 +172,21 @@ def test_the_last_fifty_lines_of_stderr_are_kept() -> None:
         assert program.stderr_tail.split() == [str(number) for number in range(951, 1001)]
 
 
-def test_a_flood_on_stderr_stops_nothing_and_fills_no_memory() -> None:
+def test_a_flood_on_stderr_blocks_nothing_and_fills_no_memory() -> None:
     with run_shell("yes 'a warning of some length' | head -c 20000000 >&2; echo done") as program:
         assert b"".join(program.read_blocks()) == b"done\n"
         assert program.wait() == 0
         assert len(program.stderr_tail) < 10_000
 
 
-def test_stderr_without_a_newline_is_kept_in_bounds() -> None:
+def test_stderr_without_a_newline_is_bounded() -> None:
     with run_shell("head -c 30000000 /dev/zero | tr '\\0' 'x' >&2; echo done") as program:
         assert b"".join(program.read_blocks()) == b"done\n"
         assert program.wait() == 0
         assert len(program.stderr_tail) < 1 << 20
 
 
-def test_bytes_that_are_no_utf8_on_stderr_are_told() -> None:
+def test_invalid_utf8_on_stderr_is_reported() -> None:
     with run_shell(r"printf '\377\376 wrong\n' >&2; exit 1") as program:
         assert list(program.read_blocks()) == []
         assert program.wait() == 1
@@ -205,7 +203,7 @@ def test_leaving_the_block_ends_the_program_and_its_children(tmp_path: Path) -> 
     assert_ends(child)
 
 
-def test_a_child_that_outlives_its_parent_is_ended_too(
+def test_a_child_that_outlives_its_parent_is_killed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_END_GRACE_SECONDS", "_ORPHAN_GRACE_SECONDS"):
@@ -218,7 +216,7 @@ def test_a_child_that_outlives_its_parent_is_ended_too(
     assert_ends(child)
 
 
-def test_a_program_that_ignores_a_polite_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("schedgen_backups.core.system.process._END_GRACE_SECONDS", 0.3)
     with run_shell("trap '' TERM; echo started; while :; do sleep 1; done") as program:
         assert next(program.read_blocks()) == b"started\n"
@@ -233,26 +231,26 @@ def test_an_error_in_the_block_ends_the_program() -> None:
     assert not is_running(process_id)
 
 
-def test_a_program_that_is_not_there_is_told() -> None:
+def test_a_missing_program_is_reported() -> None:
     with pytest.raises(ProgramError, match="no-such-program could not be started"):
         Program(["/nowhere/no-such-program"], environment={}, stall_timeout_seconds=1)
     with pytest.raises(ProgramError, match="no-such-program could not be started"):
         run_program(["/nowhere/no-such-program"], environment={}, timeout_seconds=1)
 
 
-def test_a_program_run_to_its_end_tells_code_output_and_errors() -> None:
+def test_a_completed_program_returns_code_output_and_errors() -> None:
     code, output, stderr = run_program(
         ["sh", "-c", "echo ä; echo bad >&2; exit 4"], environment={}, timeout_seconds=PATIENCE_SECONDS
     )
     assert (code, output, stderr) == (4, "ä\n", "bad\n")
 
 
-def test_a_program_that_takes_too_long_is_told() -> None:
+def test_a_program_that_takes_too_long_is_reported() -> None:
     with pytest.raises(ProgramError, match=r"sh did not end within 0\.2 seconds"):
         run_program(["sh", "-c", "exec sleep 600"], environment={}, timeout_seconds=0.2)
 
 
-def test_no_secret_of_ours_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_of_ours_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "MINIO_SECRET_KEY",
         "POSTGRES_PASSWORD",
@@ -272,19 +270,19 @@ def test_no_secret_of_ours_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None
         assert b"canary" not in b"".join(program.read_blocks())
 
 
-def test_what_is_given_goes_before_what_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_given_variables_override_inherited_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGSSLMODE", "disable")
     assert make_environment({"PGSSLMODE": "verify-full"})["PGSSLMODE"] == "verify-full"
     assert make_environment({})["PATH"] == os.environ["PATH"]
 
 
-def test_no_secret_stands_in_the_process_list() -> None:
-    """The password is given in the environment, and whoever lists processes sees arguments only."""
+def test_no_secret_is_in_the_process_list() -> None:
+    """The password is passed in the environment; a process list shows arguments only."""
     with run_shell("exec sleep 600", PGPASSWORD="canary-7d1f") as program:
         assert "canary" not in " ".join(psutil.Process(program._process.pid).cmdline())
 
 
-def test_a_program_of_ours_gets_no_signal_that_was_meant_for_us() -> None:
-    """Ctrl-C in the terminal reaches us alone; we end the program in order."""
+def test_a_child_program_gets_no_signal_sent_to_us() -> None:
+    """Ctrl-C in the terminal reaches only us; we stop the program in order."""
     with run_shell("exec sleep 600") as program:
         assert os.getpgid(program._process.pid) != os.getpgid(0)

@@ -1,8 +1,7 @@
-"""Bits that flip and files that end early, at random places of real artifacts: always found, and never
-restored.
+"""Flipped bits and truncation at random places of real artifacts: always found, and never restored.
 
 Places come from a seed, so that a failure can be repeated. Every place of small artifacts is tried in
-`core/`.
+`unit/core`.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ CASES = [
 
 
 @dataclass(frozen=True)
-class SealedPoint:
-    """A whole recovery point, and empty targets."""
+class CommittedPoint:
+    """A complete recovery point, and empty targets."""
 
     catalog: Catalog
     contents: dict[ArtifactKind, bytes]
@@ -62,7 +61,7 @@ class SealedPoint:
 @pytest.fixture(scope="module")
 def committed(
     postgres_server: EmbeddedPostgres, s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SealedPoint]:
+) -> Iterator[CommittedPoint]:
     names = [f"test_{uuid4().hex}" for _ in range(2)]
     source, target = map(postgres_server.create_database, names)
     source_bucket, target_bucket = (s3_server.settings(f"test-{uuid4().hex}") for _ in range(2))
@@ -76,7 +75,7 @@ def committed(
     }
     live = make_live(source, source_bucket)
     commit_point(catalog, ID, origin=Origin(run_id="run"), live=live)
-    yield SealedPoint(
+    yield CommittedPoint(
         catalog, {kind: path.read_bytes() for kind, path in paths.items()}, target, target_bucket
     )
     for name in names:
@@ -100,7 +99,7 @@ def spoil(data: bytes, way: str, random: Random) -> bytes:
     ids=lambda value: value.value if isinstance(value, ArtifactKind) else str(value),
 )
 def test_damage_at_a_random_place_is_found_and_never_restored(
-    committed: SealedPoint, kind: ArtifactKind, way: str, seed: int
+    committed: CommittedPoint, kind: ArtifactKind, way: str, seed: int
 ) -> None:
     path = committed.path(kind)
     whole = committed.contents[kind]
@@ -123,7 +122,7 @@ def test_damage_at_a_random_place_is_found_and_never_restored(
 
 
 @pytest.mark.parametrize("kind", ArtifactKind)
-def test_a_damaged_point_is_listed_as_failed(committed: SealedPoint, kind: ArtifactKind) -> None:
+def test_a_damaged_point_is_listed_as_failed(committed: CommittedPoint, kind: ArtifactKind) -> None:
     path = committed.path(kind)
     path.write_bytes(damage(committed.contents[kind], 8 * 5000))
     try:
@@ -141,7 +140,7 @@ def test_a_damaged_point_is_listed_as_failed(committed: SealedPoint, kind: Artif
 
 
 @pytest.mark.parametrize("kind", ArtifactKind)
-def test_a_file_that_is_gone_fails_the_point(committed: SealedPoint, kind: ArtifactKind) -> None:
+def test_a_missing_file_fails_the_point(committed: CommittedPoint, kind: ArtifactKind) -> None:
     path = committed.path(kind)
     path.unlink()
     try:

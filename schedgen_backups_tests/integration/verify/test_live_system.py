@@ -1,4 +1,4 @@
-"""What the live system lacks, found in a real database and a real bucket."""
+"""Gaps in the live system, found in a real database and a real bucket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def live(database: DatabaseSettings, bucket: BucketSettings) -> LiveApplication:
     return make_live(database, bucket)
 
 
-def test_a_system_that_fits_is_coherent(live: LiveApplication) -> None:
+def test_a_consistent_system_is_coherent(live: LiveApplication) -> None:
     found = check_consistency(live)
     assert (found.is_coherent, found.reference_count, found.object_count, found.objects_without_row) == (
         True,
@@ -47,7 +47,7 @@ def test_rows_without_an_object_and_objects_without_a_row_are_named(live: LiveAp
     assert "1 row without their object, 2 objects without a row" in describe_consistency(found)
 
 
-def test_an_audit_without_a_usable_query_is_no_success(live: LiveApplication) -> None:
+def test_an_audit_without_a_usable_query_is_not_a_success(live: LiveApplication) -> None:
     run(live.database, "ALTER TABLE jobs RENAME TO tasks")
     with pytest.raises(ConfigurationError, match="the references of the database are unknown"):
         check_consistency(live)

@@ -1,5 +1,6 @@
-"""Presets of well-known applications: their tables, written from their documentation, name exactly the
-objects of their bucket.
+"""Presets of well-known applications: their tables name exactly the bucket's objects.
+
+The tables are created from the applications' documentation.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ def make_png() -> bytes:
 
 PNG = make_png()
 ACTIVE_STORAGE = """
-CREATE TABLE active_storage_blobs (id bigserial PRIMARY KEY, key varchar NOT NULL, filename varchar NOT NULL, content_type varchar, metadata text,
-    service_name varchar NOT NULL, byte_size bigint NOT NULL, checksum varchar, created_at timestamp(6) NOT NULL);
+CREATE TABLE active_storage_blobs (id bigserial PRIMARY KEY, key varchar NOT NULL, filename varchar NOT NULL,
+    content_type varchar, metadata text,
+    service_name varchar NOT NULL, byte_size bigint NOT NULL, checksum varchar,
+        created_at timestamp(6) NOT NULL);
 CREATE UNIQUE INDEX index_active_storage_blobs_on_key ON active_storage_blobs (key);
-CREATE TABLE active_storage_attachments (id bigserial PRIMARY KEY, name varchar NOT NULL, record_type varchar NOT NULL, record_id bigint NOT NULL,
+CREATE TABLE active_storage_attachments (id bigserial PRIMARY KEY, name varchar NOT NULL,
+    record_type varchar NOT NULL, record_id bigint NOT NULL,
     blob_id bigint NOT NULL REFERENCES active_storage_blobs, created_at timestamp(6) NOT NULL);
-CREATE TABLE active_storage_variant_records (id bigserial PRIMARY KEY, blob_id bigint NOT NULL REFERENCES active_storage_blobs,
+CREATE TABLE active_storage_variant_records (id bigserial PRIMARY KEY,
+    blob_id bigint NOT NULL REFERENCES active_storage_blobs,
     variation_digest varchar NOT NULL);
 INSERT INTO active_storage_blobs (key, filename, content_type, service_name, byte_size, created_at)
 VALUES ('4ohxqqtz1mlzfm6lyzwb7t5vrj0e', 'cat.png', 'image/png', 'amazon', 67, now()),
@@ -48,10 +53,14 @@ VALUES ('4ohxqqtz1mlzfm6lyzwb7t5vrj0e', 'cat.png', 'image/png', 'amazon', 67, no
 """
 SUPABASE = """
 CREATE SCHEMA storage;
-CREATE TABLE storage.buckets (id text PRIMARY KEY, name text NOT NULL UNIQUE, owner uuid, created_at timestamptz DEFAULT now(), public boolean);
-CREATE TABLE storage.objects (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), bucket_id text REFERENCES storage.buckets, name text, owner uuid,
-    created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now(), last_accessed_at timestamptz DEFAULT now(), metadata jsonb,
-    path_tokens text[] GENERATED ALWAYS AS (string_to_array(name, '/')) STORED, version text, owner_id text, user_metadata jsonb);
+CREATE TABLE storage.buckets (id text PRIMARY KEY, name text NOT NULL UNIQUE, owner uuid,
+    created_at timestamptz DEFAULT now(), public boolean);
+CREATE TABLE storage.objects (id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    bucket_id text REFERENCES storage.buckets, name text, owner uuid,
+    created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now(),
+        last_accessed_at timestamptz DEFAULT now(), metadata jsonb,
+    path_tokens text[] GENERATED ALWAYS AS (string_to_array(name, '/')) STORED, version text, owner_id text,
+        user_metadata jsonb);
 ALTER TABLE storage.objects ENABLE ROW LEVEL SECURITY;
 INSERT INTO storage.buckets (id, name) VALUES ('avatars', 'avatars');
 INSERT INTO storage.objects (bucket_id, name, version)
@@ -88,8 +97,8 @@ def test_each_row_has_its_object_and_a_drill_opens_it(
 
 
 @pytest.mark.parametrize("preset", APPLICATIONS)
-def test_the_columns_are_what_the_query_reads(database: DatabaseSettings, preset: str) -> None:
-    """The query is kept in the dump, and a drill runs it as it stands."""
+def test_the_columns_are_those_that_the_query_reads(database: DatabaseSettings, preset: str) -> None:
+    """The dump keeps the query, and a drill runs it unchanged."""
     run(database, APPLICATIONS[preset][0])
     references = PRESETS[preset]
     with open_snapshot(database) as snapshot:
@@ -100,7 +109,7 @@ def test_the_columns_are_what_the_query_reads(database: DatabaseSettings, preset
     assert by_columns == by_query == sorted(APPLICATIONS[preset][1])
 
 
-def test_a_damaged_image_is_the_captured_bytes_and_no_image(
+def test_a_damaged_image_has_the_captured_bytes_and_is_not_an_image(
     database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     script, keys = APPLICATIONS["active-storage"]
@@ -118,7 +127,7 @@ def test_a_damaged_image_is_the_captured_bytes_and_no_image(
     )
 
 
-def test_without_a_preset_nothing_is_known_of_references(
+def test_without_a_preset_the_references_are_unknown(
     database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path
 ) -> None:
     run(database, "CREATE TABLE t AS SELECT 1 AS i")

@@ -1,7 +1,7 @@
-"""Every object that the database refers to is in the archive, or somebody says what became of it.
+"""Every object that the database refers to is in the archive, or its verdict is recorded.
 
-The verdicts of the design: deleted during the backup, already missing in the live system, lost by us. What is
-lost or unknown is never committed.
+The verdicts: deleted during the backup, already missing in the live system, lost by us. Lost or unknown
+objects prevent the commit.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def system(database: DatabaseSettings, bucket: BucketSettings, tmp_path: Path) -
     return system
 
 
-def test_when_every_object_is_there_the_claim_holds_and_the_point_is_sealed(system: System) -> None:
+def test_when_every_object_is_there_the_check_passes_and_the_point_is_committed(system: System) -> None:
     system.put("an object that no row refers to")
     dump, archive = system.capture()
     result, summary = verify_references(dump, archive, live=None)
@@ -97,7 +97,7 @@ def test_when_every_object_is_there_the_claim_holds_and_the_point_is_sealed(syst
     assert system.catalog.get_point(ID).state is PointState.VERIFIED
 
 
-def test_an_object_that_nobody_has_was_missing_already_and_is_named(system: System) -> None:
+def test_an_object_missing_everywhere_was_missing_before_and_is_named(system: System) -> None:
     system.refer_to("gone long ago.pdf")
     dump, archive = system.capture()
     result, summary = verify_references(
@@ -111,7 +111,7 @@ def test_an_object_that_nobody_has_was_missing_already_and_is_named(system: Syst
     assert system.commit().references.verdict_counts == {ReferenceVerdict.MISSING: 1}
 
 
-def test_an_object_that_is_deleted_with_its_row_during_the_backup_is_no_loss(system: System) -> None:
+def test_an_object_deleted_with_its_row_during_the_backup_was_not_lost(system: System) -> None:
     dump = publish_dump(system.catalog, system.database)
     system.remove("a b")
     system.forget("a b")
@@ -121,7 +121,7 @@ def test_an_object_that_is_deleted_with_its_row_during_the_backup_is_no_loss(sys
     assert summary.verdict_counts == {ReferenceVerdict.DELETED: 1}
 
 
-def test_an_object_that_we_lost_fails_the_claim_and_is_never_sealed(system: System) -> None:
+def test_an_object_that_we_lost_fails_the_check_and_is_never_committed(system: System) -> None:
     """The listing left it out, and the live bucket has it."""
     dump = publish_dump(system.catalog, system.database)
     system.remove("a b")
@@ -139,7 +139,7 @@ def test_an_object_that_we_lost_fails_the_claim_and_is_never_sealed(system: Syst
     assert archive.exists()
 
 
-def test_an_object_that_could_not_be_read_is_a_loss_and_not_a_deletion(
+def test_an_unreadable_object_is_a_loss_and_not_a_deletion(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("schedgen_backups.core.capture.object_reader._FIRST_PAUSE_SECONDS", 0.01)
@@ -155,14 +155,14 @@ def test_an_object_that_could_not_be_read_is_a_loss_and_not_a_deletion(
         system.commit()
 
 
-def test_a_missing_object_that_nobody_can_judge_is_unknown_and_no_success(system: System) -> None:
+def test_a_missing_object_without_a_verdict_is_unknown_and_no_success(system: System) -> None:
     system.refer_to("gone long ago.pdf")
     dump, archive = system.capture()
     result, summary = verify_references(dump, archive, live=None)
     assert (result.status, summary.verdict_counts) == (CheckStatus.FAILED, {ReferenceVerdict.UNKNOWN: 1})
 
 
-def test_the_worst_is_named_first(system: System) -> None:
+def test_the_worst_verdict_is_named_first(system: System) -> None:
     for number in range(20):
         system.refer_to(f"missing {number:02}")
     dump = publish_dump(system.catalog, system.database)
@@ -175,8 +175,8 @@ def test_the_worst_is_named_first(system: System) -> None:
     assert "and 11 more" in result.summary
 
 
-def test_a_bucket_that_was_listed_before_the_snapshot_is_refused(system: System) -> None:
-    """An upload in between would be in the database and not in the archive."""
+def test_a_bucket_listed_before_the_snapshot_is_refused(system: System) -> None:
+    """An object uploaded in between would be in the database and not in the archive."""
     archive = publish_archive(system.catalog, system.bucket)
     dump = publish_dump(system.catalog, system.database)
     result, _summary = verify_references(dump, archive, live=system.live)
@@ -194,7 +194,7 @@ def test_halves_of_two_points_are_refused(system: System) -> None:
     assert "the dump is from point 20261121_020000" in result.summary
 
 
-def test_without_a_query_the_claim_is_not_configured_and_the_point_is_sealed(system: System) -> None:
+def test_without_a_query_the_check_is_not_configured_and_the_point_is_committed(system: System) -> None:
     run(system.database, "ALTER TABLE jobs RENAME TO tasks")
     dump, archive = system.capture()
     result, summary = verify_references(dump, archive, live=system.live)
@@ -205,7 +205,7 @@ def test_without_a_query_the_claim_is_not_configured_and_the_point_is_sealed(sys
     assert verification.is_verified
 
 
-def test_verdicts_of_the_manifest_are_good_for_a_later_look_without_the_live_system(system: System) -> None:
+def test_recorded_verdicts_allow_a_later_check_without_the_live_system(system: System) -> None:
     system.refer_to("gone long ago.pdf")
     system.capture()
     manifest = system.commit()
@@ -216,7 +216,7 @@ def test_verdicts_of_the_manifest_are_good_for_a_later_look_without_the_live_sys
     assert get_status(verification.results, Check.REFERENCES_RESOLVE) is CheckStatus.PASSED
 
 
-def test_verdicts_about_other_objects_are_not_believed(system: System) -> None:
+def test_verdicts_about_other_objects_are_not_used(system: System) -> None:
     system.refer_to("gone long ago.pdf")
     dump, archive = system.capture()
     known = system.commit().references
@@ -228,21 +228,21 @@ def test_verdicts_about_other_objects_are_not_believed(system: System) -> None:
         assert result.status is CheckStatus.FAILED
 
 
-def test_sealing_a_sealed_point_again_keeps_its_manifest(system: System) -> None:
+def test_recommitting_a_committed_point_keeps_its_manifest(system: System) -> None:
     system.capture()
     first = system.commit()
     assert system.commit() == first
 
 
-def test_a_point_with_one_half_is_not_sealed(system: System) -> None:
+def test_a_point_with_one_half_is_not_committed(system: System) -> None:
     publish_dump(system.catalog, system.database)
     with pytest.raises(VerificationError, match="has no bucket file"):
         system.commit()
     assert system.catalog.get_point(ID).state is PointState.PARTIAL
 
 
-def test_what_was_seen_on_a_restore_does_not_stand_for_looking_at_the_files(system: System) -> None:
-    """A result of this run on another check must not let the committing ones be passed over."""
+def test_a_restores_result_does_not_replace_reading_the_files(system: System) -> None:
+    """A result of this run on another check must not skip the checks that a commit needs."""
     system.capture()
     point = system.catalog.get_point(ID)
     results = verify_point(system.catalog, point, checked_by="run", live=system.live)[0].results
@@ -254,7 +254,7 @@ def test_what_was_seen_on_a_restore_does_not_stand_for_looking_at_the_files(syst
     assert get_summary(system.catalog.read_verification(ID).results, Check.ARCHIVE_IS_READABLE)
 
 
-def test_what_was_missing_at_the_sites_first_point_is_no_news(system: System) -> None:
+def test_objects_missing_at_the_sites_first_point_are_not_news(system: System) -> None:
     system.refer_to("gone long ago.pdf")
     system.capture()
     manifest = system.commit()
@@ -262,8 +262,8 @@ def test_what_was_missing_at_the_sites_first_point_is_no_news(system: System) ->
     assert system.catalog.get_point(ID).verification.is_coherent
 
 
-def test_what_goes_missing_later_is_committed_and_not_coherent(system: System) -> None:
-    """The backup has all there is; the live system has lost something, and retention must know."""
+def test_objects_lost_later_are_committed_as_not_coherent(system: System) -> None:
+    """The backup holds all there is; the live system has lost something, which retention must know."""
     system.catalog.settle_baseline(())
     system.refer_to("lost since.pdf")
     system.capture()
@@ -275,7 +275,7 @@ def test_what_goes_missing_later_is_committed_and_not_coherent(system: System) -
     assert point.verification.level(VerificationLevel.COHERENT).status is CheckStatus.INCOMPLETE
 
 
-def test_an_accepted_object_is_no_news_any_more(system: System) -> None:
+def test_an_accepted_object_is_no_longer_news(system: System) -> None:
     system.catalog.settle_baseline(())
     system.catalog.accept_missing(
         [AcceptedObject(key="lost since.pdf", reason="deleted on purpose", accepted_at=TAKEN_AT)]
@@ -306,8 +306,8 @@ ODD_VALUES = (
 
 
 @pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: ascii(value)[:20])
-def test_an_odd_value_in_one_row_keeps_no_point_from_being_committed(system: System, value: str) -> None:
-    """It names no object, and is one that the live system lacks; the SDK refuses to ask for some of them."""
+def test_an_odd_value_in_one_row_does_not_prevent_the_commit(system: System, value: str) -> None:
+    """It names no object, and is one that the live system lacks; the SDK refuses to request some of them."""
     system.put("k1")
     system.refer_to("k1")
     run(system.database, "INSERT INTO jobs VALUES (" + sql.Literal(value).as_string() + ")")
@@ -319,8 +319,8 @@ def test_an_odd_value_in_one_row_keeps_no_point_from_being_committed(system: Sys
     assert [each.key for each in manifest.references.missing] == [value]
 
 
-def test_an_object_that_may_not_be_asked_for_is_looked_for_in_the_listing(system: System) -> None:
-    """A server answers 403 for what is not there, where the key's prefix may not be listed."""
+def test_an_object_that_may_not_be_requested_is_searched_in_the_listing(system: System) -> None:
+    """A server answers 403 for a missing object if listing the key's prefix is not allowed."""
     system.put("k1")
     for key in ("k1", "gone"):
         system.refer_to(key)
@@ -336,7 +336,7 @@ def test_an_object_that_may_not_be_asked_for_is_looked_for_in_the_listing(system
     assert manifest.references.verdict_counts == {ReferenceVerdict.MISSING: 1}
 
 
-def test_an_object_that_is_listed_and_may_not_be_read_was_lost(system: System) -> None:
+def test_a_listed_object_that_may_not_be_read_was_lost(system: System) -> None:
     for key in ("k1", "kept"):
         system.put(key)
         system.refer_to(key)
@@ -355,7 +355,7 @@ def test_an_object_that_is_listed_and_may_not_be_read_was_lost(system: System) -
 
 
 class Says:
-    """A live system of one word."""
+    """A live system with a fixed verdict."""
 
     def __init__(self, verdict: ReferenceVerdict) -> None:
         self.verdict = verdict
@@ -369,8 +369,8 @@ class Says:
     [Says(ReferenceVerdict.UNKNOWN), Says(ReferenceVerdict.LOST), None],
     ids=["unknown", "lost", "not asked"],
 )
-def test_what_could_not_be_asked_makes_no_baseline(system: System, first: Says | None) -> None:
-    """Otherwise what was always missing would be news to the first point that is committed."""
+def test_objects_that_could_not_be_checked_make_no_baseline(system: System, first: Says | None) -> None:
+    """Otherwise the first committed point would report as news what was always missing."""
     system.put("k1")
     for key in ("k1", "always gone"):
         system.refer_to(key)
@@ -383,7 +383,7 @@ def test_what_could_not_be_asked_makes_no_baseline(system: System, first: Says |
     assert result.is_passed
 
 
-def test_objects_accepted_before_the_first_point_leave_the_rest_to_its_baseline(system: System) -> None:
+def test_objects_accepted_early_leave_the_others_to_the_first_points_baseline(system: System) -> None:
     system.put("k1")
     for key in ("k1", "always gone", "accepted"):
         system.refer_to(key)

@@ -1,6 +1,4 @@
-"""Every alert says which installation it comes from: by BACKUP_NAME, otherwise by the machine and the
-database.
-"""
+"""Every alert names its installation: BACKUP_NAME, or else the machine and the database."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from schedgen_backups_tests.support.alerts import recording_server
         ("", "[HIGH] Failed", f"{socket.gethostname()}, database schedgen@db.example:5432/schedgen"),
     ],
 )
-def test_an_alert_says_where_it_comes_from(
+def test_an_alert_names_its_installation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, title: str, installation: str
 ) -> None:
     for variable in NAMES:

@@ -1,6 +1,4 @@
-"""What a terminal would obey in somebody's rows, keys and names is written out, by every command that prints
-them.
-"""
+"""Control characters in rows, keys and names are escaped by every command that prints them."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ OBEYED = frozenset("\x1b\x07\x9b\u202e\r\x7f")
         ("[red]x[/]", "\\[red]x\\[/]"),
     ],
 )
-def test_nothing_moves_the_cursor_or_turns_the_text(text: str, shown: str) -> None:
+def test_no_text_moves_the_cursor_or_changes_direction(text: str, shown: str) -> None:
     assert (escape(text), escape_value(text)) == (shown, shown)
 
 
@@ -46,7 +44,7 @@ def test_a_message_keeps_its_lines_and_a_value_is_one_line() -> None:
     assert (escape("a\nb\tc"), escape_value("a\nb\tc")) == ("a\nb\tc", "a\\nb\\tc")
 
 
-def test_an_answer_in_json_means_the_same_and_holds_nothing_that_a_terminal_obeys(
+def test_json_keeps_its_meaning_and_holds_no_control_character(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_json({"key": HOSTILE + "\x7f"})
@@ -57,7 +55,7 @@ def test_an_answer_in_json_means_the_same_and_holds_nothing_that_a_terminal_obey
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A backup directory with one point whose tables and keys were named by somebody hostile."""
+    """Return a backup directory with one point that has hostile table names and keys."""
     write_dump(tmp_path / DUMP_NAME, [TableText(HOSTILE.strip(), (b"1",))], references=[HOSTILE])
     write_archive(tmp_path / ARCHIVE_NAME, [(make_entry(HOSTILE, b"x"), b"x")])
     monkeypatch.setenv("BACKUP_DIR", str(tmp_path))
@@ -79,7 +77,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=" ".join,
 )
-def test_commands_print_names_and_keys_without_obeying_them(
+def test_commands_print_names_and_keys_escaped(
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -97,7 +95,7 @@ def test_commands_print_names_and_keys_without_obeying_them(
 @pytest.mark.parametrize(
     "words", [("verify",), ("list",), ("objects", "--folder", "out\x1b[0m")], ids=" ".join
 )
-def test_the_program_without_packages_does_not_either(
+def test_the_stand_alone_script_prints_them_escaped_too(
     directory: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
     recover([words[0], str(directory), *words[1:]])

@@ -1,4 +1,4 @@
-"""The configuration as one value: read once, each part by itself, and the environment above the file."""
+"""The configuration as one value: read once, each part separately, and the environment above the file."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def load(folder: Path, **values: str) -> Config:
     return load_config(write_env(folder, **values))
 
 
-def test_a_config_stays_what_it_was_until_it_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_config_is_constant_until_it_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(tmp_path, POSTGRES_HOST="before")
     write_env(tmp_path, POSTGRES_HOST="after")
     monkeypatch.setenv("MINIO_BUCKET", "after")
@@ -72,9 +70,7 @@ def test_the_files_of_secrets_are_read_once_too(tmp_path: Path) -> None:
         ({"DRILL_MAX_MINUTES": "soon"}, "drill"),
     ],
 )
-def test_a_wrong_part_keeps_no_other_from_being_used(
-    wrong: dict[str, str], part: str, tmp_path: Path
-) -> None:
+def test_a_wrong_part_leaves_the_others_usable(wrong: dict[str, str], part: str, tmp_path: Path) -> None:
     config = load(tmp_path, **wrong)
     [name] = wrong
     parts = {"database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill"}
@@ -89,14 +85,14 @@ def test_a_wrong_part_keeps_no_other_from_being_used(
     assert str(tmp_path / "env") in errors[part].hint
 
 
-def test_several_wrong_parts_are_named_in_one_message(tmp_path: Path) -> None:
+def test_several_wrong_parts_are_reported_in_one_message(tmp_path: Path) -> None:
     config = load(tmp_path, POSTGRES_PORT="x", BACKUP_NICE="20")
     with pytest.raises(ConfigurationError) as raised:
         config.check("database", "capture", "schedule")
     assert all(name in raised.value.message for name in ("POSTGRES_PORT", "BACKUP_NICE"))
 
 
-def test_the_environment_wins_over_the_file_even_when_it_is_empty(
+def test_the_environment_overrides_the_file_even_when_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POSTGRES_HOST", "of-the-environment")
@@ -111,7 +107,7 @@ def test_the_environment_wins_over_the_file_even_when_it_is_empty(
 def test_a_variable_and_its_file_are_one_setting(
     in_process: str, in_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both set would be an error within one place, and is not between the two."""
+    """Setting both is an error within one place, but not across the two."""
     texts = {name: tmp_path / name for name in ("process", "file")}
     for name, path in texts.items():
         path.write_text(f"of the {name}", encoding="utf-8")
@@ -124,7 +120,7 @@ def test_a_variable_and_its_file_are_one_setting(
     assert config.alerts.mail.password == "of the process"
 
 
-def test_a_file_that_cannot_be_used_is_an_error_of_every_part_and_not_of_the_definitions(
+def test_a_bad_file_is_an_error_of_every_part_but_not_of_the_definitions(
     tmp_path: Path,
 ) -> None:
     config = load_config(tmp_path / "none")
@@ -134,9 +130,7 @@ def test_a_file_that_cannot_be_used_is_an_error_of_every_part_and_not_of_the_def
     assert config.definitions.backup_cron == "0 2 * * *"
 
 
-def test_a_relative_path_starts_at_the_folder_of_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_is_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     config = load(tmp_path, BACKUP_DIR="./points", DRILL_SQL_CHECKS="checks.sql")
     assert (config.backup_directory, config.drill.sql_checks_path) == (
@@ -148,7 +142,7 @@ def test_a_relative_path_starts_at_the_folder_of_the_file(
 def test_beside_the_users_own_file_a_relative_path_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recovery points do not belong into ~/.config or /etc, nor wherever a command happens to be called."""
+    """Recovery points belong neither in ~/.config or /etc nor in the current directory of a command."""
     monkeypatch.setattr("schedgen_backups.config.env_file.find_checkout", lambda: None)
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / ".config" / "schedgen-backups"
@@ -160,7 +154,7 @@ def test_beside_the_users_own_file_a_relative_path_is_an_error(
         _ = load_config().backup_directory
 
 
-def test_tls_variables_reach_every_database_and_every_bucket(
+def test_tls_variables_apply_to_every_database_and_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/etc/ca.pem")
@@ -179,7 +173,7 @@ def test_tls_variables_reach_every_database_and_every_bucket(
     )
 
 
-def test_the_drills_server_never_gets_the_password_of_the_source(tmp_path: Path) -> None:
+def test_the_drills_server_never_gets_the_sources_password(tmp_path: Path) -> None:
     config = load(
         tmp_path, DRILL_DATABASE_URL="postgresql://me@host/postgres", RESTORE_POSTGRES_PASSWORD="canary"
     )
@@ -187,7 +181,7 @@ def test_the_drills_server_never_gets_the_password_of_the_source(tmp_path: Path)
     assert config.drill.database.password == ""
 
 
-def test_neither_a_repr_nor_a_message_has_a_secret(tmp_path: Path) -> None:
+def test_neither_repr_nor_message_has_a_secret(tmp_path: Path) -> None:
     config = load(tmp_path, BACKUP_HEARTBEAT_URL="http://example.com/heartbeat-canary")
     assert "canary" not in repr(config)
     with pytest.raises(
@@ -205,7 +199,7 @@ def test_neither_a_repr_nor_a_message_has_a_secret(tmp_path: Path) -> None:
         "postgresql:///name?user=me",
     ],
 )
-def test_the_password_of_the_source_goes_to_no_other_server(tmp_path: Path, url: str) -> None:
+def test_the_sources_password_goes_to_no_other_server(tmp_path: Path, url: str) -> None:
     config = load(tmp_path, POSTGRES_HOST="source.example")
     assert read_database_target(url, config).password == ""
 
@@ -228,20 +222,20 @@ def test_a_target_on_the_sources_server_gets_its_password(tmp_path: Path, target
         "postgresql://me:typed-canary@/name",
     ],
 )
-def test_a_url_that_holds_a_password_is_refused_without_it(tmp_path: Path, url: str) -> None:
+def test_a_url_with_a_password_is_refused_and_not_quoted(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigurationError, match="holds a password") as raised:
         read_database_target(url, load(tmp_path, POSTGRES_HOST="host"))
     assert "canary" not in f"{raised.value!r} {raised.value.message} {raised.value.hint}"
 
 
-def test_a_bucket_url_that_holds_a_key_is_refused_without_it(tmp_path: Path) -> None:
+def test_a_bucket_url_with_a_key_is_refused_and_not_quoted(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="holds a login") as raised:
         read_bucket_target("http://key:typed-canary@host:9000/name", load(tmp_path))
     assert "canary" not in f"{raised.value!r} {raised.value.message} {raised.value.hint}"
 
 
 def explain_everything(config: Config) -> str:
-    """All that is wrong with any part, as people read it."""
+    """Return all errors of all parts, as printed."""
     try:
         config.check(
             "database", "bucket", "backup_directory", "capture", "schedule", "retention", "alerts", "drill"
@@ -254,16 +248,16 @@ def explain_everything(config: Config) -> str:
 @pytest.mark.parametrize(
     "value", ["user:canary@host:9000", "https://user:canary@host/name", "canary", "~canary/x"]
 )
-def test_a_wrong_value_is_never_quoted_back(tmp_path: Path, value: str) -> None:
-    """Somebody may have written a password in the wrong place; messages reach alerts and the history of runs."""
+def test_a_wrong_value_is_never_quoted(tmp_path: Path, value: str) -> None:
+    """A password may have been set in the wrong variable; messages reach alerts and the history of runs."""
     complete = {"BACKUP_ALERT_EMAIL": "a@example.com", "SMTP_HOST": "mail.example.com"}
-    told = [
+    messages = [
         explain_everything(load(tmp_path, **{**complete, name + suffix: value})).replace(str(tmp_path), "")
         for name in (variable.name for variable in VARIABLES)
         for suffix in ("", "_FILE")
     ]
-    assert sum(bool(text) for text in told) > len(VARIABLES)
-    assert not [text for text in told if "canary" in text]
+    assert sum(bool(text) for text in messages) > len(VARIABLES)
+    assert not [text for text in messages if "canary" in text]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +278,7 @@ def test_a_wrong_value_is_never_quoted_back(tmp_path: Path, value: str) -> None:
     ],
 )
 def test_a_login_within_an_address_is_refused(tmp_path: Path, name: str, value: str) -> None:
-    """It would stand in every label, message and link."""
+    """It would appear in every label, message and link."""
     complete = {
         "BACKUP_ALERT_EMAIL": "a@example.com",
         "SMTP_HOST": "mail.example.com",

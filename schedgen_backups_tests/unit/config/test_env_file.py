@@ -1,6 +1,4 @@
-"""The environment file: where it is looked for and where not, whom it must belong to, and what is taken from
-it.
-"""
+"""The environment file: where it is searched, who must own it, and what is read from it."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from schedgen_backups.config.env_file import EnvironmentFile, find_checkout, fin
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout that the package lies in, and a home; neither has an environment file."""
+    """Return a checkout with the package and a home; neither has an environment file."""
     folder, home = tmp_path / "checkout", tmp_path / "home"
     folder.mkdir()
     home.mkdir()
@@ -38,14 +36,14 @@ def refusal_of(file: EnvironmentFile) -> str:
     return f"{file.error.message} {file.error.hint}"
 
 
-def test_the_named_file_wins_over_the_checkouts(checkout: Path, tmp_path: Path) -> None:
+def test_the_named_file_overrides_the_checkouts(checkout: Path, tmp_path: Path) -> None:
     write(checkout / ".env", "POSTGRES_HOST=of-the-checkout\n")
     named = write(tmp_path / "named", "POSTGRES_HOST=named\n")
     found = find_environment_file(named)
     assert (found.path, found.folder, dict(found.values)) == (named, tmp_path, {"POSTGRES_HOST": "named"})
 
 
-def test_the_checkouts_file_wins_over_the_users(checkout: Path, tmp_path: Path) -> None:
+def test_the_checkouts_file_overrides_the_users(checkout: Path, tmp_path: Path) -> None:
     of_the_user = write(tmp_path / "home" / ".config" / "schedgen-backups" / "env")
     found = find_environment_file(None)
     assert (found.path, found.folder) == (of_the_user, None)
@@ -54,10 +52,10 @@ def test_the_checkouts_file_wins_over_the_users(checkout: Path, tmp_path: Path) 
     assert (found.path, found.folder) == (own, checkout)
 
 
-def test_the_current_folder_and_those_above_it_do_not_count(
+def test_the_current_folder_and_its_parents_are_not_searched(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder of somebody else may name programs that root would run."""
+    """Another user's folder may name programs that root would run."""
     below = tmp_path / "foreign" / "below"
     below.mkdir(parents=True)
     for folder in (below, below.parent):
@@ -70,7 +68,7 @@ def test_the_current_folder_and_those_above_it_do_not_count(
     assert found.folder == checkout
 
 
-def test_without_a_file_the_advice_names_the_places(checkout: Path, tmp_path: Path) -> None:
+def test_without_a_file_the_hint_names_the_places(checkout: Path, tmp_path: Path) -> None:
     found = find_environment_file(None)
     places = (
         checkout / ".env",
@@ -81,26 +79,26 @@ def test_without_a_file_the_advice_names_the_places(checkout: Path, tmp_path: Pa
     assert all(str(place) in found.advice for place in places)
 
 
-def test_a_named_file_that_does_not_exist_is_an_error(checkout: Path, tmp_path: Path) -> None:
+def test_a_missing_named_file_is_an_error(checkout: Path, tmp_path: Path) -> None:
     write(checkout / ".env")
     assert f"there is no environment file {tmp_path / 'none'}" in refusal_of(
         find_environment_file(tmp_path / "none")
     )
 
 
-def test_a_file_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
+def test_a_world_writable_file_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "env", mode=0o606)
     assert "can be written by everybody" in refusal_of(find_environment_file(path))
 
 
-def test_a_file_that_its_group_can_write_is_taken_with_a_warning(tmp_path: Path) -> None:
+def test_a_group_writable_file_is_accepted_with_a_warning(tmp_path: Path) -> None:
     path = write(tmp_path / "env", mode=0o660)
     found = find_environment_file(path)
     assert (found.error, dict(found.values)) == (None, {"POSTGRES_HOST": "db"})
     assert "can be written by its group" in found.warning
 
 
-def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     path = write(tmp_path / "env")
@@ -110,7 +108,7 @@ def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
     assert "chown root" in said
 
 
-def test_a_file_that_is_no_text_is_refused_without_its_content(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused_without_its_content(tmp_path: Path) -> None:
     path = write(tmp_path / "env")
     path.write_bytes(b"POSTGRES_PASSWORD=canary-\xff\n")
     said = refusal_of(find_environment_file(path))
@@ -118,9 +116,10 @@ def test_a_file_that_is_no_text_is_refused_without_its_content(tmp_path: Path) -
     assert "canary" not in said
 
 
-def test_only_known_names_are_taken(tmp_path: Path) -> None:
-    """The application's own secrets may stand in the same file, and what would change other programs is not
-    ours to set.
+def test_only_known_names_are_read(tmp_path: Path) -> None:
+    """The same file may hold the application's own secrets.
+
+    Variables of other programs are not ours to set.
     """
     others = "JWT_SECRET=canary\nLD_PRELOAD=/evil.so\nPGHOST=elsewhere\nDAGSTER_HOME=/x\n"
     ours = "PGSSLROOTCERT=/ca.pem\nPOSTGRES_PASSWORD_FILE=/secret\nMINIO_BUCKET=b\n"

@@ -1,6 +1,4 @@
-"""What a restore's target means; its password goes to the server that it belongs to, and to no other one that
-a URL names.
-"""
+"""Restore targets: a password goes only to its own server, whatever server a URL names."""
 
 from __future__ import annotations
 
@@ -81,7 +79,7 @@ def test_a_url_of_another_server_gets_no_password(tmp_path: Path, target: str) -
         ("postgresql://other:6000/app", OTHER, ("restorer", "own")),
     ],
 )
-def test_a_restore_has_a_role_of_its_own(
+def test_a_restore_has_its_own_role(
     tmp_path: Path, target: str, values: dict[str, str], login: tuple[str, str]
 ) -> None:
     config = make_config(
@@ -102,7 +100,7 @@ def test_the_role_of_restores_needs_its_own_password(tmp_path: Path) -> None:
     )
 
 
-def test_the_live_database_is_written_by_the_role_of_restores(tmp_path: Path) -> None:
+def test_the_restore_role_writes_the_live_database(tmp_path: Path) -> None:
     reader = make_config(tmp_path)
     assert read_live_database("", reader) == reader.database
     config = make_config(tmp_path, RESTORE_POSTGRES_USER="restorer", RESTORE_POSTGRES_PASSWORD="own")
@@ -110,7 +108,7 @@ def test_the_live_database_is_written_by_the_role_of_restores(tmp_path: Path) ->
     assert read_live_database("other", config).database == "other"
 
 
-def test_an_address_in_the_url_does_not_lead_the_password_elsewhere(tmp_path: Path) -> None:
+def test_an_address_in_the_url_does_not_redirect_the_password(tmp_path: Path) -> None:
     settings = read_database_target(
         "postgresql://me@db/app?hostaddr=192.0.2.1", make_config(tmp_path, RESTORE_POSTGRES_PASSWORD="own")
     )
@@ -121,8 +119,8 @@ def test_an_address_in_the_url_does_not_lead_the_password_elsewhere(tmp_path: Pa
     ("mode", "least"),
     [("disable", "prefer"), ("allow", "require"), ("require", "verify-full"), ("verify-ca", "verify-full")],
 )
-def test_a_url_asks_for_no_weaker_encryption_than_the_settings(tmp_path: Path, mode: str, least: str) -> None:
-    """Whoever may name a target would else read the password on its way."""
+def test_a_url_cannot_weaken_the_configured_encryption(tmp_path: Path, mode: str, least: str) -> None:
+    """Otherwise anyone who may name a target could read the password in transit."""
     with pytest.raises(ConfigurationError, match=f"sslmode={mode}, and PGSSLMODE is {least}"):
         read_database_target(f"postgresql://me@db/app?sslmode={mode}", make_config(tmp_path, PGSSLMODE=least))
     settings = read_database_target(
@@ -136,7 +134,7 @@ def test_an_unknown_sslmode_is_refused(tmp_path: Path) -> None:
         read_database_target("postgresql://me@db/app?sslmode=anything", make_config(tmp_path))
 
 
-def test_a_host_that_holds_a_login_is_not_quoted_back(tmp_path: Path) -> None:
+def test_a_host_with_a_login_is_not_quoted(tmp_path: Path) -> None:
     values = {"RESTORE_POSTGRES_HOST": "user:canary@h", "RESTORE_POSTGRES_PASSWORD": "own"}
     with pytest.raises(ConfigurationError) as caught:
         read_database_target("postgresql://me@other/app", make_config(tmp_path, **values))
@@ -153,7 +151,7 @@ def test_a_host_that_holds_a_login_is_not_quoted_back(tmp_path: Path) -> None:
         ("HTTP://MinIO/pdfs/", "minio:80"),
     ],
 )
-def test_a_bucket_url_may_name_an_address_of_ipv6(tmp_path: Path, url: str, endpoint: str) -> None:
+def test_a_bucket_url_accepts_an_ipv6_address(tmp_path: Path, url: str, endpoint: str) -> None:
     assert (
         read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b")).endpoint
         == endpoint
@@ -216,7 +214,7 @@ def test_a_bucket_url_may_name_an_address_of_ipv6(tmp_path: Path, url: str, endp
     ],
     ids=ascii,
 )
-def test_an_endpoint_that_is_no_host_and_port_is_refused(endpoint: str) -> None:
+def test_an_endpoint_that_is_not_host_and_port_is_refused(endpoint: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_endpoint(endpoint)
     assert endpoint not in str(caught.value)
@@ -239,7 +237,7 @@ def test_a_wrong_endpoint_is_named_and_not_quoted(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     "endpoint", ["minio:9000", "MinIO_1.my-net.example:1", "10.0.0.5:65535", "a:09000", "[fe80::1%eth0]:9000"]
 )
-def test_an_endpoint_is_taken_as_it_is(endpoint: str) -> None:
+def test_an_endpoint_is_used_unchanged(endpoint: str) -> None:
     assert parse_endpoint(endpoint) == endpoint
 
 
@@ -276,7 +274,7 @@ def test_an_endpoint_is_taken_as_it_is(endpoint: str) -> None:
     ],
     ids=ascii,
 )
-def test_a_bucket_url_that_says_more_or_less_is_refused_and_not_quoted(
+def test_a_bucket_url_with_missing_or_extra_parts_is_refused_and_not_quoted(
     tmp_path: Path, url: str, reason: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"--bucket is no URL of a bucket: it .*{reason}") as caught:
@@ -285,12 +283,12 @@ def test_a_bucket_url_that_says_more_or_less_is_refused_and_not_quoted(
 
 
 @pytest.mark.parametrize("port", ["0", "99999", "\u0663", "-1", "5432,5433", "1_0"], ids=ascii)
-def test_a_port_of_a_database_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
+def test_an_invalid_database_port_is_refused(tmp_path: Path, port: str) -> None:
     with pytest.raises(ConfigurationError, match="--database names a port"):
         read_database_target(f"postgresql://me@db:{port}/app", make_config(tmp_path))
     with pytest.raises(ConfigurationError, match="POSTGRES_PORT is wrong"):
         read_database_target("app", make_config(tmp_path, POSTGRES_PORT=port))
 
 
-def test_an_endpoint_may_be_an_address_of_ipv6() -> None:
+def test_an_endpoint_accepts_an_ipv6_address() -> None:
     assert parse_endpoint("[::1]:9000") == "[::1]:9000"

@@ -1,8 +1,6 @@
-"""Values that go into files: to JSON and back unchanged, and still readable when a newer version wrote more
-into them.
+"""Values in files: written to JSON and read back unchanged, also with fields of a newer version.
 
-Ids and file names are tried both ways here; what is in a directory under such names is tested in
-`test_catalog`.
+Ids and file names are tested both ways here; `test_catalog` tests directories with such names.
 """
 
 from __future__ import annotations
@@ -67,9 +65,7 @@ MODELS: tuple[FrozenModel, ...] = (
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)), st.integers(-14 * 60, 14 * 60))  # noqa: DTZ001 - the zone is added
-def test_an_id_is_the_utc_second_in_whatever_zone_the_time_is_given(
-    moment: datetime, offset_minutes: int
-) -> None:
+def test_an_id_is_the_utc_second_whatever_zone_the_time_has(moment: datetime, offset_minutes: int) -> None:
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=offset_minutes)))
     point_id = RecoveryPointId.from_time(aware)
     assert point_id.taken_at == aware.replace(microsecond=0)
@@ -96,13 +92,13 @@ def test_ids_sort_like_their_times(moments: list[datetime]) -> None:
         " 20261122_020000",
     ],
 )
-def test_what_is_no_id_is_refused_with_an_example(text: str) -> None:
+def test_what_is_not_an_id_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         RecoveryPointId.parse(text)
     assert "Ids look like 20261122_020000" in raised.value.hint
 
 
-def test_digits_of_other_scripts_are_no_id() -> None:
+def test_digits_of_other_scripts_are_not_an_id() -> None:
     """Python counts them as digits, and one moment would have two ids."""
     with pytest.raises(ConfigurationError):
         RecoveryPointId.parse("\u0662\u0660\u0662\u06661122_020000")
@@ -112,14 +108,14 @@ def test_digits_of_other_scripts_are_no_id() -> None:
     st.sampled_from(ArtifactKind),
     st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=20),
 )
-def test_file_names_are_read_back_and_are_single_safe_names(kind: ArtifactKind, source_name: str) -> None:
+def test_file_names_are_parsed_back_and_are_single_safe_names(kind: ArtifactKind, source_name: str) -> None:
     name = ArtifactName(kind, source_name, RecoveryPointId(POINT))
     file_name = name.to_file_name()
     assert ArtifactName.from_file_name(file_name) == name
     assert not set(file_name) & set("/\\\n\r\t\"'*?<>|:;$`")
 
 
-def test_the_usual_file_names_are_those_that_the_operators_know() -> None:
+def test_the_usual_file_names_are_those_that_operators_know() -> None:
     point_id = RecoveryPointId(POINT)
     assert (
         ArtifactName(ArtifactKind.DATABASE, "schedgen", point_id).to_file_name()
@@ -144,19 +140,19 @@ def test_the_usual_file_names_are_those_that_the_operators_know() -> None:
         "notes.txt",
     ],
 )
-def test_other_file_names_are_no_artifacts(file_name: str) -> None:
+def test_other_file_names_are_not_artifacts(file_name: str) -> None:
     assert ArtifactName.from_file_name(file_name) is None
 
 
 @pytest.mark.parametrize("value", MODELS, ids=lambda value: type(value).__name__)
-def test_values_go_to_json_and_back_unchanged(value: FrozenModel) -> None:
+def test_values_are_unchanged_after_json(value: FrozenModel) -> None:
     assert type(value).model_validate_json(value.model_dump_json()) == value
     assert type(value).model_validate_json(value.model_dump_json(exclude_defaults=True)) == value
     assert type(value).model_validate_json(value.model_dump_json(exclude_none=True, indent=1)) == value
 
 
 @pytest.mark.parametrize("value", MODELS, ids=lambda value: type(value).__name__)
-def test_fields_of_a_newer_version_are_passed_over(value: FrozenModel) -> None:
+def test_fields_of_a_newer_version_are_ignored(value: FrozenModel) -> None:
     newer = {**json.loads(value.model_dump_json()), "new_field": {"deep": [1]}, "format_version": 2}
     older = type(value).model_validate_json(json.dumps(newer))
     assert older.model_dump(exclude={"format_version"}) == value.model_dump(exclude={"format_version"})
@@ -190,7 +186,7 @@ def test_a_manifest_without_artifacts_is_refused() -> None:
         (ReferenceState.NOT_CONFIGURED, None, False),
     ],
 )
-def test_only_what_a_backup_could_have_had_makes_references_incoherent(
+def test_only_what_a_backup_could_have_held_makes_references_incoherent(
     *, state: ReferenceState, verdict: ReferenceVerdict | None, is_coherent: bool
 ) -> None:
     counts = {verdict: 1} if verdict else {}

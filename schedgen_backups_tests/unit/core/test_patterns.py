@@ -1,4 +1,4 @@
-"""What names tables and objects for a restore and for a backup that leaves some out."""
+"""Patterns for tables and objects, in a restore and in exclusions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from schedgen_backups.core.patterns import matches_any_key, matches_key, matches
         ("log_[a]", "public", "log_[a]"),
     ],
 )
-def test_a_pattern_means_a_table(pattern: str, schema_name: str, name: str) -> None:
+def test_a_pattern_matches_a_table(pattern: str, schema_name: str, name: str) -> None:
     assert matches_table(pattern, schema_name, name)
 
 
@@ -34,7 +34,7 @@ def test_a_pattern_means_a_table(pattern: str, schema_name: str, name: str) -> N
         ("", "public", "log"),
     ],
 )
-def test_a_pattern_means_no_other_table(pattern: str, schema_name: str, name: str) -> None:
+def test_a_pattern_matches_no_other_table(pattern: str, schema_name: str, name: str) -> None:
     assert not matches_table(pattern, schema_name, name)
 
 
@@ -49,7 +49,7 @@ def test_a_pattern_means_no_other_table(pattern: str, schema_name: str, name: st
         ("[xy].pdf", "y.pdf"),
     ],
 )
-def test_a_pattern_means_an_object(pattern: str, key: str) -> None:
+def test_a_pattern_matches_an_object(pattern: str, key: str) -> None:
     assert matches_key(pattern, key)
 
 
@@ -57,7 +57,7 @@ def test_a_pattern_means_an_object(pattern: str, key: str) -> None:
     ("pattern", "key"),
     [("a", "a/b"), ("thumbs", "thumbs/a"), ("*.tmp", "a.tmpx"), ("A", "a"), ("thumbs/", "thumbs")],
 )
-def test_a_pattern_means_no_other_object(pattern: str, key: str) -> None:
+def test_a_pattern_matches_no_other_object(pattern: str, key: str) -> None:
     assert not matches_key(pattern, key)
 
 

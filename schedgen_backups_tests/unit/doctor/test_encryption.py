@@ -1,4 +1,4 @@
-"""The doctor warns where a connection that leaves private networks may be in plaintext."""
+"""The doctor warns if a connection that leaves private networks may be in plaintext."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schedgen_backups_tests.support.artifacts import make_capture
 
 @pytest.mark.parametrize("mode", ["disable", "allow", "prefer"])
 @pytest.mark.parametrize("host", ["8.8.8.8", "2001:4860:4860::8888"])
-def test_plaintext_to_a_public_address_is_noted(host: str, mode: str) -> None:
+def test_plaintext_to_a_public_address_is_reported(host: str, mode: str) -> None:
     result = next(
         examine_database(DatabaseSettings(host, 5432, "me", "secret", "name", mode), make_capture())
     )
@@ -21,6 +21,6 @@ def test_plaintext_to_a_public_address_is_noted(host: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "/nowhere"])
-def test_a_local_server_is_not(host: str) -> None:
+def test_a_local_server_is_not_reported(host: str) -> None:
     results = list(examine_database(DatabaseSettings(host, 1, "me", "secret", "name"), make_capture()))
     assert [result for result in results if result.subject == "encryption"] == []

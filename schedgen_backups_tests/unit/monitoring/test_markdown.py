@@ -1,6 +1,4 @@
-"""Tables that operators read in the UI: whole, in order, and with nothing in them that Markdown would take
-for more than text.
-"""
+"""Tables in the UI: complete, in order, and with all text escaped for Markdown."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ NOW = TAKEN_AT + timedelta(days=60)
 
 
 def read_rows(table: str) -> list[list[str]]:
-    """The cells below the header and its rule."""
+    """Return the cells below the header and its rule."""
     return [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table.splitlines()[2:]]
 
 
@@ -35,7 +33,7 @@ def make_catalog(folder: Path) -> Catalog:
     return catalog
 
 
-def test_points_are_listed_newest_first_with_what_is_known_of_them(tmp_path: Path) -> None:
+def test_points_are_listed_newest_first_with_their_details(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path)
     for day, state in ((0, PointState.VERIFIED), (1, PointState.FAILED), (2, PointState.PARTIAL)):
         add_point(catalog, name_night(day), state)
@@ -50,7 +48,7 @@ def test_points_are_listed_newest_first_with_what_is_known_of_them(tmp_path: Pat
     assert "read 60 d 0 h ago" in rows[2][5]
 
 
-def test_of_many_points_the_newest_fifty_are_listed(tmp_path: Path) -> None:
+def test_only_the_newest_fifty_of_many_points_are_listed(tmp_path: Path) -> None:
     catalog = make_catalog(tmp_path)
     for day in range(52):
         add_point(catalog, name_night(day), PointState.PARTIAL)
@@ -63,8 +61,8 @@ def test_an_empty_or_missing_directory_is_an_empty_table(tmp_path: Path) -> None
     assert describe_points(Catalog(tmp_path / "missing")) == describe_points(make_catalog(tmp_path))
 
 
-def test_what_changes_a_line_of_the_overview_is_seen(tmp_path: Path) -> None:
-    """Not the ages: they change at every look."""
+def test_a_changed_line_of_the_overview_is_noticed(tmp_path: Path) -> None:
+    """Changed ages do not count: they change at every evaluation."""
     catalog = make_catalog(tmp_path)
     seen = {describe_points(catalog)}
     add_point(catalog, name_night(0))
@@ -90,7 +88,7 @@ def test_levels_are_listed_lowest_first() -> None:
     ]
 
 
-def test_the_largest_tables_come_first_and_names_are_text(tmp_path: Path) -> None:
+def test_the_largest_tables_are_first_and_names_are_text(tmp_path: Path) -> None:
     path = tmp_path / DUMP_NAME
     write_dump(path, [TableText("small", (b"1",)), TableText("[x](http://y) | `z`", (b"1" * 50, b"2" * 50))])
     with open_dump(path) as dump:
@@ -98,5 +96,5 @@ def test_the_largest_tables_come_first_and_names_are_text(tmp_path: Path) -> Non
     assert rows == [["public.\\[x\\]\\(http://y\\) \\| \\`z\\`", "2", "102 B"], ["public.small", "1", "2 B"]]
 
 
-def test_a_line_of_a_list_stays_one() -> None:
+def test_a_list_entry_stays_one_line() -> None:
     assert make_list(["a\n- b", "*c*"]) == "- a - b\n- \\*c\\*"

@@ -1,4 +1,4 @@
-"""Every session with a database and every environment of PostgreSQL's programs is made in one place."""
+"""Database sessions and the environments of PostgreSQL's programs are each created in one place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES_PASSWORD_VARIABLE = {
 
 
 def list_modules(word: str) -> Iterator[tuple[str, ast.AST]]:
-    """Each module in whose text the word stands, parsed."""
+    """Return each module that contains the word, parsed."""
     for path in sorted(PACKAGE.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if word in text:
@@ -45,7 +45,7 @@ def connects(tree: ast.AST) -> bool:
     return False
 
 
-def test_only_one_module_connects_and_each_exception_is_one() -> None:
+def test_only_one_module_connects_and_each_exception_still_applies() -> None:
     assert {place for place, tree in list_modules("connect") if connects(tree)} == CONNECTS.keys()
 
 

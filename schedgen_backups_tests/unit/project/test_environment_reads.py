@@ -1,4 +1,4 @@
-"""Nothing but `config` reads the environment: what it says is read once, and handed on."""
+"""Only `config` reads the environment, once, and passes it on."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def reads_environment(path: Path) -> bool:
     return False
 
 
-def test_only_config_reads_the_environment_and_each_exception_is_one() -> None:
+def test_only_config_reads_the_environment_and_each_exception_still_applies() -> None:
     found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if reads_environment(path)}
     assert {place for place in found if not place.startswith("config/")} == ALLOWED.keys()

@@ -1,4 +1,4 @@
-"""What the mutation tool makes of a module before it is mutated, and which mutants it passes over."""
+"""How the mutation tool prepares a module, and which mutants it skips."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_mutants(before: str, *after: str) -> str:
     return "\n".join(f"def x_f__mutmut_{name}(a):\n    {body}" for name, body in functions)
 
 
-def test_a_property_keeps_its_value_and_gets_a_body_that_can_be_mutated() -> None:
+def test_a_property_keeps_its_value_and_gets_a_mutable_body() -> None:
     names: dict[str, type] = {}
     exec(expose_properties(PROPERTY), names)  # noqa: S102 - a text of this file
     made = names["A"]()
@@ -62,11 +62,11 @@ def test_a_property_keeps_its_value_and_gets_a_body_that_can_be_mutated() -> Non
         ("return a and f'{a}'", "return a or f'{a}'", False),
     ],
 )
-def test_only_the_wording_of_messages_is_passed_over(before: str, after: str, is_wording: bool) -> None:
+def test_only_changes_of_message_wording_are_skipped(before: str, after: str, is_wording: bool) -> None:
     assert find_wordings(make_mutants(before, after)) == ({"x_f__mutmut_1"} if is_wording else set())
 
 
-def test_a_change_is_told_by_its_innermost_statement() -> None:
+def test_a_change_is_identified_by_its_innermost_statement() -> None:
     code = make_mutants(
         "if a:\n        b = 1\n        return b",
         "if a:\n        b = 2\n        return b",
@@ -78,7 +78,7 @@ def test_a_change_is_told_by_its_innermost_statement() -> None:
     }
 
 
-def test_a_sample_is_the_same_each_time_and_larger_ones_hold_it() -> None:
+def test_a_sample_is_reproducible_and_larger_ones_include_it() -> None:
     names = [f"m{number}" for number in range(100)]
     few, more = choose(names, 5, "1"), choose(names[::-1], 20, "1")
     assert len(few) == 5
@@ -121,7 +121,7 @@ RULES = {"rule": rule, "wrap": wrap(rule), "again": wrap}
 """
 
 
-def test_functions_that_run_only_at_import_are_passed_over() -> None:
+def test_functions_that_run_only_at_import_are_skipped() -> None:
     assert find_import_only(IMPORTED) == {"x_make_pattern", "xǁTemplateǁ__init__"}
 
 
@@ -135,7 +135,7 @@ PACKAGE = {
 }
 
 
-def test_a_decision_is_what_uses_no_server_by_itself_or_through_another(tmp_path: Path) -> None:
+def test_a_decision_uses_no_server_directly_or_indirectly(tmp_path: Path) -> None:
     folder = tmp_path / CORE / "restore"
     folder.mkdir(parents=True)
     for name, code in PACKAGE.items():
@@ -148,7 +148,7 @@ def test_a_decision_is_what_uses_no_server_by_itself_or_through_another(tmp_path
     }
 
 
-def test_the_decisions_of_a_restore_are_among_those_that_are_mutated() -> None:
+def test_the_decisions_of_a_restore_are_mutated() -> None:
     [package] = SERVED
     decisions = {name.rpartition(".")[2] for name in find_decisions(ROOT, package)}
     assert decisions >= {

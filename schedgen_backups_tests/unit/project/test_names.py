@@ -1,4 +1,4 @@
-"""Names that were retired stay away: one concept has one name, the field's own."""
+"""Retired names stay away: one concept has one name, the usual term."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 def list_names() -> Iterator[tuple[str, str]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         place = str(path.relative_to(PACKAGE))
-        if place == "recover.py":  # people copy it alone; its words are those of a person at a terminal
+        if place == "recover.py":  # users copy it alone; it uses the words of a terminal user
             continue
         yield place, path.stem
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,6 +1,4 @@
-"""The texts that setup plans: a .env that keeps what it need not change, and timers that go off when the cron
-string does.
-"""
+"""The texts that setup plans: a .env with minimal changes, and timers that fire when the cron string does."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ def test_only_what_differs_is_changed_and_the_rest_stays_byte_for_byte() -> None
     assert merge_env(merged, {"POSTGRES_PASSWORD": "n e$w", "MINIO_BUCKET": "pdfs"}) == merged
 
 
-def test_what_is_shown_of_a_change_has_no_secret_and_nothing_of_other_lines() -> None:
+def test_the_shown_change_has_no_secret_and_no_other_lines() -> None:
     shown = describe_env(TEXT, merge_env(TEXT, {"POSTGRES_PASSWORD": "new", "MINIO_BUCKET": "pdfs"}))
     assert shown == [f"POSTGRES_PASSWORD={MASK}", "MINIO_BUCKET=pdfs", "# 3 other values stay as they are"]
 
@@ -53,12 +51,12 @@ def test_what_is_shown_of_a_change_has_no_secret_and_nothing_of_other_lines() ->
 @pytest.mark.parametrize(
     "value", ["", "plain", "with space", "a#b", "it's", 'say "so"', "$HOME", "a=b", "ü", "`x`"]
 )
-def test_a_value_is_read_back_as_it_was_given(value: str) -> None:
+def test_a_value_is_read_back_as_given(value: str) -> None:
     assert dotenv_values(stream=io.StringIO(format_line("NAME", value)))["NAME"] == value
 
 
 @pytest.mark.parametrize("value", ["it's $5", "back\\slash", "two\nlines", "${HOME}"])
-def test_a_value_that_readers_would_take_differently_is_refused(value: str) -> None:
+def test_a_value_that_readers_would_parse_differently_is_refused(value: str) -> None:
     with pytest.raises(ConfigurationError, match="NAME"):
         format_line("NAME", value)
 
@@ -74,7 +72,7 @@ CALENDARS = [
 
 
 @pytest.mark.parametrize(("cron", "expected"), CALENDARS)
-def test_a_timer_goes_off_when_the_cron_string_does(cron: str, expected: list[str]) -> None:
+def test_a_timer_fires_when_the_cron_string_does(cron: str, expected: list[str]) -> None:
     assert list(make_calendar(cron)) == expected
 
 
@@ -94,7 +92,7 @@ def test_systemd_accepts_the_calendars() -> None:
 
 
 @pytest.mark.parametrize("cron", ["@daily", "0 2 * * MON", "0 2 * *"])
-def test_names_are_not_said_to_a_timer(cron: str) -> None:
+def test_a_cron_string_that_a_timer_cannot_express_is_refused(cron: str) -> None:
     with pytest.raises(ConfigurationError, match="systemd timer"):
         make_calendar(cron)
 
@@ -112,12 +110,12 @@ PLACE = Place(
 
 
 def plan_service(place: Place) -> str:
-    """The text of the unit that takes the backup."""
+    """Return the text of the unit that takes the backup."""
     files = plan_units(PROJECT / "deploy", Path("/etc/systemd/system"), place, "0 2 * * *", "UTC")
     return next(file.text for file in files if file.path.name == "schedgen-backup.service")
 
 
-def test_a_unit_whose_program_is_in_a_home_can_see_it() -> None:
+def test_a_unit_can_see_its_program_in_a_home() -> None:
     """ProtectHome=true would hide the program from its own unit."""
     assert "\nProtectHome=true\n" in plan_service(PLACE)
     hidden = plan_service(replace(PLACE, bin_dir=Path("/home/somebody/backups/.venv/bin")))
@@ -126,13 +124,13 @@ def test_a_unit_whose_program_is_in_a_home_can_see_it() -> None:
 
 
 @pytest.mark.parametrize("path", ["/srv/my backups", "/srv/100%", "/srv/a:b"])
-def test_a_path_that_units_and_cron_read_differently_is_refused(path: str) -> None:
+def test_a_path_that_units_and_cron_parse_differently_is_refused(path: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot stand in a unit"):
         plan_service(replace(PLACE, points=Path(path)))
 
 
 def test_units_name_the_environment_file_and_work_where_dagster_finds_no_other() -> None:
-    """Dagster puts the .env of its working directory above the environment."""
+    """Dagster prefers the .env of its working directory to the environment."""
     files = plan_units(PROJECT / "deploy", Path("/etc/systemd/system"), PLACE, "0 2 * * *", "UTC")
     for file in files:
         if file.path.suffix == ".service":

@@ -1,6 +1,4 @@
-"""Whether a query to the UI holds a password is found out in a time that hardly depends on what it holds:
-everybody else waits meanwhile.
-"""
+"""The search for passwords in UI queries takes nearly constant time; all other users wait meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ QUERY_BYTES = 1 << 20
 @pytest.mark.takes_seconds
 @pytest.mark.timeout(
     20
-)  # 0.1 to 0.9 s each (2026-11-29); what looked from each beginning to each end took 15 s for the first alone
+)  # 0.1 to 0.9 s each (2026-11-29); a search from each beginning to each end took 15 s for the first alone
 @pytest.mark.parametrize(
     "piece",
     [
@@ -29,7 +27,7 @@ QUERY_BYTES = 1 << 20
         "\\\\\\\\",
     ],
 )
-def test_no_query_keeps_the_search_busy(piece: str) -> None:
+def test_no_query_takes_the_search_long(piece: str) -> None:
     assert not _holds_password((piece * QUERY_BYTES)[:QUERY_BYTES].encode())
 
 
@@ -63,5 +61,5 @@ def test_a_password_is_found(text: str) -> None:
         "forgot the password",
     ],
 )
-def test_what_holds_none_is_let_through(text: str) -> None:
+def test_a_query_without_a_password_passes(text: str) -> None:
     assert not _holds_password(text.encode())

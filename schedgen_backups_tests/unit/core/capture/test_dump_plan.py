@@ -1,4 +1,4 @@
-"""Which tables are dumped beside the rest, and where in the text their rows are put."""
+"""Which tables are dumped separately, and where their rows are inserted into the text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flatten(groups: tuple[tuple[TableName, ...], ...]) -> list[TableName]:
 
 
 @given(SIZES, st.integers(1, 5))
-def test_side_tables_are_the_last_of_the_large_ones_and_never_all(
+def test_separate_tables_are_the_last_large_ones_and_never_all(
     sizes: dict[TableName, int], jobs: int
 ) -> None:
     large = [table for table in NAMES if sizes.get(table, 0) >= LARGE_TABLE_BYTES]
@@ -42,7 +42,7 @@ def test_side_tables_are_the_last_of_the_large_ones_and_never_all(
 
 
 @given(SIZES)
-def test_with_two_jobs_no_other_choice_is_done_earlier(sizes: dict[TableName, int]) -> None:
+def test_with_two_jobs_no_other_choice_finishes_earlier(sizes: dict[TableName, int]) -> None:
     chosen = flatten(choose_separate_tables(sizes, 2))
     large = [table for table in NAMES if sizes.get(table, 0) >= LARGE_TABLE_BYTES]
     if not chosen:
@@ -53,18 +53,18 @@ def test_with_two_jobs_no_other_choice_is_done_earlier(sizes: dict[TableName, in
     )
 
 
-def test_a_table_of_another_alphabet_stays_with_the_rest() -> None:
+def test_a_table_named_in_another_alphabet_stays_with_the_rest() -> None:
     sizes = {TableName("public", "a"): LARGE_TABLE_BYTES, TableName("public", "課程"): LARGE_TABLE_BYTES}
     assert choose_separate_tables(sizes, 2) == ()
 
 
-def test_a_pattern_quotes_what_the_name_holds() -> None:
+def test_a_pattern_quotes_the_name() -> None:
     assert make_pattern("two words", 'x".y') == '"two words"."x"".y"'
     assert leave_out_rows([("a", "b")]) == ['--exclude-table-data="a"."b"']
 
 
 def place(text: bytes, tables: str, beside: str, borders: list[int]) -> bytes:
-    """The text with each side table's letter where its section would stand."""
+    """Return the text with each separate table's letter in place of its section."""
     names = [TableName("public", letter) for letter in tables]
     side = [TableName("public", letter) for letter in beside]
     placed = place_separate_tables(split_dump(cut(text, borders)), names, side)
@@ -76,7 +76,7 @@ def place(text: bytes, tables: str, beside: str, borders: list[int]) -> bytes:
 @pytest.mark.parametrize(
     "beside", ["".join(names) for size in range(1, 4) for names in itertools.combinations("bcd", size)]
 )
-def test_each_section_stands_where_pg_dump_would_have_written_it(beside: str) -> None:
+def test_each_section_is_where_pg_dump_would_write_it(beside: str) -> None:
     rows = (b"1", b"2")
     whole = make_dump_text([TableText(letter, rows) for letter in "abcd"])
     rest = make_dump_text([TableText(letter, rows) for letter in "abcd" if letter not in beside])
@@ -89,12 +89,12 @@ def test_each_section_stands_where_pg_dump_would_have_written_it(beside: str) ->
         assert place(rest, "abcd", beside, list(range(step, len(rest), step))) == expected
 
 
-def test_a_table_whose_neighbour_is_not_in_the_dump_is_an_error() -> None:
+def test_a_table_whose_neighbor_is_not_in_the_dump_is_an_error() -> None:
     with pytest.raises(DumpError, match=r"no place for the rows of public\.c"):
         place(make_dump_text([TableText("a", (b"1",))]), "abc", "c", [])
 
 
-def test_text_that_does_not_end_a_section_as_known_is_an_error() -> None:
+def test_text_with_an_unknown_section_end_is_an_error() -> None:
     segments: list[Segment] = [TableStart(b"COPY", "public", "a", ""), TableEnd(b"\\.\n"), Text(b"\n--\n")]
     with pytest.raises(DumpError, match=r"no place for the rows of public\.b") as caught:
         list(place_separate_tables(segments, NAMES[:2], NAMES[1:2]))

@@ -1,5 +1,6 @@
-"""A directory that holds the points of one application takes no backup of another one by mistake; nothing is
-asked of a server before that.
+"""A directory with points of one application accepts no backup of another one.
+
+This is checked before any server.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def archive(catalog: Catalog, name: str, capture: CaptureSettings) -> None:
 
 
 @pytest.mark.parametrize("take", [dump, archive])
-def test_another_source_is_refused_before_anything_is_asked_or_written(
+def test_another_source_is_refused_before_anything_is_read_or_written(
     catalog: Catalog, take: Callable[[Catalog, str, CaptureSettings], None]
 ) -> None:
     before = list_files(catalog.directory)
@@ -50,10 +51,10 @@ def test_another_source_is_refused_before_anything_is_asked_or_written(
 
 
 @pytest.mark.parametrize("take", [dump, archive])
-def test_another_source_is_taken_when_that_is_meant(
+def test_another_source_is_accepted_on_request(
     catalog: Catalog, take: Callable[[Catalog, str, CaptureSettings], None]
 ) -> None:
-    """It gets as far as the server, which is not there."""
+    """The backup proceeds to the server, which does not exist."""
     with pytest.raises(BackupError) as caught:
         take(
             catalog,

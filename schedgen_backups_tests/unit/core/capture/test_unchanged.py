@@ -1,4 +1,4 @@
-"""What of an older archive is used again, and that damage in it never reaches a new one."""
+"""What is reused from an older archive; damage in it never reaches a new one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def make_earlier_entry(key: str, data: bytes, **fields: object) -> ObjectEntry:
 
 
 def list_entry(entry: ObjectEntry) -> ListedObject:
-    """The line of a listing that shows this object unchanged."""
+    """Return the listing's line that shows this object unchanged."""
     return ListedObject(
         entry.key, entry.size_bytes, entry.etag, None, entry.modified_at + timedelta(milliseconds=400)
     )
@@ -103,7 +103,7 @@ def test_an_unchanged_object_is_found_with_its_bytes(archive: Path, objects: Pre
     ],
     ids=str,
 )
-def test_an_object_that_the_listing_shows_otherwise_is_not_used(
+def test_an_object_with_another_listing_entry_is_not_reused(
     archive: Path, objects: PreviousObjects, change: dict[str, object]
 ) -> None:
     objects.add_archive(archive)
@@ -112,14 +112,14 @@ def test_an_object_that_the_listing_shows_otherwise_is_not_used(
     assert find(objects, replace(listed, **change), "07.pdf") is None  # type: ignore[arg-type]
 
 
-def test_an_object_that_gets_another_name_in_the_tar_is_not_used(
+def test_an_object_with_another_name_in_the_tar_is_not_reused(
     archive: Path, objects: PreviousObjects
 ) -> None:
     objects.add_archive(archive)
     assert find(objects, list_entry(read_entries(archive)["07.pdf"]), ".schedgen-backups/keys/07") is None
 
 
-def test_an_object_that_was_read_in_the_second_it_was_written_is_not_used(
+def test_an_object_read_in_the_second_of_its_write_is_not_reused(
     tmp_path: Path, objects: PreviousObjects
 ) -> None:
     now = datetime.now(timezone.utc).replace(microsecond=0)
@@ -130,7 +130,7 @@ def test_an_object_that_was_read_in_the_second_it_was_written_is_not_used(
     assert [find(objects, list_entry(entry), entry.key) is not None for entry in entries] == [False, True]
 
 
-def test_every_object_is_read_again_within_the_days_allowed_and_not_all_in_one_night(tmp_path: Path) -> None:
+def test_every_object_is_reread_within_the_allowed_days_and_not_all_in_one_night(tmp_path: Path) -> None:
     now = datetime.now(timezone.utc)
     written = now.replace(microsecond=0) - timedelta(days=60)
     counts: dict[int, int] = {}
@@ -149,7 +149,7 @@ def test_every_object_is_read_again_within_the_days_allowed_and_not_all_in_one_n
     assert 8 < counts[22] < 56
 
 
-def test_with_no_days_allowed_nothing_is_used(archive: Path, tmp_path: Path) -> None:
+def test_with_no_days_allowed_nothing_is_reused(archive: Path, tmp_path: Path) -> None:
     with PreviousObjects(tmp_path, BUCKET, reread_days=0) as objects:
         objects.add_archive(archive)
         assert find(objects, list_entry(read_entries(archive)["07.pdf"]), "07.pdf") is None
@@ -160,7 +160,7 @@ def test_with_no_days_allowed_nothing_is_used(archive: Path, tmp_path: Path) -> 
     [replace(BUCKET, bucket="other"), replace(BUCKET, endpoint="127.0.0.1:9999")],
     ids=["bucket", "server"],
 )
-def test_an_archive_of_another_bucket_is_not_used(
+def test_an_archive_of_another_bucket_is_not_reused(
     archive: Path, tmp_path: Path, other: BucketSettings
 ) -> None:
     with PreviousObjects(tmp_path, other, reread_days=30) as objects:
@@ -170,9 +170,7 @@ def test_an_archive_of_another_bucket_is_not_used(
 
 @pytest.mark.takes_seconds
 def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp_path: Path) -> None:
-    """Whatever is damaged, index and footer included: what passes the check unpacks to the object as it was
-    captured.
-    """
+    """Wherever the damage is, what passes the check unpacks to the captured object."""
     entries = read_entries(archive)
     whole = archive.read_bytes()
     random = Random(5)  # noqa: S311 - nothing secret
@@ -197,7 +195,7 @@ def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp
     assert refused > 0
 
 
-def test_an_archive_that_is_cut_short_or_gone_is_passed_over(
+def test_a_truncated_or_missing_archive_is_skipped(
     archive: Path, objects: PreviousObjects, tmp_path: Path
 ) -> None:
     archive.write_bytes(archive.read_bytes()[:-100])
@@ -205,12 +203,12 @@ def test_an_archive_that_is_cut_short_or_gone_is_passed_over(
     assert not objects.add_archive(tmp_path / "gone.tar.gz")
 
 
-def test_what_the_disk_refuses_to_read_is_damage(tmp_path: Path) -> None:
+def test_a_read_error_of_the_disk_counts_as_damage(tmp_path: Path) -> None:
     with PreviousFile(tmp_path / "file", "w") as file, pytest.raises(VerificationError):
         file.read_range(0, 1)
 
 
-def test_a_full_disk_under_the_lookup_is_a_storage_error(archive: Path) -> None:
+def test_a_full_disk_during_the_lookup_is_a_storage_error(archive: Path) -> None:
     folder = archive.parent / "gone"
     with pytest.raises(StorageError, match=r"previous\.sqlite"):
         PreviousObjects(folder, BUCKET, reread_days=30)
@@ -243,7 +241,7 @@ def test_copied_objects_lie_in_the_new_archive_as_in_the_old(
         }
 
 
-def test_a_run_ends_where_the_next_object_is_not_its_neighbour(archive: Path) -> None:
+def test_a_run_ends_where_the_next_object_is_not_adjacent(archive: Path) -> None:
     with PreviousFile(archive) as file, PreviousFile(archive) as other:
         one, two, three, four, *_rest = [
             PreviousObject(entry, file) for entry in read_entries(archive).values()
@@ -257,7 +255,7 @@ def test_a_run_ends_where_the_next_object_is_not_its_neighbour(archive: Path) ->
     assert list(split_into_runs([])) == []
 
 
-def test_damage_in_a_run_is_refused_alone(archive: Path) -> None:
+def test_damage_in_a_run_excludes_only_the_damaged_object(archive: Path) -> None:
     entries = list(read_entries(archive).values())
     whole = archive.read_bytes()
     archive.write_bytes(damage(whole, 8 * (entries[7].offset + entries[7].length // 2)))
@@ -271,7 +269,7 @@ def test_damage_in_a_run_is_refused_alone(archive: Path) -> None:
     assert behind.data == whole[entries[8].offset : entries[-1].offset + entries[-1].length]
 
 
-def test_a_file_that_became_shorter_refuses_what_it_lacks(archive: Path) -> None:
+def test_a_shortened_file_excludes_what_it_lacks(archive: Path) -> None:
     entries = list(read_entries(archive).values())
     archive.write_bytes(archive.read_bytes()[: entries[3].offset + 10])
     with PreviousFile(archive) as file:
@@ -308,7 +306,7 @@ def test_a_large_object_is_copied_with_a_check_of_every_byte(tmp_path: Path) -> 
 
 
 def test_members_are_copied_where_the_kernel_cannot(tmp_path: Path) -> None:
-    """Not a descriptor of a file: the same answer as from another file system."""
+    """A descriptor that is not a file gives the same error as another file system."""
     data = compress_member(b"one") + compress_member(b"two")
     path = tmp_path / "file.gz"
     with path.open("w+b") as file, MemberWriter(cast("BinaryIO", file), threads=2) as writer:

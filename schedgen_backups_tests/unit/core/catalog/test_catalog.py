@@ -1,7 +1,6 @@
-"""The backup directory: files get in whole or not at all, nothing is overwritten, and each point is worth
-what was seen of it.
+"""The backup directory: files are published whole and never overwritten; check results decide the state.
 
-Artifacts here are small ones made without a server. The lock is tested in `test_lock`.
+Artifacts here are small ones made without a server. The lock is tested in `unit/core/system/test_lock`.
 """
 
 from __future__ import annotations
@@ -66,7 +65,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 catalog = Catalog(Path(sys.argv[1]))
 try:
     with catalog.stage("x") as folder:
-        write_dump(folder / sys.argv[2], [TableText("jobs", tuple(b"%d" % (n * n * 7919) for n in range(2000)))])
+        write_dump(folder / sys.argv[2], [TableText("jobs",
+            tuple(b"%d" % (n * n * 7919) for n in range(2000)))])
         catalog.publish(folder / sys.argv[2])
 except StorageError as error:
     print(error.message)
@@ -81,7 +81,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def add_point(catalog: Catalog, *, is_committed: bool = True) -> Manifest:
-    """A point of two small artifacts, and its manifest whether written or not."""
+    """Write a point of two small artifacts, with its manifest if requested."""
     dump = write_dump(catalog.directory / DUMP_NAME, [TableText("jobs", (b"1",))])
     archive = write_archive(catalog.directory / ARCHIVE_NAME, [(make_entry("a", b"1"), b"1")])
     sizes = {
@@ -105,7 +105,7 @@ def add_point(catalog: Catalog, *, is_committed: bool = True) -> Manifest:
 
 
 def record_all(catalog: Catalog, manifest: Manifest) -> None:
-    """Every check was seen to hold on the manifest's files."""
+    """Record every check as passed on the manifest's files."""
     digests = {artifact.kind: artifact.sha256 for artifact in manifest.artifacts}
     catalog.record_results(ID, tuple(make_result(check, artifacts=digests) for check in COMMIT_CHECKS))
 
@@ -134,7 +134,7 @@ def test_publishing_never_overwrites(catalog: Catalog) -> None:
     assert list_files(catalog.directory) == ["file.gz"]
 
 
-def test_a_manifest_is_never_written_again(catalog: Catalog) -> None:
+def test_a_manifest_is_never_rewritten(catalog: Catalog) -> None:
     manifest = add_point(catalog)
     with pytest.raises(StorageError, match="never overwritten"):
         catalog.write_manifest(manifest.model_copy(update={"tool_version": "another"}))
@@ -149,7 +149,7 @@ def test_an_error_while_writing_publishes_nothing_and_leaves_no_staging(catalog:
     assert catalog.list_points() == ()
 
 
-def test_half_written_files_are_no_points(catalog: Catalog) -> None:
+def test_half_written_files_are_not_points(catalog: Catalog) -> None:
     with catalog.stage("x") as folder:
         write_dump(folder / DUMP_NAME, [TableText("jobs", (b"1",))])
         (folder / f"manifest_{POINT}.json").write_text("{")
@@ -157,7 +157,7 @@ def test_half_written_files_are_no_points(catalog: Catalog) -> None:
         assert catalog.list_unmanaged() == ()
 
 
-def test_what_a_dead_run_left_is_swept(catalog: Catalog) -> None:
+def test_what_an_orphaned_run_left_is_swept(catalog: Catalog) -> None:
     left = catalog.directory / STAGING_NAME / f"{POINT}-database"
     left.mkdir(parents=True)
     (left / DUMP_NAME).write_bytes(b"half")
@@ -180,7 +180,7 @@ def test_sweeping_follows_no_link_out_of_the_staging_folder(catalog: Catalog, tm
     assert list((catalog.directory / STAGING_NAME).iterdir()) == []
 
 
-def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
+def test_files_and_folders_are_private_to_their_owner(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         catalog = Catalog(tmp_path / "backups")
@@ -201,13 +201,13 @@ def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
         assert mode_of(catalog.directory / name) == 0o600, name
 
 
-def test_a_private_file_is_never_one_that_was_there_before(tmp_path: Path) -> None:
+def test_a_private_file_never_reuses_an_existing_one(tmp_path: Path) -> None:
     (tmp_path / "there").write_bytes(b"somebody's")
     with pytest.raises(FileExistsError):
         create_private(tmp_path / "there")
 
 
-def test_a_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="cannot be written"):
         Catalog(tmp_path / "file" / "backups").prepare()
@@ -223,7 +223,7 @@ def test_artifacts_without_a_manifest_are_a_partial_point(catalog: Catalog) -> N
         point.get_path(ArtifactKind.DATABASE)
 
 
-def test_a_sealed_point_is_unverified_until_every_claim_was_seen(catalog: Catalog) -> None:
+def test_a_committed_point_is_unverified_until_every_check_passed(catalog: Catalog) -> None:
     manifest = add_point(catalog)
     assert catalog.get_point(ID).state is PointState.UNVERIFIED
     record_all(catalog, manifest)
@@ -234,14 +234,14 @@ def test_a_sealed_point_is_unverified_until_every_claim_was_seen(catalog: Catalo
     assert catalog.get_point(ID).state is PointState.FAILED
 
 
-def test_results_found_on_other_bytes_say_nothing_of_these(catalog: Catalog) -> None:
+def test_results_for_other_bytes_do_not_count(catalog: Catalog) -> None:
     manifest = add_point(catalog)
     exchanged = tuple(artifact.model_copy(update={"sha256": "0" * 64}) for artifact in manifest.artifacts)
     record_all(catalog, manifest.model_copy(update={"artifacts": exchanged}))
     assert catalog.get_point(ID).state is PointState.UNVERIFIED
 
 
-def test_a_point_whose_file_is_gone_is_not_verified(catalog: Catalog) -> None:
+def test_a_point_with_a_missing_file_is_not_verified(catalog: Catalog) -> None:
     record_all(catalog, add_point(catalog))
     (catalog.directory / ARCHIVE_NAME).unlink()
     assert catalog.get_point(ID).state is not PointState.VERIFIED
@@ -269,7 +269,7 @@ def test_points_are_listed_oldest_first(catalog: Catalog) -> None:
     assert [str(point.point_id) for point in catalog.list_points()] == sorted(ids)
 
 
-def test_a_copy_that_somebody_made_of_a_manifest_hides_no_point(catalog: Catalog) -> None:
+def test_a_copied_manifest_hides_no_point(catalog: Catalog) -> None:
     manifest = add_point(catalog)
     (catalog.directory / f"manifest_{POINT} (copy).json").write_text(manifest.model_dump_json())
     assert [point.point_id for point in catalog.list_points()] == [ID]
@@ -295,8 +295,9 @@ def test_one_damaged_file_hides_no_other_point(catalog: Catalog, name: str, cont
 
 @pytest.mark.parametrize("stated", [0, 3, "2b", [2], None])
 def test_a_manifest_of_another_format_is_named_as_such(catalog: Catalog, stated: object) -> None:
-    """Read as this format it would mean something else; called damaged it would send somebody to look at the
-    disk.
+    """Read as this format, it would mean something else.
+
+    Reported as damaged, it would suggest a disk fault.
     """
     manifest = add_point(catalog)
     path = catalog.manifest_path(ID)
@@ -313,7 +314,7 @@ def test_a_manifest_of_another_format_is_named_as_such(catalog: Catalog, stated:
 def test_an_artifact_of_another_size_is_damage(
     catalog: Catalog, kind: ArtifactKind, change: Callable[[bytes], bytes] | None
 ) -> None:
-    """None: the file is missing. State is read from the files as they are, not remembered."""
+    """None: the file is missing. The state is read from the files as they are, not from a record."""
     add_point(catalog)
     path = catalog.get_point(ID).get_path(kind)
     path.unlink() if change is None else path.write_bytes(change(path.read_bytes()))
@@ -322,7 +323,7 @@ def test_an_artifact_of_another_size_is_damage(
     assert [path.name in problem for problem in point.problems] == [True]
 
 
-def test_a_damaged_verification_is_replaced_when_the_point_is_checked_again(catalog: Catalog) -> None:
+def test_a_damaged_verification_is_replaced_by_the_next_check(catalog: Catalog) -> None:
     add_point(catalog)
     (catalog.directory / f"verification_{POINT}.json").write_bytes(b"{")
     verification = catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED),))
@@ -341,13 +342,13 @@ def test_results_of_concurrent_checks_are_all_kept(catalog: Catalog) -> None:
     assert {result.check for result in catalog.read_verification(ID).results} == set(checks)
 
 
-def test_a_point_that_is_not_there_is_a_wrong_setting(catalog: Catalog) -> None:
+def test_a_missing_point_is_a_wrong_setting(catalog: Catalog) -> None:
     with pytest.raises(ConfigurationError, match="no recovery point 20000101_000000"):
         catalog.get_point(RecoveryPointId("20000101_000000"))
 
 
 def test_a_full_disk_is_a_storage_error_and_publishes_nothing(catalog: Catalog) -> None:
-    """/dev/full refuses every write as a full disk does."""
+    """/dev/full refuses every write, as a full disk does."""
     with pytest.raises(StorageError, match="is full") as caught, catalog.stage("x") as folder:  # noqa: PT012 - the disk fills while writing
         (folder / DUMP_NAME).symlink_to("/dev/full")
         write_dump(folder / DUMP_NAME, [TableText("jobs", (b"1",))])
@@ -357,19 +358,19 @@ def test_a_full_disk_is_a_storage_error_and_publishes_nothing(catalog: Catalog) 
     assert list_files(catalog.directory) == []
 
 
-def test_a_quota_is_told_like_a_full_disk(catalog: Catalog) -> None:
+def test_a_quota_is_reported_like_a_full_disk(catalog: Catalog) -> None:
     with pytest.raises(StorageError, match="is full"), catalog.stage("x"):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
 
 @pytest.mark.takes_seconds
-def test_a_file_that_reaches_the_limit_of_the_system_is_not_published(catalog: Catalog) -> None:
+def test_a_file_at_the_systems_size_limit_is_not_published(catalog: Catalog) -> None:
     add_point(catalog)
     before = list_files(catalog.directory)
     name = "db_schedgen_20261123_020000.sql.gz"
     finished = subprocess.run(
         [sys.executable, "-c", WRITE_PAST_THE_LIMIT, str(catalog.directory), name],
-        cwd=Path(__file__).parents[4],  # where the tests' own package is found
+        cwd=Path(__file__).parents[4],  # the directory of the tests' own package
         capture_output=True,
         text=True,
         check=True,
@@ -379,7 +380,7 @@ def test_a_file_that_reaches_the_limit_of_the_system_is_not_published(catalog: C
     assert list_files(catalog.directory) == before
 
 
-def test_a_verification_is_written_anew(catalog: Catalog) -> None:
+def test_a_verification_is_replaced_as_a_whole(catalog: Catalog) -> None:
     catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED),))
     verification = catalog.record_results(ID, (make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED),))
     assert catalog.read_verification(ID) == verification
@@ -388,7 +389,7 @@ def test_a_verification_is_written_anew(catalog: Catalog) -> None:
 
 
 def commit_as(catalog: Catalog, night: int, site_id: str) -> RecoveryPointId:
-    """A verified point that carries the id of some site."""
+    """Write a verified point that carries the id of some site."""
     point_id = histories.name_night(night)
     histories.add_point(catalog, point_id)
     path = catalog.manifest_path(point_id)
@@ -405,7 +406,7 @@ def test_a_site_gets_its_id_once(catalog: Catalog) -> None:
     assert other.settle_site().site_id != site.site_id
 
 
-def test_a_site_whose_file_was_lost_takes_the_id_of_its_points(catalog: Catalog) -> None:
+def test_a_site_with_a_lost_file_takes_the_id_of_its_points(catalog: Catalog) -> None:
     commit_as(catalog, 0, "a" * 32)
     assert catalog.settle_site().site_id == "a" * 32
     assert catalog.get_point(histories.name_night(0)).state is PointState.VERIFIED
@@ -423,13 +424,13 @@ def test_a_point_of_another_site_is_foreign_until_it_is_adopted(catalog: Catalog
     assert resolve_point(catalog, "latest").point_id == foreign
 
 
-def test_a_directory_that_was_copied_is_the_same_site(catalog: Catalog, tmp_path: Path) -> None:
+def test_a_copied_directory_is_the_same_site(catalog: Catalog, tmp_path: Path) -> None:
     commit_as(catalog, 0, catalog.settle_site().site_id)
     copied = shutil.copytree(catalog.directory, tmp_path / "another-host")
     assert [point.state for point in Catalog(copied).list_points()] == [PointState.VERIFIED]
 
 
-def test_a_point_ahead_of_the_clock_counts_for_nothing_and_can_be_restored_by_its_id(
+def test_a_point_ahead_of_the_clock_does_not_count_and_can_be_restored_by_id(
     catalog: Catalog,
 ) -> None:
     now = histories.name_night(0)
@@ -443,7 +444,7 @@ def test_a_point_ahead_of_the_clock_counts_for_nothing_and_can_be_restored_by_it
     assert catalog.get_point(ahead).get_path(ArtifactKind.DATABASE).exists()
 
 
-def test_a_directory_below_missing_ones_is_made_for_its_owner(tmp_path: Path) -> None:
+def test_a_directory_below_missing_ones_is_created_for_its_owner(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path / "new" / "backups")
     catalog.prepare()
     catalog.prepare()
@@ -459,7 +460,7 @@ def test_a_manifest_of_another_point_is_damage(catalog: Catalog) -> None:
         catalog.read_manifest(other)
 
 
-def test_a_damaged_site_file_is_made_again_only_where_all_points_name_one_site(catalog: Catalog) -> None:
+def test_a_damaged_site_file_is_recreated_only_where_all_points_name_one_site(catalog: Catalog) -> None:
     manifest = add_point(catalog, is_committed=False)
     catalog.write_manifest(manifest.model_copy(update={"site_id": "a" * 32}))
     (catalog.directory / "site.json").write_text("{")
@@ -475,8 +476,8 @@ def test_a_damaged_site_file_is_made_again_only_where_all_points_name_one_site(c
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "a folder"])
-def test_without_a_site_file_points_of_several_sites_are_nobodys(catalog: Catalog, damage: str) -> None:
-    """None is chosen or removed, each can be restored by its id, and the next backup is taken."""
+def test_without_a_site_file_points_of_several_sites_belong_to_none(catalog: Catalog, damage: str) -> None:
+    """None is selected or removed, each can be restored by its id, and the next backup is taken."""
     path = catalog.directory / "site.json"
     own, foreign = commit_as(catalog, 0, catalog.settle_site().site_id), commit_as(catalog, 1, "b" * 32)
     path.unlink()
@@ -503,7 +504,7 @@ def test_without_a_site_file_points_of_several_sites_are_nobodys(catalog: Catalo
 
 
 def test_a_point_is_adopted_once_and_other_adoptions_stay(catalog: Catalog) -> None:
-    """The first adoption makes the directory's own id."""
+    """The first adoption creates the directory's own id."""
     first, other, again = (
         Adoption(point_id=point_id, reason=reason, adopted_at=TAKEN_AT)
         for point_id, reason in ((POINT, "moved"), ("20261123_020000", "moved"), (POINT, "moved again"))
@@ -516,7 +517,7 @@ def test_a_point_is_adopted_once_and_other_adoptions_stay(catalog: Catalog) -> N
     assert catalog.settle_site() == site
 
 
-def test_a_small_file_names_only_what_is_known(catalog: Catalog) -> None:
+def test_a_small_file_has_known_fields_only(catalog: Catalog) -> None:
     add_point(catalog)
     catalog.write_verification(
         catalog.read_verification(ID).with_results((make_result(Check.DUMP_IS_STORED),))
@@ -525,7 +526,7 @@ def test_a_small_file_names_only_what_is_known(catalog: Catalog) -> None:
         assert "null" not in path.read_text()
 
 
-def test_results_of_another_point_are_refused_with_the_files_name(catalog: Catalog) -> None:
+def test_results_of_another_point_are_refused_with_the_file_name(catalog: Catalog) -> None:
     other = RecoveryPointId("20261123_020000")
     catalog.write_verification(catalog.read_verification(ID))
     catalog.verification_path(ID).rename(catalog.verification_path(other))
@@ -541,7 +542,7 @@ def test_a_file_that_cannot_be_removed_is_an_error_that_names_the_directory(cata
 
 
 @pytest.mark.parametrize("is_folder", [False, True], ids=["another file", "folder"])
-def test_what_is_no_artifact_hides_none_that_comes_behind_it(catalog: Catalog, is_folder: bool) -> None:
+def test_a_non_artifact_hides_no_artifact_after_it(catalog: Catalog, is_folder: bool) -> None:
     add_point(catalog)
     if is_folder:
         (catalog.directory / DUMP_NAME.replace("schedgen", "a")).mkdir()
@@ -552,8 +553,8 @@ def test_what_is_no_artifact_hides_none_that_comes_behind_it(catalog: Catalog, i
 
 
 @pytest.mark.parametrize("ids", ["a", "ab"], ids=["one site", "points of two sites"])
-def test_a_site_file_that_cannot_be_read_now_stays_as_it_is(catalog: Catalog, ids: str) -> None:
-    """A disk or a network that fails for a moment: the next look is another, and who was adopted stays so."""
+def test_a_temporarily_unreadable_site_file_stays_as_it_is(catalog: Catalog, ids: str) -> None:
+    """A disk or a network may fail for a moment: the next read succeeds, and adoptions must survive."""
     for day, letter in enumerate(ids):
         histories.add_point(catalog, histories.name_night(day))
         path = catalog.manifest_path(histories.name_night(day))
@@ -570,8 +571,8 @@ def test_a_site_file_that_cannot_be_read_now_stays_as_it_is(catalog: Catalog, id
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-def test_what_root_decides_stays_the_service_users(catalog: Catalog) -> None:
-    """`sudo schedgen-backups adopt` and the like: the user of the backups reads it afterwards."""
+def test_files_written_by_root_belong_to_the_service_user(catalog: Catalog) -> None:
+    """The backup user must be able to read it after `sudo schedgen-backups adopt` and similar commands."""
     os.chown(catalog.directory, 65534, 65533)
     catalog.settle_site()
     catalog.accept_missing([AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])

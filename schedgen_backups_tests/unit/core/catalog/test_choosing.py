@@ -1,4 +1,4 @@
-"""Which point a person means, by label, by time or by `latest`, and how a directory stands as a whole.
+"""Point selection by label, by time or by `latest`, and the state of a directory as a whole.
 
 Points are small real ones.
 """
@@ -35,7 +35,7 @@ LATER = TAKEN_AT + timedelta(days=30)
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    """Points of five nights: two verified, one unverified, one that failed, one partial."""
+    """Fill a catalog with points of five nights: two verified, one unverified, one failed, one partial."""
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     states = (
@@ -65,7 +65,7 @@ def label(catalog: Catalog, night: int, **labels: str) -> None:
 
 
 def settle(catalog: Catalog) -> str:
-    """The committed points are of this directory; returns its id."""
+    """Make the committed points belong to this directory; return its id."""
     site_id = catalog.settle_site().site_id
     for night in range(4):
         rewrite_manifest(catalog, night, site_id=site_id)
@@ -89,9 +89,7 @@ def damage(catalog: Catalog, night: int) -> None:
         ("other", None),
     ],
 )
-def test_a_label_chooses_the_newest_verified_point_that_has_it(
-    catalog: Catalog, wanted: str, night: int | None
-) -> None:
+def test_a_label_selects_its_newest_verified_point(catalog: Catalog, wanted: str, night: int | None) -> None:
     label(catalog, 0, release="1.0", stage="a=b")
     label(catalog, 1, release="2.0")
     label(catalog, 2, release="3.0", other="x")
@@ -101,18 +99,18 @@ def test_a_label_chooses_the_newest_verified_point_that_has_it(
     )
 
 
-def test_the_value_of_a_label_may_hold_an_equals_sign(catalog: Catalog) -> None:
+def test_a_label_value_may_hold_an_equals_sign(catalog: Catalog) -> None:
     label(catalog, 0, stage="a=b")
     found = find_newest_verified(catalog, label="stage=a=b")
     assert found is not None
     assert found.point_id == name_night(0)
 
 
-def test_latest_is_the_newest_committed_point_whatever_was_found_of_it(catalog: Catalog) -> None:
+def test_latest_is_the_newest_committed_point_whatever_its_state(catalog: Catalog) -> None:
     assert resolve_point(catalog, "latest").point_id == name_night(3)
 
 
-def test_latest_passes_over_damaged_and_foreign_points_and_those_ahead(catalog: Catalog) -> None:
+def test_latest_skips_damaged_foreign_and_future_points(catalog: Catalog) -> None:
     site_id = settle(catalog)
     damage(catalog, 3)
     rewrite_manifest(catalog, 2, site_id="of another directory")
@@ -135,7 +133,7 @@ def test_latest_passes_over_damaged_and_foreign_points_and_those_ahead(catalog: 
     assert resolve_point(catalog, "latest").point_id == name_night(2)
 
 
-def test_without_a_committed_point_there_is_no_latest(tmp_path: Path) -> None:
+def test_latest_needs_a_committed_point(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path)
     add_point(catalog, name_night(0), PointState.PARTIAL)
     with pytest.raises(ConfigurationError, match="no committed recovery point"):
@@ -156,17 +154,17 @@ def test_without_a_committed_point_there_is_no_latest(tmp_path: Path) -> None:
 def test_as_of_a_time_is_the_newest_verified_snapshot_until_then(
     catalog: Catalog, as_of: str, night: int
 ) -> None:
-    """A time without an offset is of the operators' time zone."""
+    """A time without an offset is in the operators' time zone."""
     assert resolve_point(
         catalog, "latest", as_of=as_of, timezone=ZoneInfo("Africa/Johannesburg")
     ).point_id == name_night(night)
 
 
-def test_a_time_without_an_offset_is_utc_where_no_zone_is_given(catalog: Catalog) -> None:
+def test_a_time_without_an_offset_is_utc_if_no_zone_is_given(catalog: Catalog) -> None:
     assert resolve_point(catalog, "latest", as_of="2026-11-23 02:00:00").point_id == name_night(1)
 
 
-def test_a_time_before_the_first_point_and_a_time_beside_an_id_are_refused(catalog: Catalog) -> None:
+def test_a_time_before_the_first_point_and_a_time_with_an_id_are_refused(catalog: Catalog) -> None:
     with pytest.raises(ConfigurationError, match="no verified recovery point was taken at or before"):
         resolve_point(catalog, "latest", as_of="2026-11-22T01:59:59+00:00")
     with pytest.raises(ConfigurationError, match="and a time are given"):
@@ -175,7 +173,7 @@ def test_a_time_before_the_first_point_and_a_time_beside_an_id_are_refused(catal
         resolve_point(catalog, "latest", as_of="yesterday")
 
 
-def test_an_overview_names_what_is_broken_and_ahead(catalog: Catalog) -> None:
+def test_an_overview_names_broken_and_future_points(catalog: Catalog) -> None:
     damage(catalog, 1)
     ahead = RecoveryPointId.from_time(datetime.now(timezone.utc) + timedelta(days=1))
     add_point(catalog, ahead)
@@ -213,7 +211,7 @@ def test_a_foreign_point_is_not_due_and_a_copied_one_is(catalog: Catalog) -> Non
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_an_intact_directory_and_one_that_is_not_there_say_so(tmp_path: Path, *, is_there: bool) -> None:
+def test_an_intact_directory_and_a_missing_one_are_reported(tmp_path: Path, *, is_there: bool) -> None:
     catalog = Catalog(tmp_path / "backups")
     if is_there:
         catalog.prepare()
@@ -235,7 +233,7 @@ def test_only_the_last_ten_broken_points_are_named(tmp_path: Path) -> None:
     assert [words.split()[0] for words in named] == [str(name_night(day - 20)) for day in range(2, 12)]
 
 
-def test_one_broken_point_or_one_ahead_is_enough_not_to_be_intact(tmp_path: Path) -> None:
+def test_one_broken_or_future_point_makes_the_directory_not_intact(tmp_path: Path) -> None:
     broken, early = Catalog(tmp_path / "broken"), Catalog(tmp_path / "early")
     for catalog in (broken, early):
         catalog.prepare()
@@ -252,14 +250,14 @@ def test_one_broken_point_or_one_ahead_is_enough_not_to_be_intact(tmp_path: Path
     assert overview.describe_intactness() == f"ahead of the clock: {overview.describe_ahead()}"
 
 
-def test_a_point_that_is_only_to_be_read_again_is_counted(tmp_path: Path) -> None:
+def test_a_point_to_be_reread_is_counted(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path)
     add_point(catalog, name_night(0), PointState.UNVERIFIED)
     assert look_over(catalog, LATER).describe_intactness() == "1 to be read again"
 
 
 def test_files_of_partial_and_committed_points_are_not_unmanaged(catalog: Catalog) -> None:
-    """Nor are those of a committed point that describe themselves no more."""
+    """Nor are those of a committed point that can no longer be parsed."""
     dump = catalog.get_point(name_night(0)).get_path(ArtifactKind.DATABASE)
     dump.write_bytes(bytes(dump.stat().st_size))
     assert catalog.list_unmanaged() == ()
@@ -277,7 +275,7 @@ def test_the_dump_is_listed_before_the_archive(catalog: Catalog) -> None:
     ]
 
 
-def test_a_lost_site_is_known_by_its_points_although_one_manifest_is_damaged(catalog: Catalog) -> None:
+def test_a_lost_site_is_known_by_its_points_despite_a_damaged_manifest(catalog: Catalog) -> None:
     site_id = settle(catalog)
     (catalog.directory / SITE_NAME).unlink()
     catalog.manifest_path(name_night(2)).write_bytes(b"{")
@@ -306,14 +304,14 @@ def test_a_point_that_lost_both_files_is_listed_as_damaged(catalog: Catalog) -> 
     assert (point.state, point.artifacts, len(point.problems)) == (PointState.DAMAGED, (), 2)
 
 
-def test_other_files_and_directories_are_no_artifacts(catalog: Catalog) -> None:
+def test_other_files_and_directories_are_not_artifacts(catalog: Catalog) -> None:
     before = catalog.list_points()
     (catalog.directory / "notes.gz").write_bytes(b"1")
     (catalog.directory / "db_schedgen_20261101_020000.sql.gz").mkdir()
     assert (catalog.list_points(), catalog.list_unmanaged()) == (before, ())
 
 
-def test_the_first_missing_objects_are_the_baseline_and_accepted_ones_are_added(catalog: Catalog) -> None:
+def test_the_first_missing_objects_and_accepted_ones_form_the_baseline(catalog: Catalog) -> None:
     assert catalog.settle_baseline(["a", "b"]) == {"a", "b"}
     assert Catalog(catalog.directory).settle_baseline(["a", "b", "c"]) == {"a", "b"}
     for reason in ("lost", "lost for good"):
@@ -327,8 +325,8 @@ def test_the_first_missing_objects_are_the_baseline_and_accepted_ones_are_added(
     assert catalog.settle_baseline(["a", "b", "c"]) == {"a", "b", "c"}
 
 
-def test_an_object_that_came_back_is_news_when_it_is_lost_again(catalog: Catalog) -> None:
-    """Whether it was missing at the first point, or accepted later."""
+def test_an_object_that_returned_is_news_when_it_is_lost_again(catalog: Catalog) -> None:
+    """This holds whether it was missing at the first point or accepted later."""
     catalog.settle_baseline(["first"])
     catalog.accept_missing([AcceptedObject(key="accepted", reason="lost", accepted_at=TAKEN_AT)])
     assert catalog.settle_baseline(["accepted", "first"]) == {"accepted", "first"}
@@ -336,13 +334,13 @@ def test_an_object_that_came_back_is_news_when_it_is_lost_again(catalog: Catalog
     assert catalog.settle_baseline(["accepted", "first"]) == frozenset()
 
 
-def test_an_object_can_be_accepted_before_the_first_point_and_before_it_is_gone(catalog: Catalog) -> None:
+def test_an_object_can_be_accepted_before_the_first_point_and_before_its_loss(catalog: Catalog) -> None:
     catalog.accept_missing([AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])
     for missing in (["a"], ["a"], ["a", "c"]):
         assert "c" in catalog.settle_baseline(missing)
 
 
-def test_a_damaged_baseline_makes_all_news_until_a_person_begins_a_new_one(catalog: Catalog) -> None:
+def test_a_damaged_baseline_makes_all_news_until_an_operator_resets_it(catalog: Catalog) -> None:
     catalog.settle_baseline(["a", "b"])
     (catalog.directory / BASELINE_NAME).write_bytes(b"{")
     assert catalog.settle_baseline(["a", "b"]) == frozenset()

@@ -1,5 +1,4 @@
-"""A recovery point that version 0.1.0 of 2026-11-26 took (c692962): after an upgrade it counts and is
-restored as any other.
+"""A point of version 0.1.0 of 2026-11-26 (c692962) counts and restores like any other after an upgrade.
 
 The files are that version's own, of a database with six rows of `jobs` and a bucket with their six objects.
 """
@@ -31,7 +30,7 @@ def catalog(tmp_path: Path) -> Catalog:
     return catalog
 
 
-def test_it_is_verified_and_chosen_before_and_after_the_next_backup(catalog: Catalog) -> None:
+def test_it_is_verified_and_selected_before_and_after_the_next_backup(catalog: Catalog) -> None:
     assert catalog.get_point(ID).state is PointState.VERIFIED
     site = catalog.settle_site()
     assert site.older_points == (ID.text,)
@@ -41,7 +40,7 @@ def test_it_is_verified_and_chosen_before_and_after_the_next_backup(catalog: Cat
     assert catalog.list_points()[0].state is PointState.VERIFIED
 
 
-def test_it_is_read_again_and_then_described_in_the_format_of_today(catalog: Catalog) -> None:
+def test_it_is_read_again_and_then_described_in_the_current_format(catalog: Catalog) -> None:
     assert len(catalog.get_point(ID).unread_files) == 2
     verification, _summary = verify_point(catalog, catalog.get_point(ID), checked_by="test")
     assert {
@@ -53,7 +52,7 @@ def test_it_is_read_again_and_then_described_in_the_format_of_today(catalog: Cat
     assert {"check", "status"} <= written["results"][0].keys()
 
 
-def test_what_it_did_not_count_is_said_to_be_unknown(catalog: Catalog) -> None:
+def test_what_it_did_not_count_is_reported_as_unknown(catalog: Catalog) -> None:
     verification, _summary = verify_point(catalog, catalog.get_point(ID), checked_by="test")
     result = verification.result(Check.EVERY_OBJECT_IS_ARCHIVED)
     assert result is not None

@@ -1,6 +1,4 @@
-"""A FIFO, a socket or a device that has the name of a file of the backup directory hangs nothing, and counts
-as damage.
-"""
+"""A FIFO, socket or device with the name of a backup file causes no hang and counts as damage."""
 
 from __future__ import annotations
 
@@ -73,7 +71,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    """A directory of two committed and verified points."""
+    """Return the catalog of two committed and verified points."""
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     for night in (0, 1):
@@ -84,7 +82,9 @@ def catalog(tmp_path: Path) -> Catalog:
 @pytest.mark.parametrize(
     "name", [f"manifest_{POINT}.json", f"verification_{POINT}.json", DUMP_NAME, ARCHIVE_NAME]
 )
-def test_of_a_points_files_it_damages_that_point_alone(catalog: Catalog, make: Make, name: str) -> None:
+def test_in_place_of_a_points_file_it_damages_that_point_alone(
+    catalog: Catalog, make: Make, name: str
+) -> None:
     make(catalog.directory / name)
     damaged, whole = catalog.list_points()
     assert (damaged.point_id, damaged.state) == (ID, PointState.DAMAGED)
@@ -93,7 +93,7 @@ def test_of_a_points_files_it_damages_that_point_alone(catalog: Catalog, make: M
     assert catalog.list_unmanaged() == ()
 
 
-def test_without_a_point_it_is_none(catalog: Catalog, make: Make) -> None:
+def test_without_a_manifest_it_is_not_a_point(catalog: Catalog, make: Make) -> None:
     make(catalog.directory / "manifest_20261201_020000.json")
     make(catalog.directory / ARCHIVE_NAME.replace(POINT, "20261202_020000"))
     states = {str(point.point_id): point.state for point in catalog.list_points()}
@@ -122,13 +122,13 @@ def test_an_artifact_cannot_be_read(tmp_path: Path, make: Make) -> None:
         file.open_reader()
 
 
-def test_an_older_archive_is_not_used(tmp_path: Path, make: Make) -> None:
+def test_an_older_archive_is_not_reused(tmp_path: Path, make: Make) -> None:
     make(tmp_path / ARCHIVE_NAME)
     with PreviousObjects(tmp_path, BUCKET, reread_days=30) as objects:
         assert not objects.add_archive(tmp_path / ARCHIVE_NAME)
 
 
-def test_what_a_killed_capture_left_is_not_used(tmp_path: Path, make: Make) -> None:
+def test_a_killed_captures_leftover_is_not_reused(tmp_path: Path, make: Make) -> None:
     folder = tmp_path / STAGING_NAME / "x"
     folder.mkdir(parents=True)
     make(folder / JOURNAL_NAME)
@@ -139,7 +139,7 @@ def test_what_a_killed_capture_left_is_not_used(tmp_path: Path, make: Make) -> N
     assert find_archive(folder, BUCKET) is None
 
 
-def test_an_unfinished_archive_is_not_taken_over(tmp_path: Path, make: Make) -> None:
+def test_an_unfinished_archive_is_not_resumed(tmp_path: Path, make: Make) -> None:
     write_source(tmp_path, BUCKET, "a.tar.gz")
     (tmp_path / "a.tar.gz").touch()
     make(tmp_path / JOURNAL_NAME)
@@ -149,7 +149,7 @@ def test_an_unfinished_archive_is_not_taken_over(tmp_path: Path, make: Make) -> 
         objects.add_resumable(tmp_path)
 
 
-def test_a_log_of_restores_cannot_be_read_or_written(tmp_path: Path, make: Make) -> None:
+def test_the_restore_log_cannot_be_read_or_written(tmp_path: Path, make: Make) -> None:
     make(tmp_path / RESTORE_LOG_NAME)
     with pytest.raises(StorageError, match=RESTORE_LOG_NAME):
         read_restore_log(tmp_path)
@@ -160,7 +160,7 @@ def test_a_log_of_restores_cannot_be_read_or_written(tmp_path: Path, make: Make)
         pass
 
 
-def test_alerts_go_on_without_their_files(tmp_path: Path, make: Make) -> None:
+def test_alerts_are_sent_without_their_files(tmp_path: Path, make: Make) -> None:
     folder = tmp_path / ".alerts"
     (folder / "spool").mkdir(parents=True)
     make(folder / "incidents.json")
@@ -191,7 +191,7 @@ def test_the_stand_alone_script_calls_it_damaged(catalog: Catalog, tmp_path: Pat
     assert verified.returncode == 3, verified.stderr
 
 
-def test_a_file_is_read_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"1234")
     assert read_small_file(tmp_path / "a") == b"1234"
     with open_regular(tmp_path / "a") as file:
@@ -204,7 +204,7 @@ def test_a_file_is_read_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_points_are_listed_while_their_files_are_removed(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The names are read first; each file goes before it is looked at."""
+    """The names are listed first; each file is removed before it is read."""
     glob = Path.glob
 
     def remove_found(self: Path, pattern: str) -> Iterator[Path]:
@@ -221,15 +221,13 @@ def test_points_are_listed_while_their_files_are_removed(
     catalog.sweep_staging()
 
 
-def test_a_manifest_that_is_removed_just_now_is_none(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_manifest_removed_meanwhile_is_skipped(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog.manifest_path(ID).unlink()
     monkeypatch.setattr(Path, "exists", lambda _path: True)
     assert catalog.read_manifest(ID) is None
     assert catalog.get_point(ID).state is PointState.PARTIAL
 
 
-def test_a_probe_of_the_directory_waits_for_nothing(tmp_path: Path) -> None:
+def test_a_probe_of_the_directory_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f".probe-{os.getpid()}")
     Catalog(tmp_path).prepare()

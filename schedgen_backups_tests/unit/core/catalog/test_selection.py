@@ -1,4 +1,4 @@
-"""How old the newest verified point is: only verified ones count, and thresholds hold to the second.
+"""The age of the newest verified point: only verified points count, and limits are exact to the second.
 
 Points are small real ones.
 """
@@ -56,7 +56,7 @@ def test_a_point_is_too_old_after_the_limit(catalog: Catalog, age: timedelta, is
     assert measure_freshness(catalog, TAKEN_AT + age).is_too_old(LIMIT) is is_too_old
 
 
-def test_how_long_somebody_has_watched_does_not_matter_once_there_is_a_point(catalog: Catalog) -> None:
+def test_the_time_of_watching_does_not_matter_once_there_is_a_point(catalog: Catalog) -> None:
     add_point(catalog, name_night(0))
     now = TAKEN_AT + LIMIT + SECOND
     assert measure_freshness(catalog, now).is_too_old(LIMIT, watched_since=now)
@@ -65,34 +65,32 @@ def test_how_long_somebody_has_watched_does_not_matter_once_there_is_a_point(cat
 @pytest.mark.parametrize(
     ("watched", "is_too_old"), [(timedelta(0), False), (LIMIT, False), (LIMIT + SECOND, True)]
 )
-def test_the_first_point_is_waited_for_as_long(
-    catalog: Catalog, watched: timedelta, is_too_old: bool
-) -> None:
+def test_the_first_point_has_the_same_limit(catalog: Catalog, watched: timedelta, is_too_old: bool) -> None:
     add_point(catalog, name_night(0), PointState.UNVERIFIED)
     freshness = measure_freshness(catalog, TAKEN_AT)
     assert freshness.age is None
     assert freshness.is_too_old(LIMIT, watched_since=TAKEN_AT - watched) is is_too_old
 
 
-def test_nothing_verified_is_too_old_when_nobody_says_since_when_it_is_waited_for(catalog: Catalog) -> None:
+def test_without_a_verified_point_or_a_start_time_the_age_is_too_old(catalog: Catalog) -> None:
     assert measure_freshness(catalog, TAKEN_AT).is_too_old(LIMIT)
 
 
-def test_a_directory_that_is_not_there_has_no_newest_point(tmp_path: Path) -> None:
-    """The disk is not mounted, say: that is trouble, and is not made into an empty folder."""
+def test_a_missing_directory_has_no_newest_point(tmp_path: Path) -> None:
+    """The disk may not be mounted: that is a failure, and the folder must not be created."""
     missing = Catalog(tmp_path / "missing")
     assert measure_freshness(missing, TAKEN_AT) == Freshness(None, TAKEN_AT)
     assert describe_freshness(missing, TAKEN_AT) == "none"
     assert not missing.directory.exists()
 
 
-def test_a_point_whose_file_is_gone_is_not_the_newest_verified_one(catalog: Catalog) -> None:
+def test_a_point_with_a_missing_file_is_not_the_newest_verified_one(catalog: Catalog) -> None:
     add_point(catalog, name_night(0))
     (catalog.directory / add_point(catalog, name_night(1))[0]).unlink()
     assert describe_freshness(catalog, TAKEN_AT + timedelta(days=1)) == f"{name_night(0)}, 24.0 h old"
 
 
-def test_a_damaged_point_counts_for_nothing_and_hides_no_other(catalog: Catalog) -> None:
+def test_a_damaged_point_does_not_count_and_hides_no_other(catalog: Catalog) -> None:
     add_point(catalog, name_night(0))
     add_point(catalog, name_night(1))
     (catalog.directory / f"manifest_{name_night(1)}.json").write_bytes(b"{")

@@ -1,6 +1,4 @@
-"""Holding a point while it is read: it cannot be pruned meanwhile, and the operators' own pins are as they
-were afterwards.
-"""
+"""A temporary pin prevents pruning while a point is read, and leaves the operators' own pins unchanged."""
 
 from __future__ import annotations
 
@@ -43,19 +41,19 @@ def list_removable(catalog: Catalog, now: datetime = NOW) -> list[RecoveryPointI
     return [decision.candidate.point_id for decision in plan_pruning(catalog, POLICY, now).removed]
 
 
-def test_a_point_that_is_held_is_not_pruned_and_afterwards_it_may_be(catalog: Catalog) -> None:
+def test_a_point_in_use_is_not_pruned_until_it_is_released(catalog: Catalog) -> None:
     assert list_removable(catalog) == [OLD]
     with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", max_duration=LONGEST) as point:
         assert point.point_id == OLD
         assert list_removable(catalog) == []
-        # Who is killed holds it no longer than that.
+        # A killed process holds the pin no longer than that.
         assert list_removable(catalog, datetime.now(timezone.utc) + LONGEST + timedelta(minutes=5)) == [OLD]
     assert list_removable(catalog) == [OLD]
     assert read_pin(catalog, OLD) is None
 
 
 @pytest.mark.parametrize("hours", [None, 1, 100])
-def test_a_pin_of_the_operators_is_there_again_afterwards(catalog: Catalog, hours: int | None) -> None:
+def test_an_operators_pin_is_restored_afterwards(catalog: Catalog, hours: int | None) -> None:
     pin = make_pin(None if hours is None else NOW + timedelta(hours=hours))
     write_pin(catalog, pin)
     with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", max_duration=LONGEST):
@@ -63,7 +61,7 @@ def test_a_pin_of_the_operators_is_there_again_afterwards(catalog: Catalog, hour
     assert read_pin(catalog, OLD) == pin
 
 
-def test_what_the_operators_do_meanwhile_stays(catalog: Catalog) -> None:
+def test_changes_by_operators_meanwhile_stay(catalog: Catalog) -> None:
     with pin_temporarily(catalog, OLD, reason="a drill", pinned_by="me", max_duration=LONGEST):
         write_pin(catalog, make_pin(None))
     assert read_pin(catalog, OLD) == make_pin(None)

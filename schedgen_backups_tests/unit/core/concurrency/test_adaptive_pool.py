@@ -1,6 +1,4 @@
-"""How many requests are in flight: near the best fixed number on every simulated server, within bounds, and
-fewer at once when the server refuses.
-"""
+"""The adaptive number of requests: near the best fixed number, within bounds, lower after refusals."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ def serve(
     get_limit: Callable[[], int],
     report: Callable[[float, int], object] = lambda _now, _flying: None,
 ) -> float:
-    """Requests per second of a server that works on `capacity` requests at a time; the others wait.
+    """Return the requests per second of a server with `capacity` concurrent ones; the others wait.
 
     The clock is simulated.
     """
@@ -46,7 +44,7 @@ def serve(
 
 
 def serve_adaptive(latency: float, capacity: int, most: int) -> tuple[float, set[int]]:
-    """The same with as many in flight as the limit says, and which numbers it said."""
+    """Return the rate under the adaptive limit, and the limits it used."""
     limit = AdaptiveLimit(most, now=0.0)
     seen: set[int] = set()
 
@@ -61,9 +59,7 @@ def serve_adaptive(latency: float, capacity: int, most: int) -> tuple[float, set
     ("latency", "capacity"),
     [(0.002, 1), (0.004, 4), (0.02, 3), (0.02, 16), (0.05, 10), (0.1, 64), (0.3, 200)],
 )
-def test_it_is_nearly_as_fast_as_the_best_fixed_number_and_stays_within_bounds(
-    latency: float, capacity: int
-) -> None:
+def test_it_is_nearly_as_fast_as_the_best_fixed_number_within_bounds(latency: float, capacity: int) -> None:
     bounds = (1, 3, 16, 64)
     fixed_speeds = {fixed: serve(latency, capacity, partial(int, fixed)) for fixed in bounds}
     for most in bounds:
@@ -73,13 +69,13 @@ def test_it_is_nearly_as_fast_as_the_best_fixed_number_and_stays_within_bounds(
         assert max(seen) <= most
 
 
-def test_a_server_that_more_requests_do_not_make_faster_gets_few() -> None:
+def test_a_server_that_gains_nothing_from_concurrency_gets_few_requests() -> None:
     limit = AdaptiveLimit(64, now=0.0)
     serve(0.004, 2, lambda: limit.limit, lambda now, _flying: limit.note_answer(100_000, now=now))
     assert limit.limit <= 10
 
 
-def test_refusals_halve_it_once_in_a_moment_down_to_one() -> None:
+def test_refusals_halve_it_once_per_moment_down_to_one() -> None:
     limit = AdaptiveLimit(64, now=0.0, start=64)
     for _ in range(50):
         limit.note_refusal(now=1.0)
@@ -89,8 +85,8 @@ def test_refusals_halve_it_once_in_a_moment_down_to_one() -> None:
     assert limit.limit == 1
 
 
-def test_it_stays_near_what_the_server_takes_and_grows_again_when_that_is_more() -> None:
-    """The server refuses what is above its number; after a minute it refuses nothing."""
+def test_it_stays_near_the_servers_limit_and_grows_when_that_grows() -> None:
+    """The server refuses what exceeds its limit; after a minute it refuses nothing."""
     limit = AdaptiveLimit(64, now=0.0, start=64)
     refused: list[float] = []
     seen: list[int] = []
@@ -110,7 +106,7 @@ def test_it_stays_near_what_the_server_takes_and_grows_again_when_that_is_more()
     assert limit.limit > 24
 
 
-def test_a_pool_does_every_call_and_hands_on_its_errors() -> None:
+def test_a_pool_makes_every_call_and_passes_errors_on() -> None:
     with AdaptivePool(16, "test") as pool:
         futures = [pool.submit(divmod, 100, number) for number in range(500)]
         assert [future.result() for future in futures[1:]] == [
@@ -120,8 +116,8 @@ def test_a_pool_does_every_call_and_hands_on_its_errors() -> None:
             futures[0].result()
 
 
-def test_a_pool_does_no_more_calls_at_a_time_than_its_limit() -> None:
-    """It begins with eight of its 32 threads."""
+def test_a_pool_makes_no_more_concurrent_calls_than_its_limit() -> None:
+    """It starts with eight of its 32 threads."""
     lock = threading.Lock()
     running: list[int] = [0]
     most: list[int] = []
@@ -142,7 +138,7 @@ def test_a_pool_does_no_more_calls_at_a_time_than_its_limit() -> None:
     assert max(most) == 8
 
 
-def test_a_pool_that_is_closed_has_no_threads_and_cancels_what_has_not_begun() -> None:
+def test_a_closed_pool_has_no_threads_and_cancels_pending_calls() -> None:
     before = set(threading.enumerate())
     may_end = threading.Event()
     pool = AdaptivePool(1, "test")
@@ -162,7 +158,7 @@ def test_a_pool_that_is_closed_has_no_threads_and_cancels_what_has_not_begun() -
 
 @pytest.fixture
 def frequent_switches() -> Iterator[None]:
-    """Threads take turns as often as they can, so that races are lost."""
+    """Make threads switch as often as possible, to provoke races."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -171,7 +167,7 @@ def frequent_switches() -> Iterator[None]:
 
 @pytest.mark.no_cover  # Python 3.11 cannot trace threads that start while others switch this often
 @pytest.mark.usefixtures("frequent_switches")
-def test_a_pool_that_is_closed_while_its_threads_take_calls_always_ends() -> None:
+def test_a_pool_closed_while_its_threads_take_calls_always_ends() -> None:
     def close_busy_pools() -> None:
         for _round in range(150):
             pool = AdaptivePool(8, "race")
@@ -185,7 +181,7 @@ def test_a_pool_that_is_closed_while_its_threads_take_calls_always_ends() -> Non
     assert not closing.is_alive()
 
 
-def test_a_call_for_a_closed_pool_is_cancelled() -> None:
+def test_a_call_to_a_closed_pool_is_cancelled() -> None:
     pool = AdaptivePool(2, "test")
     pool.close()
     assert pool.submit(int).cancelled()

@@ -1,4 +1,4 @@
-"""What a backup takes of the machine: bytes per second, memory, processor."""
+"""Limits on a backup's use of the machine: bytes per second, memory, processor."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LOWER = (
 )
 
 
-def test_bytes_pass_no_faster_than_the_rate_from_all_threads_together() -> None:
-    """Eight threads, 13 MB at 10 MB/s, of which one second's worth may pass at once."""
+def test_all_threads_together_stay_within_the_rate() -> None:
+    """Eight threads pass 13 MB at 10 MB/s; one second's worth may pass at once."""
     rate_limit = RateLimit(10)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
@@ -29,14 +29,14 @@ def test_bytes_pass_no_faster_than_the_rate_from_all_threads_together() -> None:
 
 
 @pytest.mark.parametrize(("rate", "pauses"), [(0, 0), (1, 1)])
-def test_only_a_rate_makes_anything_wait(monkeypatch: pytest.MonkeyPatch, rate: int, pauses: int) -> None:
+def test_without_a_rate_nothing_waits(monkeypatch: pytest.MonkeyPatch, rate: int, pauses: int) -> None:
     slept: list[float] = []
     monkeypatch.setattr(limits.time, "sleep", slept.append)
     RateLimit(rate).wait_for(1 << 40)
     assert len(slept) == pauses
 
 
-def test_no_more_bytes_are_held_than_the_budget_has() -> None:
+def test_no_more_bytes_are_held_than_the_budget() -> None:
     budget = MemoryBudget(100)
     lock = threading.Lock()
     held: list[int] = [0]
@@ -57,8 +57,8 @@ def test_no_more_bytes_are_held_than_the_budget_has() -> None:
     assert held == [0]
 
 
-def test_a_run_is_nicer_than_it_was_and_never_less_nice() -> None:
-    """In processes of their own: what was lowered stays so."""
+def test_a_run_lowers_its_priority_and_never_raises_it() -> None:
+    """This runs in separate processes: a lowered priority stays."""
     assert run_python(LOWER.format(19)) == " 19"
     assert run_python("import os; os.nice(15); " + LOWER.format(10)).endswith(" 15")
 

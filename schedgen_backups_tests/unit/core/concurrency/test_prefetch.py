@@ -1,6 +1,4 @@
-"""A listing that is read ahead: every item once and in order, no further ahead than asked, and errors where
-they belong.
-"""
+"""Prefetching a listing: every item once and in order, within the limit, and errors in their place."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ def test_every_item_comes_once_and_in_order(count: int) -> None:
     assert all(len(batch) == 10 for batch in batches[:-1])
 
 
-def test_no_more_is_read_ahead_than_asked_and_closing_ends_the_thread() -> None:
+def test_no_more_is_prefetched_than_requested_and_closing_ends_the_thread() -> None:
     before = set(threading.enumerate())
     seen: list[int] = []
     enough = threading.Event()
@@ -35,13 +33,13 @@ def test_no_more_is_read_ahead_than_asked_and_closing_ends_the_thread() -> None:
 
     with closing(prefetch(count_up(), batch_count=10, batches=3)) as batches:
         assert next(batches) == list(range(10))
-        # Three more are read by themselves, and no further one before somebody asks.
+        # Three more are read in advance, and no further one before it is requested.
         assert enough.wait(60)
     assert set(threading.enumerate()) == before
     assert len(seen) <= 40
 
 
-def test_an_error_comes_behind_what_came_before_it() -> None:
+def test_an_error_comes_after_the_items_before_it() -> None:
     def break_off() -> Iterator[int]:
         yield from range(20)
         raise BucketError("the listing broke off", hint="")

@@ -1,6 +1,4 @@
-"""Calls that follow others: the order in which they are made, what is unfinished meanwhile, and what an error
-leaves.
-"""
+"""Calls that depend on others: their order, the count of unfinished ones, and the effect of an error."""
 
 from __future__ import annotations
 
@@ -14,10 +12,10 @@ _PATIENCE_SECONDS = 30
 
 
 def _ignore() -> None:
-    """What most of these tests do about an error."""
+    """Ignore an error, as most of these tests do."""
 
 
-def test_a_call_is_made_once_the_one_it_follows_has_ended() -> None:
+def test_a_call_is_made_after_the_one_it_depends_on() -> None:
     made: list[str] = []
     first = Call(
         lambda: made.append("rows"),
@@ -27,8 +25,8 @@ def test_a_call_is_made_once_the_one_it_follows_has_ended() -> None:
     assert made == ["rows", "index", "cluster"]
 
 
-def test_what_follows_one_call_does_not_wait_for_another() -> None:
-    """The first call ends only when what follows the second one was made."""
+def test_a_dependent_call_does_not_wait_for_other_calls() -> None:
+    """The first call ends only when the one that depends on the second was made."""
     index_is_built = threading.Event()
     seen: list[bool] = []
     large = Call(lambda: seen.append(index_is_built.wait(_PATIENCE_SECONDS)))
@@ -37,7 +35,7 @@ def test_what_follows_one_call_does_not_wait_for_another() -> None:
     assert seen == [True]
 
 
-def test_calls_that_may_be_made_are_made_in_their_order() -> None:
+def test_ready_calls_are_made_in_order() -> None:
     made: list[int] = []
     TaskGraph(1, "test").run(
         [Call(lambda number=number: made.append(number)) for number in range(5)], on_error=_ignore
@@ -45,7 +43,7 @@ def test_calls_that_may_be_made_are_made_in_their_order() -> None:
     assert made == [0, 1, 2, 3, 4]
 
 
-def test_unfinished_calls_are_counted_without_those_that_may_not_be_made_yet() -> None:
+def test_unfinished_calls_are_counted_without_those_not_ready() -> None:
     calls = TaskGraph(1, "test")
     counts: list[int] = []
 
@@ -64,17 +62,19 @@ def test_unfinished_calls_are_counted_without_those_that_may_not_be_made_yet() -
     assert calls.unfinished_count == 0
 
 
-def test_an_error_is_told_to_those_that_run_and_what_follows_is_not_made() -> None:
-    told = threading.Event()
+def test_an_error_reaches_running_calls_and_dependent_ones_are_not_made() -> None:
+    reported = threading.Event()
     ended: list[bool] = []
     made: list[str] = []
 
     def fail() -> None:
         raise ValueError("the disk is full")
 
-    running = Call(lambda: ended.append(told.wait(_PATIENCE_SECONDS)))
+    running = Call(lambda: ended.append(reported.wait(_PATIENCE_SECONDS)))
     failing = Call(fail, [Call(lambda: made.append("index"))])
     with pytest.raises(ValueError, match="the disk is full"):
-        TaskGraph(2, "test").run([running, failing, Call(lambda: made.append("waiting"))], on_error=told.set)
+        TaskGraph(2, "test").run(
+            [running, failing, Call(lambda: made.append("waiting"))], on_error=reported.set
+        )
     assert ended == [True]
     assert made == []

@@ -1,5 +1,6 @@
-"""A sweep takes up only what a dead drill of this user left: whoever may write into DRILL_DIR cannot name
-databases to be dropped.
+"""A sweep accepts only records of this user's dead drills.
+
+A writer to DRILL_DIR cannot have databases dropped.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def list_orphans(directory: Path) -> list[str]:
         return [folder.path.name for folder in folders]
 
 
-def test_what_a_dead_drill_left_is_found(tmp_path: Path) -> None:
+def test_the_leftovers_of_a_dead_drill_are_found(tmp_path: Path) -> None:
     folder = plant(
         tmp_path, database={"host": "h", "port": 1, "name": f"schedgen_drill_{ID}", "roles": ["app"]}
     )
@@ -68,7 +69,7 @@ def test_a_living_drill_is_left_alone(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_folder_that_somebody_else_could_have_made_is_not_taken_up(
+def test_a_folder_that_another_user_could_have_created_is_ignored(
     tmp_path: Path, name: str, change: Callable[[Path], object]
 ) -> None:
     change(plant(tmp_path) / name)
@@ -84,6 +85,6 @@ def test_a_folder_that_somebody_else_could_have_made_is_not_taken_up(
         {"database": "x"},
     ],
 )
-def test_a_record_that_names_anything_else_is_not_taken_up(tmp_path: Path, record: dict[str, object]) -> None:
+def test_a_record_that_names_anything_else_is_ignored(tmp_path: Path, record: dict[str, object]) -> None:
     plant(tmp_path, **record)
     assert list_orphans(tmp_path) == []

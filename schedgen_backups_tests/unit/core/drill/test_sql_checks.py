@@ -1,4 +1,4 @@
-"""How a file of checks is split into statements and names. That they are judged right is tested on a server."""
+"""How a file of checks is split into statements and names; a real server tests their results."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from schedgen_backups.core.errors import ConfigurationError
         (";;\n -- nothing\n;", []),
     ],
 )
-def test_statements_end_at_their_semicolons_and_are_named_by_the_comment_before(
+def test_statements_end_at_semicolons_and_are_named_by_the_comment_before(
     text: str, expected: list[tuple[str, str]]
 ) -> None:
     assert split_sql_checks(text) == tuple(SqlCheck(name, statement) for name, statement in expected)
 
 
 @pytest.mark.parametrize("content", [None, b"-- nothing\n", b"\xff\xfe"])
-def test_a_file_that_holds_no_check_is_refused(content: bytes | None, tmp_path: Path) -> None:
+def test_a_file_without_a_check_is_refused(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "checks.sql"
     if content is not None:
         path.write_bytes(content)

@@ -1,5 +1,4 @@
-"""Archives with hostile keys: read back by us, listed and unpacked by the stock tars of this machine, and
-refused when altered.
+"""Archives with hostile keys: stock tars list and unpack them, and altered ones are refused.
 
 Archives are written through the writer that a capture uses, without a server. Objects from real buckets are
 in the integration tests.
@@ -53,7 +52,7 @@ KEYS = (*PLAIN_KEYS, *(key for key in IMPOSSIBLE_KEYS if key), "folder/a", "fold
 
 
 def make_bytes(number: int) -> bytes:
-    """Some text, some noise, some nothing, some exactly one tar block."""
+    """Return some text, some noise, some zeros, or exactly one tar block."""
     return (b"text %d " % number * 300, make_noise(3000 + number, number), b"", b"x" * 512)[number % 4]
 
 
@@ -74,7 +73,9 @@ def path(tmp_path: Path, objects: list[tuple[ObjectEntry, bytes]]) -> Path:
     return path
 
 
-def test_hostile_keys_and_their_bytes_come_back(path: Path, objects: list[tuple[ObjectEntry, bytes]]) -> None:
+def test_hostile_keys_and_their_bytes_are_read_back(
+    path: Path, objects: list[tuple[ObjectEntry, bytes]]
+) -> None:
     with open_archive(path) as archive:
         entries = list(archive.read_entries())
         assert [entry.key for entry in entries] == [entry.key for entry, _data in objects]
@@ -103,7 +104,7 @@ text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
     data=st.binary(max_size=3000),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_everything_that_s3_knows_of_an_object_comes_back(
+def test_everything_that_s3_knows_of_an_object_is_read_back(
     tmp_path: Path, key: str, data: bytes, **fields: object
 ) -> None:
     entry = make_entry(key, data, **fields)
@@ -116,7 +117,7 @@ def test_everything_that_s3_knows_of_an_object_comes_back(
 
 
 @pytest.mark.parametrize("tar", sorted(TARS))
-def test_a_stock_tar_lists_and_unpacks_every_object_without_a_word(
+def test_a_stock_tar_lists_and_unpacks_every_object_without_a_warning(
     tar: str, path: Path, objects: list[tuple[ObjectEntry, bytes]], tmp_path: Path
 ) -> None:
     target = tmp_path / "outer" / "target"
@@ -138,14 +139,12 @@ def test_a_stock_tar_lists_and_unpacks_every_object_without_a_word(
     assert {found for found in tmp_path.rglob("*") if target not in found.parents} == before
 
 
-def test_one_object_is_unpacked_by_tar_with_its_permissions_for_the_owner_only(
-    path: Path, tmp_path: Path
-) -> None:
+def test_tar_unpacks_one_object_with_private_permissions(path: Path, tmp_path: Path) -> None:
     assert run_tool("tar", "xzf", path, "uploads/1/timetable.pdf", cwd=tmp_path)[0] == 0
     assert (tmp_path / "uploads/1/timetable.pdf").stat().st_mode & 0o777 == 0o600
 
 
-def test_python_reads_the_archive_and_finds_the_key_in_the_header(path: Path) -> None:
+def test_tarfile_reads_the_archive_and_finds_the_key_in_the_header(path: Path) -> None:
     with tarfile.open(path, "r:gz") as tar:
         info = tar.getmember("uploads/1/timetable.pdf")
         assert '"key":"uploads/1/timetable.pdf"' in info.pax_headers["comment"]
@@ -160,8 +159,8 @@ def test_an_archive_without_objects_is_readable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gibibytes", [6, 9])
-def test_the_header_of_a_very_large_object_says_its_size(gibibytes: int) -> None:
-    """From 8 GiB on, the size no longer fits into the plain header and stands in a pax record."""
+def test_the_header_of_a_very_large_object_gives_its_size(gibibytes: int) -> None:
+    """From 8 GiB on, the size no longer fits the plain header and is in a pax record."""
     entry = make_entry("large.bin", b"").model_copy(update={"size_bytes": gibibytes << 30})
     with tarfile.open(fileobj=io.BytesIO(make_header(entry) + bytes(1024)), mode="r|") as tar:
         info = tar.next()
@@ -177,11 +176,12 @@ def test_the_header_of_a_very_large_object_says_its_size(gibibytes: int) -> None
     modified=st.integers(-(10**9), 9 * 10**9) | st.sampled_from([-1, 0, 8**11 - 1, 8**11]),
 )
 @settings(deadline=None)
-def test_headers_are_to_the_byte_those_that_tarfile_writes(
+def test_headers_are_byte_for_byte_those_of_tarfile(
     name: str, key: str, size_bytes: int, modified: int
 ) -> None:
-    """Plain ones are made without it, and an object is only copied from an older archive when its header
-    there is the one we would write.
+    """Plain headers are made without it.
+
+    An object is only copied from an older archive if its header there is the one we would write.
     """
     entry = make_entry(
         key,
@@ -201,7 +201,7 @@ def test_headers_are_to_the_byte_those_that_tarfile_writes(
 
 
 class CountingFile(io.FileIO):
-    """Counts the bytes that are read from the disk."""
+    """Counts the bytes read from the disk."""
 
     count = 0
 
@@ -211,7 +211,7 @@ class CountingFile(io.FileIO):
         return data
 
 
-def test_one_object_is_read_by_reading_only_its_bytes(tmp_path: Path) -> None:
+def test_only_an_objects_own_bytes_are_read_for_it(tmp_path: Path) -> None:
     path = tmp_path / ARCHIVE_NAME
     contents = [make_noise(200_000, number) for number in range(30)]
     write_archive(path, [(make_entry(f"{number}.pdf", data), data) for number, data in enumerate(contents)])
@@ -243,7 +243,7 @@ def place_entries(path: Path) -> list[ObjectEntry]:
     ],
     ids=["swapped", "other digest", "other size", "other key", "shorter", "longer", "shifted"],
 )
-def test_an_entry_that_does_not_fit_its_bytes_is_refused(
+def test_an_entry_that_does_not_match_its_bytes_is_refused(
     tmp_path: Path, alter: Callable[[ObjectEntry, ObjectEntry], ObjectEntry]
 ) -> None:
     path = tmp_path / ARCHIVE_NAME
@@ -256,7 +256,7 @@ def test_an_entry_that_does_not_fit_its_bytes_is_refused(
 
 
 @pytest.mark.takes_seconds
-def test_every_flipped_byte_of_a_small_archive_is_seen(tmp_path: Path) -> None:
+def test_every_flipped_byte_of_a_small_archive_is_found(tmp_path: Path) -> None:
     path = tmp_path / ARCHIVE_NAME
     write_archive(path, [(make_entry("a", b"one"), b"one"), (make_entry("../b", b""), b"")])
     data = path.read_bytes()
@@ -267,7 +267,7 @@ def test_every_flipped_byte_of_a_small_archive_is_seen(tmp_path: Path) -> None:
         assert get_status(verify_archive(path), Check.ARCHIVE_IS_STORED) is CheckStatus.FAILED, position
 
 
-def test_every_truncation_of_a_small_archive_is_seen(tmp_path: Path) -> None:
+def test_every_truncation_of_a_small_archive_is_found(tmp_path: Path) -> None:
     path = tmp_path / ARCHIVE_NAME
     write_archive(path, [(make_entry("a", b"one"), b"one")])
     data = path.read_bytes()
@@ -277,7 +277,7 @@ def test_every_truncation_of_a_small_archive_is_seen(tmp_path: Path) -> None:
         assert statuses == {CheckStatus.FAILED}, length
 
 
-def test_two_objects_whose_bytes_were_exchanged_are_seen(tmp_path: Path) -> None:
+def test_two_objects_with_exchanged_bytes_are_found(tmp_path: Path) -> None:
     path = tmp_path / ARCHIVE_NAME
     write_archive(path, [(make_entry(key, data), data) for key, data in (("a", b"one"), ("b", b"two"))])
     first, second = place_entries(path)
@@ -288,7 +288,7 @@ def test_two_objects_whose_bytes_were_exchanged_are_seen(tmp_path: Path) -> None
     assert {result.status for result in verify_archive(path)} == {CheckStatus.FAILED}
 
 
-def test_a_dump_is_not_taken_for_an_archive_nor_the_other_way_round(tmp_path: Path) -> None:
+def test_a_dump_is_not_accepted_as_an_archive_nor_vice_versa(tmp_path: Path) -> None:
     dump_path, archive_path = tmp_path / "some.sql.gz", tmp_path / "some.tar.gz"
     write_dump(dump_path, [TableText("jobs", (b"1",))])
     write_archive(archive_path, [])
@@ -315,7 +315,7 @@ def write_streamed(path: Path, entry: ObjectEntry, blocks: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["noise", "text"])
-def test_a_streamed_object_comes_back(tmp_path: Path, kind: str) -> None:
+def test_a_streamed_object_is_read_back(tmp_path: Path, kind: str) -> None:
     data = make_noise(3_000_001, 3) if kind == "noise" else b"a line of text\n" * 200_000
     pieces = [data[start : start + 700_001] for start in range(0, len(data), 700_001)]
     path = tmp_path / ARCHIVE_NAME
@@ -341,7 +341,7 @@ def test_a_stream_of_another_size_leaves_nothing_behind(tmp_path: Path, size_byt
     assert run_tool("tar", "-tzf", path, cwd=tmp_path)[0] == 0
 
 
-def test_what_the_journal_names_is_in_the_file_in_case_the_capture_is_killed(tmp_path: Path) -> None:
+def test_what_the_journal_names_is_in_the_file_if_the_capture_is_killed(tmp_path: Path) -> None:
     path, journal = tmp_path / ARCHIVE_NAME, tmp_path / "entries.jsonl"
     with (
         path.open("w+b") as file,
@@ -352,13 +352,13 @@ def test_what_the_journal_names_is_in_the_file_in_case_the_capture_is_killed(tmp
         for number in range(3):
             body = make_noise(2000, number)
             writer.add_packed(pack_object(make_entry(f"{number}.pdf", body), body))
-            # As a process sees it that takes over: nothing in our buffers.
+            # As seen by a process that resumes it: nothing is in our buffers.
             entries = [ObjectEntry.model_validate_json(line) for line in journal.read_bytes().splitlines()]
             assert [entry.key for entry in entries] == [f"{each}.pdf" for each in range(number + 1)]
             assert path.stat().st_size == sum(entry.length for entry in entries)
 
 
-def test_the_header_holds_what_s3_knows_of_an_object_and_nothing_of_its_place(tmp_path: Path) -> None:
+def test_the_header_holds_what_s3_knows_of_an_object_and_not_its_offset(tmp_path: Path) -> None:
     known = {
         "version_id": "7",
         "content_type": "text/plain",

@@ -1,6 +1,4 @@
-"""One open file with several readers: each at a position of its own, opened once, and errors that name the
-file.
-"""
+"""One open file with several readers: independent positions, opened once, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_readers_do_not_move_each_other(path: Path) -> None:
+def test_readers_do_not_move_each_others_position(path: Path) -> None:
     with ArtifactFile(path) as file:
         first, second = file.open_reader(), file.open_reader()
         assert first.fileno() == second.fileno()
@@ -38,8 +36,8 @@ def test_many_threads_read_the_same_bytes(path: Path) -> None:
         assert set(pool.map(lambda _number: file.open_reader().read(), range(64))) == {DATA}
 
 
-def test_what_was_opened_stays_although_another_file_takes_its_name(path: Path) -> None:
-    """What was verified is what is restored."""
+def test_an_open_file_stays_although_another_takes_its_name(path: Path) -> None:
+    """The verified file is the one that is restored."""
     with ArtifactFile(path) as file:
         assert file.open_reader().read(1) == DATA[:1]
         other = path.with_name("other")
@@ -48,7 +46,7 @@ def test_what_was_opened_stays_although_another_file_takes_its_name(path: Path) 
         assert file.open_reader().read() == DATA
 
 
-def test_a_missing_file_is_told_at_its_first_use(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_at_its_first_use(tmp_path: Path) -> None:
     with (
         ArtifactFile(tmp_path / "gone") as file,
         pytest.raises(VerificationError, match=r"gone cannot be read: No such file"),

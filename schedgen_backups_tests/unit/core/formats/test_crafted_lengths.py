@@ -1,4 +1,4 @@
-"""Files whose lengths were made up are refused at once, without reading or holding what they claim."""
+"""Files with false lengths are refused at once, without reading or holding what they claim."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_file(*members: bytes) -> io.BytesIO:
 
 @contextmanager
 def cheap_refusal(message: str) -> Iterator[None]:
-    """A VerificationError with this message leaves the block soon, and little was in memory."""
+    """Assert a VerificationError with this message, raised soon and with little memory used."""
     tracemalloc.start()
     started = time.monotonic()
     try:
@@ -52,7 +52,7 @@ def test_an_index_that_is_one_long_line_is_refused(read: Callable[[io.BytesIO], 
         read(file)
 
 
-def test_a_header_that_is_longer_than_any_is_refused() -> None:
+def test_an_oversized_header_is_refused() -> None:
     members = (
         make_tar_header("././@PaxHeader", LONG << 20, tarfile.XHDTYPE),
         *[compress_member(b"1" * (1 << 20))] * LONG,
@@ -63,7 +63,7 @@ def test_a_header_that_is_longer_than_any_is_refused() -> None:
         list(ArchiveFile(file).read_object(entry))
 
 
-def test_bytes_without_end_behind_an_object_are_refused() -> None:
+def test_endless_bytes_after_an_object_are_refused() -> None:
     entry = make_entry("key", b"")
     info = tarfile.TarInfo("key")
     info.pax_headers = {"comment": '{"key":"key"}'}
@@ -82,7 +82,7 @@ def test_an_index_with_a_negative_size_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, 5), (0, -1), (1 << 63, 1), (0, 1 << 63)])
-def test_a_place_that_is_none_is_refused(offset: int, length: int) -> None:
+def test_an_invalid_offset_is_refused(offset: int, length: int) -> None:
     with cheap_refusal("position in the file"):
         list(read_members(io.BytesIO(compress_member(b"x")), offset, length))
 

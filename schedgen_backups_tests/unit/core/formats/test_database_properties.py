@@ -1,6 +1,4 @@
-"""What of a database besides its contents counts as different, and how that is said without values that may
-be secret.
-"""
+"""Which properties of a database count as different, named without values that may be secret."""
 
 from __future__ import annotations
 
@@ -47,13 +45,13 @@ CAPTURED = DatabaseProperties(
         ({"comment": "of another", "is_template": True}, ()),
     ],
 )
-def test_each_difference_is_named_and_no_value(change: dict[str, object], said: tuple[str, ...]) -> None:
+def test_each_difference_is_named_without_values(change: dict[str, object], said: tuple[str, ...]) -> None:
     present = CAPTURED.model_copy(update=change)
     assert present.list_differences(CAPTURED) == said
     assert bool(CAPTURED.list_differences(present)) is bool(said)
 
 
-def test_no_grants_and_those_of_every_new_database_are_two_things() -> None:
+def test_no_grants_differ_from_default_grants() -> None:
     none, usual = (CAPTURED.model_copy(update={"grants": grants}) for grants in ((), None))
     assert none.list_differences(usual) == ("privileges",)
     assert usual.list_differences(usual) == ()
@@ -72,7 +70,7 @@ def test_no_grants_and_those_of_every_new_database_are_two_things() -> None:
         ({"icu_rules": "&V << w"}, False),
     ],
 )
-def test_text_is_sorted_alike_when_every_name_is_the_same_in_either_spelling(
+def test_text_is_sorted_alike_when_every_name_is_the_same_in_either_encoding(
     change: dict[str, object], is_alike: bool
 ) -> None:
     other = CAPTURED.model_copy(update=change)

@@ -1,6 +1,4 @@
-"""The dump file's parts, each read by itself: schema, one table, the text behind the rows, roles, references
-and the index.
-"""
+"""The dump file's parts, each read separately: schema, table, text after the rows, roles and index."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def dump(tmp_path: Path) -> Iterator[DumpFile]:
 
 
 def split_comment(table: TableText) -> tuple[bytes, bytes, bytes]:
-    """What stands above a table's rows, the rows with their statement and end line, and what stands behind."""
+    """Return the text before a table, its rows with statement and end line, and the text after it."""
     before, copy, rest = table.text.partition(b"COPY ")
     rows, end, behind = rest.partition(b"\\.\n")
     return before, copy + rows + end, behind
@@ -60,7 +58,7 @@ def test_each_part_is_read_without_the_others(dump: DumpFile) -> None:
     assert list(dump.read_references()) == [["a.pdf", "b.pdf"]]
 
 
-def test_the_index_has_each_tables_rows_beside_those_that_the_snapshot_counted(dump: DumpFile) -> None:
+def test_the_index_has_each_tables_rows_and_those_that_the_snapshot_counted(dump: DumpFile) -> None:
     facts = read_facts([TEXT])
     assert [
         (table.qualified_name, table.columns, table.rows, table.expected_rows, table.sha256)
@@ -73,14 +71,14 @@ def test_the_index_has_each_tables_rows_beside_those_that_the_snapshot_counted(d
     assert dump.record.missing_tables == ("public.gone",)
 
 
-def test_a_dump_without_tables_is_all_schema(tmp_path: Path) -> None:
+def test_a_dump_without_tables_is_only_schema(tmp_path: Path) -> None:
     write_dump_text(tmp_path / DUMP_NAME, DUMP_HEAD + DUMP_TAIL, roles="")
     with open_dump(tmp_path / DUMP_NAME) as dump:
         assert b"".join(dump.read_schema()) == DUMP_HEAD + DUMP_TAIL
         assert (dump.tables, dump.roles) == ((), "")
 
 
-def test_the_bytes_between_the_dump_and_the_footer_pass_once_and_in_order(tmp_path: Path) -> None:
+def test_the_bytes_between_the_dump_and_the_footer_are_read_once_in_order(tmp_path: Path) -> None:
     path = tmp_path / DUMP_NAME
     write_dump_text(path, TEXT, references=[make_noise(1_200_000).hex()])
     passed: list[bytes] = []
@@ -91,7 +89,7 @@ def test_the_bytes_between_the_dump_and_the_footer_pass_once_and_in_order(tmp_pa
     assert b"".join(passed) == path.read_bytes()[start:-FOOTER_BYTES]
 
 
-def test_a_partition_that_is_loaded_through_its_root_keeps_both_names(tmp_path: Path) -> None:
+def test_a_partition_loaded_through_its_root_keeps_both_names(tmp_path: Path) -> None:
     text = make_dump_text([TableText("log", (b"1",))])
     marked = text.replace(b"Name: log;", b"Name: log_1;").replace(
         b"Schema: x; Owner: x\n--\n",
@@ -108,7 +106,7 @@ def test_a_partition_that_is_loaded_through_its_root_keeps_both_names(tmp_path: 
         )
 
 
-def test_a_table_that_was_dumped_apart_lies_in_the_file_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_separately_dumped_table_is_stored_like_any_other(tmp_path: Path) -> None:
     before, copy, _behind = split_comment(TABLES[0])
     [facts] = read_facts([make_dump_text([TABLES[0]])]).tables
     path = tmp_path / DUMP_NAME

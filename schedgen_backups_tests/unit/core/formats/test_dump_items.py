@@ -1,6 +1,4 @@
-"""Two texts of pg_dump have the same digest of items exactly when they have the same items as often, however
-the text is cut.
-"""
+"""Two pg_dump texts have the same item digest exactly if they have the same items equally often."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ TAIL = b"--\n-- PostgreSQL database dump complete\n--\n\n"
 
 
 def digest(text: bytes, size: int = 1 << 20) -> tuple[int, int]:
-    """The result for whole lines, so many at a time."""
+    """Return the digest for chunks of this many whole lines."""
     items = ItemDigest()
     lines = text.splitlines(keepends=True)
     for start in range(0, len(lines), size):
@@ -29,7 +27,7 @@ def digest(text: bytes, size: int = 1 << 20) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 1000])
-def test_any_order_and_any_cut_has_the_same_digest(size: int) -> None:
+def test_any_order_and_any_chunks_have_the_same_digest(size: int) -> None:
     expected = digest(HEAD + b"".join(ITEMS) + TAIL)
     for order in permutations(ITEMS):
         assert digest(HEAD + b"".join(order) + TAIL, size) == expected
@@ -49,12 +47,12 @@ def test_other_items_have_another_digest(items: tuple[bytes, ...]) -> None:
     assert digest(HEAD + b"".join(items) + TAIL) != digest(HEAD + b"".join(ITEMS) + TAIL)
 
 
-def test_lines_that_change_places_within_an_item_have_another_digest() -> None:
+def test_lines_reordered_within_an_item_have_another_digest() -> None:
     lines = [b"REVOKE ALL ON TABLE t FROM a;\n", b"GRANT SELECT ON TABLE t TO a;\n"]
     assert digest(HEAD + b"".join(lines) + TAIL) != digest(HEAD + b"".join(reversed(lines)) + TAIL)
 
 
 @pytest.mark.parametrize("end", [b"--\n", b"--\n\n", b"x--\n", b""])
-def test_a_text_may_end_within_a_border(end: bytes) -> None:
+def test_a_text_may_end_within_an_item_border(end: bytes) -> None:
     assert digest(HEAD + end, 1) == digest(HEAD + end)
     assert end == b"" or digest(HEAD + end) != digest(HEAD)

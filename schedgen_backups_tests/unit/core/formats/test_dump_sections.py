@@ -1,5 +1,6 @@
-"""The sections of pg_dump's text: its own transactions around large objects are left out, and what follows
-the rows is split into items.
+"""The sections of pg_dump's text.
+
+Its transactions around large objects are left out, and the text after the rows is split into items.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def test_only_the_transactions_around_large_objects_are_left_out(borders: list[i
     )
 
 
-def test_words_of_somebody_that_look_like_large_objects_leave_nothing_out() -> None:
+def test_text_that_imitates_large_objects_leaves_nothing_out() -> None:
     comment = b"COMMENT ON TABLE t IS '\n" + LARGE + b"';\n"
     passed = LargeObjectFilter()
     assert passed.filter_text(comment + FUNCTION) + passed.flush() == comment + FUNCTION
@@ -66,7 +67,7 @@ QUOTED_BEGINS = (
 
 
 @given(st.lists(st.integers(0, len(BEGINS)), max_size=12).map(sorted))
-def test_only_what_psql_reads_otherwise_is_quoted(borders: list[int]) -> None:
+def test_only_what_psql_parses_differently_is_quoted(borders: list[int]) -> None:
     quoter = PsqlQuoter()
     assert b"".join(quoter.feed(piece) for piece in cut(BEGINS, borders)) + quoter.flush() == QUOTED_BEGINS
     assert b"".join(quote_for_psql(cut(BEGINS, borders))) == QUOTED_BEGINS
@@ -96,7 +97,7 @@ def load(segments: list[Segment]) -> bytes:
 
 @given(st.lists(st.integers(len(HEAD + BODY), len(HEAD + BODY + END)), max_size=4).map(sorted))
 def test_a_dump_is_loaded_without_its_own_restrict_and_row_security(borders: list[int]) -> None:
-    """Only those of the head and the end: what looks like them in between is somebody's words."""
+    """Only those at the beginning and the end; similar text in between is data."""
     assert load([Text(piece) for piece in cut(HEAD + BODY + END, borders)]) == LOADED_HEAD + BODY + LOADED_END
 
 
@@ -105,8 +106,8 @@ def test_a_dump_without_restrict_is_loaded_as_it_is() -> None:
     assert load([Text(text)]) == text
 
 
-def test_rows_pass_as_they_are_and_in_their_place() -> None:
-    """A row may say what psql would read otherwise in a statement."""
+def test_rows_pass_unchanged_and_in_their_place() -> None:
+    """A row may hold text that psql would parse differently in a statement."""
     start, rows, end = (
         TableStart(b"COPY t FROM stdin;\n", "public", "t", ""),
         Rows(b"begin\n\\\\unrestrict abc\n"),
@@ -138,7 +139,7 @@ def test_rows_pass_as_they_are_and_in_their_place() -> None:
         ("CREATE INDEX CONCURRENTLY i ON event (at);", None),
     ],
 )
-def test_an_item_tells_the_table_it_builds_on(statement: str, table: tuple[str, str] | None) -> None:
+def test_an_item_names_the_table_it_depends_on(statement: str, table: tuple[str, str] | None) -> None:
     text = f"--\n-- Name: event i; Type: INDEX; Schema: public; Owner: x\n--\n\n{statement}\n\n\n".encode()
     (item,) = split_post_data(b"", text)
     assert item.table == table
@@ -182,8 +183,8 @@ QUOTINGS = [
 
 
 @pytest.mark.parametrize("statement", QUOTINGS, ids=["comment", "escapes", "rule", "name", "dollars"])
-def test_words_of_somebody_begin_no_item_and_set_nothing(statement: bytes) -> None:
-    """An item runs by itself: what begins within a string would be run as a statement, by whoever restores."""
+def test_text_of_an_owner_begins_no_item_and_sets_nothing(statement: bytes) -> None:
+    """An item runs by itself: text within a string must not become a statement of the restoring role."""
     first = b"--\n-- Name: i; Type: INDEX; Schema: public; Owner: x\n--\n\n" + statement + b"\n\n"
     second = (
         b"--\n-- Name: k; Type: INDEX; Schema: public; Owner: x\n--\n\nCREATE INDEX k ON public.t (a);\n\n\n"

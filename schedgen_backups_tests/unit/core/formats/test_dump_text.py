@@ -1,7 +1,6 @@
-"""pg_dump's plain text, cut at the borders of tables: no byte is lost, and nothing that looks like a table is
-taken for one.
+"""pg_dump's plain text, split at tables: no byte is lost, and text that imitates a table stays text.
 
-Texts here are made by hand in pg_dump's form; the real pg_dump's are in the integration tests. Add a case for
+Texts here are hand-made in pg_dump's form; the real pg_dump's are in the integration tests. Add a case for
 every oddity that a real dump showed.
 """
 
@@ -84,9 +83,7 @@ tables_strategy = st.lists(
 
 @given(tables_strategy, st.data())
 @settings(deadline=None)
-def test_tables_and_bytes_are_the_same_wherever_the_chunks_are_cut(
-    tables: list[TableText], data: st.DataObject
-) -> None:
+def test_tables_and_bytes_do_not_depend_on_the_chunks(tables: list[TableText], data: st.DataObject) -> None:
     text = make_dump_text(tables)
     borders = data.draw(st.lists(st.integers(0, len(text)), max_size=20))
     chunks = cut(text, borders)
@@ -137,7 +134,7 @@ def test_a_table_without_rows_is_a_table() -> None:
     "name",
     ["two\nlines", "dotted.name", 'quo"te', "a\n\nCOPY public.x (a) FROM stdin;\n", 'x" (a) FROM stdin;'],
 )
-def test_odd_names_come_back_as_they_are_in_the_catalog(name: str) -> None:
+def test_odd_names_are_read_as_in_the_catalog(name: str) -> None:
     start = next(
         segment
         for segment in split_dump(
@@ -161,7 +158,7 @@ def encode_dump(encoding: str, codec: str, *, root: bool) -> bytes:
     ("encoding", "codec"),
     [("UTF8", "utf-8"), ("LATIN1", "latin-1"), ("WIN1252", "cp1252"), ("LATIN9", "iso8859-15")],
 )
-def test_names_are_read_in_the_encoding_that_the_dump_names(encoding: str, codec: str) -> None:
+def test_names_are_read_in_the_dumps_encoding(encoding: str, codec: str) -> None:
     text = encode_dump(encoding, codec, root=False)
     for size_bytes in (len(text), 7):
         [table] = read_facts(cut(text, range(size_bytes, len(text), size_bytes))).tables
@@ -169,14 +166,12 @@ def test_names_are_read_in_the_encoding_that_the_dump_names(encoding: str, codec
 
 
 @pytest.mark.parametrize(("encoding", "codec"), [("UTF8", "utf-8"), ("LATIN1", "latin-1")])
-def test_a_partition_that_is_loaded_through_its_root_is_known_by_its_own_name(
-    encoding: str, codec: str
-) -> None:
+def test_a_partition_loaded_through_its_root_is_known_by_its_own_name(encoding: str, codec: str) -> None:
     [table] = read_facts([encode_dump(encoding, codec, root=True)]).tables
     assert (table.schema_name, table.name, table.root, table.rows) == ("öl", "größe_1", "öl.größe", 1)
 
 
-def test_a_table_that_is_read_alone_has_the_same_digest() -> None:
+def test_a_table_read_alone_has_the_same_digest() -> None:
     table = TableText("jobs", (b"1", b"2"))
     [expected] = read_facts([make_dump_text([table])]).tables
     alone = table.text[table.text.index(b"COPY ") :].removesuffix(b"\n\n")
@@ -200,7 +195,7 @@ def test_a_table_that_is_read_alone_has_the_same_digest() -> None:
         b"\n\nCOPY (SELECT 1) TO STDOUT;\n",
     ],
 )
-def test_a_function_that_talks_of_copy_is_no_table(body: bytes) -> None:
+def test_a_function_that_mentions_copy_is_not_a_table(body: bytes) -> None:
     function = b"CREATE FUNCTION public.f() RETURNS void LANGUAGE sql AS $$\n" + body + b"$$;\n\n\n"
     facts = read_facts([make_dump_text([TableText("jobs", (b"1", b"2"))], head=DUMP_HEAD + function)])
     assert [(table.name, table.rows) for table in facts.tables] == [("jobs", 2)]
@@ -226,7 +221,7 @@ QUOTINGS = {
 
 
 @pytest.mark.parametrize("text", QUOTINGS.values(), ids=QUOTINGS.keys())
-def test_what_somebody_wrote_is_never_taken_for_a_table(text: bytes) -> None:
+def test_text_of_an_owner_is_never_taken_for_a_table(text: bytes) -> None:
     dump = make_dump_text([TableText("jobs", (b"1", b"2"))], head=DUMP_HEAD + text + b"\n\n")
     expected = read_facts([dump])
     assert [(table.name, table.rows) for table in expected.tables] == [("jobs", 2)]
@@ -237,16 +232,16 @@ def test_what_somebody_wrote_is_never_taken_for_a_table(text: bytes) -> None:
     assert [table.name for table in read_facts([behind]).tables] == ["jobs"]
 
 
-def test_a_text_of_its_own_that_is_announced_like_a_table_swallows_the_next_one_and_so_is_seen() -> None:
-    """pg_dump writes none. The table behind it is then missing from what the snapshot has."""
+def test_text_announced_like_a_table_hides_the_next_one_and_is_detected() -> None:
+    """pg_dump writes none. The table after it is then missing from what the snapshot has."""
     body = TableText("x", ()).text.removesuffix(b"\\.\n\n\n")
     facts = read_facts([make_dump_text([TableText("jobs", (b"1",))], head=DUMP_HEAD + body)])
     assert "jobs" not in [table.name for table in facts.tables]
 
 
 @pytest.mark.timeout(30)
-def test_a_statement_that_is_cut_anywhere_is_read_in_no_time() -> None:
-    """Some ways to match a list of columns take for ever on one that is cut short."""
+def test_a_truncated_statement_is_parsed_quickly() -> None:
+    """Some patterns for a list of columns take forever on a truncated one."""
     columns = ", ".join(f"a_column_of_some_length_{number}" for number in range(100))
     before, behind = make_dump_text([TableText("jobs", (b"1",), columns=("COLUMNS",))]).split(b'"COLUMNS"')
     text = before + columns.encode() + behind
@@ -258,7 +253,7 @@ def test_a_statement_that_is_cut_anywhere_is_read_in_no_time() -> None:
         assert read_facts(cut(text, [border])) == expected
 
 
-def test_a_very_long_row_passes_without_being_held() -> None:
+def test_a_very_long_row_is_not_held_in_memory() -> None:
     fed = 0
 
     def blocks() -> Iterator[bytes]:
@@ -280,8 +275,8 @@ def test_a_very_long_row_passes_without_being_held() -> None:
     assert passed == fed
 
 
-def test_a_statement_of_another_form_is_passed_on_and_not_waited_for() -> None:
-    """pg_dump writes none behind an announcement; the text behind it must not fill the memory."""
+def test_a_statement_of_another_form_is_passed_on_at_once() -> None:
+    """pg_dump writes none after an announcement; the text after it must not fill the memory."""
     odd = TableText("jobs", ()).text.partition(b"COPY ")[0] + b"COPY (SELECT 1) FROM stdin;\n"
     fed = passed = 0
 
@@ -298,7 +293,7 @@ def test_a_statement_of_another_form_is_passed_on_and_not_waited_for() -> None:
     assert passed == fed
 
 
-def test_a_very_long_text_passes_without_being_held() -> None:
+def test_a_very_long_text_is_not_held_in_memory() -> None:
     """Large objects are statements of megabytes without a newline."""
     fed = 0
 
@@ -322,7 +317,7 @@ def test_a_very_long_text_passes_without_being_held() -> None:
     assert passed == fed
 
 
-def test_a_dump_cut_anywhere_before_its_last_line_is_not_complete() -> None:
+def test_a_dump_truncated_before_its_last_line_is_not_complete() -> None:
     text = make_dump_text([TableText("jobs", (b"1", b"2"))])
     end = text.index(b"dump complete\n") + len(b"dump complete\n")
     for length in range(end):
@@ -332,14 +327,14 @@ def test_a_dump_cut_anywhere_before_its_last_line_is_not_complete() -> None:
 
 @pytest.mark.parametrize("tail", [b"", b"\nCREATE INDEX half", b"\n--\n-- Name: jobs; Type: TABLE\n--\n\n"])
 def test_a_last_line_inside_the_dump_does_not_end_it(tail: bytes) -> None:
-    """A comment on a table may quote it; a dump cut short behind that is still cut short."""
+    """A comment on a table may quote it; a dump truncated after that is still truncated."""
     quoted = (
         b"COMMENT ON TABLE public.jobs IS 'from a file:\n--\n-- PostgreSQL database dump complete\n--\n';\n"
     )
     assert not read_facts([make_dump_text([TableText("jobs", (b"1",))], tail=quoted + tail)]).is_complete
 
 
-def test_rows_that_say_the_dump_is_complete_do_not_end_it() -> None:
+def test_rows_that_imitate_the_last_line_do_not_end_the_dump() -> None:
     text = make_dump_text(
         [TableText("jobs", (b"--", b"-- PostgreSQL database dump complete", b"--", b""))], tail=b""
     )
@@ -352,13 +347,13 @@ def test_a_dump_that_ends_inside_a_table_is_not_complete() -> None:
     ).is_complete
 
 
-def test_an_end_as_of_older_programs_without_the_restrict_key_counts() -> None:
+def test_the_end_line_of_older_programs_without_a_restrict_key_counts() -> None:
     assert read_facts(
         [make_dump_text([], tail=b"--\n-- PostgreSQL database dump complete\n--\n\n")]
     ).is_complete
 
 
-def test_the_random_key_and_the_versions_do_not_change_the_digest_and_everything_else_does() -> None:
+def test_the_random_key_and_versions_do_not_change_the_digest_and_all_else_does() -> None:
     text = make_dump_text([TableText("jobs", (b"1",))])
     expected = read_facts([text]).text_sha256
     other_key = text.replace(b"abc123", b"Zz9")
@@ -370,7 +365,7 @@ def test_the_random_key_and_the_versions_do_not_change_the_digest_and_everything
 
 
 @given(st.integers(1, 200))
-def test_the_unstable_lines_are_left_out_however_the_chunks_are_cut(size_bytes: int) -> None:
+def test_unstable_lines_are_left_out_whatever_the_chunks(size_bytes: int) -> None:
     text = make_dump_text([TableText("jobs", (b"1",))])
     pieces = [text[start : start + size_bytes] for start in range(0, len(text), size_bytes)]
     assert read_facts(pieces).text_sha256 == read_facts([text.replace(b"abc123", b"other")]).text_sha256
@@ -383,7 +378,7 @@ def test_an_empty_dump_has_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 40, 4096])
-def test_the_comparable_digest_leaves_out_where_files_lie_and_who_owns_the_system(size: int) -> None:
+def test_the_comparable_digest_leaves_out_tablespaces_and_the_system_owner(size: int) -> None:
     text = b"SET default_tablespace = fast;\n\nCREATE TABLE t ();\n\nSET default_tablespace = '';\n\n--\n"
     text += (
         b"-- Name: FUNCTION f(); Type: ACL; Schema: pg_catalog; Owner: one\n--\n\nGRANT ALL ON "
@@ -406,7 +401,8 @@ def test_the_comparable_digest_leaves_out_where_files_lie_and_who_owns_the_syste
 _LONG_LINES = """
 from schedgen_backups.core.formats.dump_text import DumpDigest, Text, split_dump
 words = {
-    b"-- Name: ": (b"; Type: ACL; Schema: ", b"; Owner: "), b"SELECT pg_catalog.setval('": (b"', 1, ",), b"-- Data for Name: ": (b"; Owner: ",),
+    b"-- Name: ": (b"; Type: ACL; Schema: ", b"; Owner: "), b"SELECT pg_catalog.setval('": (b"', 1, ",),
+        b"-- Data for Name: ": (b"; Owner: ",),
 }
 for head in words:
     for word in words[head]:
@@ -419,10 +415,8 @@ for head in words:
 
 
 @pytest.mark.takes_seconds
-def test_no_line_of_a_dump_keeps_its_reader_busy_for_ever() -> None:
-    """A comment of a table owner's may have a gigabyte; what takes four times as long for twice the length
-    never ends there.
-    """
+def test_no_line_of_a_dump_takes_its_reader_forever() -> None:
+    """A table owner's comment may have a gigabyte: quadratic time never ends there."""
     done = subprocess.run(
         [sys.executable, "-c", _LONG_LINES], timeout=120, check=False, capture_output=True, text=True
     )
@@ -439,9 +433,10 @@ for words in ((typed + owned) * 400, typed * 540, typed * 270 + owned * 800, own
 """
 
 
-def test_no_comment_of_a_dump_keeps_its_reader_busy_for_ever() -> None:
-    """Before a COPY statement: whatever tries each of many ways to read the line takes minutes for these 19
-    MB.
+def test_no_comment_of_a_dump_takes_its_reader_forever() -> None:
+    """It precedes a COPY statement.
+
+    A pattern that tries many ways to read the line takes minutes for these 19 MB.
     """
     done = subprocess.run(
         [sys.executable, "-c", _ANNOUNCING_LINES], timeout=30, check=False, capture_output=True, text=True
@@ -453,8 +448,8 @@ ANNOUNCED = {
     "all": (b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--", True),
     "twice": (
         (
-            b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o; Type: TABLE DATA; Schema: s; Owner: "
-            b"o\n--"
+            b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o; Type: TABLE DATA; Schema: s; "
+            b"Owner: o\n--"
         ),
         True,
     ),
@@ -482,9 +477,7 @@ ANNOUNCED = {
 
 
 @pytest.mark.parametrize(("comment", "is_announced"), ANNOUNCED.values(), ids=ANNOUNCED)
-def test_only_what_the_comment_right_before_it_announces_is_a_table(
-    comment: bytes, is_announced: bool
-) -> None:
+def test_only_what_its_preceding_comment_announces_is_a_table(comment: bytes, is_announced: bool) -> None:
     text = b"SELECT 1;\n\n--\n" + comment + b"\n\nCOPY public.t (i) FROM stdin;\n1\n\\.\n\n"
     found = [segment for segment in split_dump([text]) if isinstance(segment, TableStart)]
     assert bool(found) == is_announced

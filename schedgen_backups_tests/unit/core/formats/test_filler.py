@@ -1,5 +1,6 @@
-"""Fillers, which let copied objects share their blocks with an older archive: they unpack to nothing and are
-left out of further copies.
+"""Fillers let copied objects share blocks with an older archive.
+
+They unpack to nothing and are not copied again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Copy = Callable[[ArchiveFileWriter, ObjectEntry, Path], None]
 
 
 @pytest.mark.parametrize("size_bytes", [SMALLEST_FILLER_BYTES, SMALLEST_FILLER_BYTES + 1, 300, 4096, 65_000])
-def test_a_filler_takes_the_bytes_that_it_is_told_and_unpacks_to_nothing(size_bytes: int) -> None:
+def test_a_filler_has_the_requested_size_and_unpacks_to_nothing(size_bytes: int) -> None:
     filler = filler_member(size_bytes)
     assert (len(filler), gzip.decompress(filler)) == (size_bytes, b"")
     assert gzip.decompress(filler + compress_member(b"abc")) == b"abc"
@@ -53,7 +54,7 @@ def test_a_filler_takes_the_bytes_that_it_is_told_and_unpacks_to_nothing(size_by
     ],
     ids=["nothing", "compressed", "stored", "no beginning", "too short"],
 )
-def test_what_is_no_filler_measures_nothing(data: bytes) -> None:
+def test_other_bytes_are_not_measured_as_a_filler(data: bytes) -> None:
     assert measure_filler(data) == 0
 
 
@@ -71,9 +72,7 @@ def copy_alone(writer: ArchiveFileWriter, entry: ObjectEntry, path: Path) -> Non
 
 @pytest.mark.parametrize("copy", [copy_together, copy_alone])
 @pytest.mark.parametrize("filler_bytes", [0, SMALLEST_FILLER_BYTES, 3000])
-def test_a_copy_leaves_out_the_filler_of_the_older_archive(
-    tmp_path: Path, copy: Copy, filler_bytes: int
-) -> None:
+def test_a_copy_leaves_out_the_older_archives_filler(tmp_path: Path, copy: Copy, filler_bytes: int) -> None:
     packed = pack_object(make_entry("a.pdf", BODY), BODY)
     filler = filler_member(filler_bytes) if filler_bytes else b""
     older = tmp_path / "older"
@@ -110,7 +109,7 @@ def test_a_copy_leaves_out_the_filler_of_the_older_archive(
 def test_copies_lie_in_their_blocks_as_in_the_older_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Copy, gap_bytes: int
 ) -> None:
-    """Where the file system can share blocks, which the machine of the tests need not."""
+    """This holds where the file system can share blocks, which the test machine need not."""
     monkeypatch.setattr(
         archive_file,
         "can_share_blocks",
@@ -140,8 +139,8 @@ def test_copies_lie_in_their_blocks_as_in_the_older_archive(
         assert b"".join(archive.read_object(copied)) == body
 
 
-def test_a_filler_that_is_all_of_an_object_is_no_filler(tmp_path: Path) -> None:
-    """An index that somebody made up may say so: then nothing is left to copy, and nothing is left out."""
+def test_a_filler_that_is_a_whole_object_is_not_a_filler(tmp_path: Path) -> None:
+    """A crafted index may claim this: then nothing would be left to copy, so nothing is left out."""
     older = tmp_path / "older"
     older.write_bytes(filler_member(300))
     with (

@@ -1,8 +1,7 @@
-"""Gzip files of many members: stock tools read them, their parts are found again, and no damage passes.
+"""Gzip files of many members: stock tools read them, their parts are found again, and damage is detected.
 
-Files here are small and made in memory. What lies in members of real artifacts is tested in
-`test_archive_file` and `test_dump_file`'s neighbours; stock tools on whole artifacts in the integration
-tests.
+Files here are small and made in memory. `test_archive_file` and `test_dump_file` test what members of real
+artifacts hold; the integration tests run stock tools on whole artifacts.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ blocks_strategy = st.lists(
 
 
 def write_file(blocks: list[Block], *, threads: int = 2) -> tuple[bytes, list[int], str]:
-    """The file, where each block's member starts, and the digest that the writer says the file has."""
+    """Return the file, the start of each block's member, and the writer's digest of the file."""
     file = io.BytesIO()
     offsets: list[int] = []
     with MemberWriter(file, threads=threads) as writer:
@@ -54,7 +53,7 @@ def write_file(blocks: list[Block], *, threads: int = 2) -> tuple[bytes, list[in
 
 
 def is_damage_seen(data: bytes) -> bool:
-    """Whether footer, members or digest say that these bytes are not what was written."""
+    """Return whether footer, members or digest show that the bytes differ from what was written."""
     file = io.BytesIO(data)
     try:
         footer = read_footer(file)
@@ -66,7 +65,7 @@ def is_damage_seen(data: bytes) -> bool:
 
 
 @given(blocks_strategy)
-def test_what_is_written_unpacks_to_the_same_with_the_standard_library(blocks: list[Block]) -> None:
+def test_the_standard_library_unpacks_it_unchanged(blocks: list[Block]) -> None:
     data, _offsets, sha256 = write_file(blocks)
     assert gzip.decompress(data) == b"".join(block for block, _packer in blocks)
     assert sha256 == hashlib.sha256(data).hexdigest()
@@ -74,7 +73,7 @@ def test_what_is_written_unpacks_to_the_same_with_the_standard_library(blocks: l
 
 @given(blocks_strategy)
 @settings(max_examples=15, deadline=None)
-def test_the_gzip_program_tests_and_unpacks_it_without_a_word(blocks: list[Block]) -> None:
+def test_the_gzip_program_tests_and_unpacks_it_without_a_warning(blocks: list[Block]) -> None:
     data, _offsets, _sha256 = write_file(blocks)
     tested = subprocess.run(["gzip", "-t"], input=data, capture_output=True, check=False)
     unpacked = subprocess.run(["gunzip", "-c"], input=data, capture_output=True, check=False)
@@ -84,7 +83,7 @@ def test_the_gzip_program_tests_and_unpacks_it_without_a_word(blocks: list[Block
 
 
 @given(blocks_strategy)
-def test_each_block_is_read_back_alone_from_its_own_range(blocks: list[Block]) -> None:
+def test_each_block_is_read_alone_from_its_own_range(blocks: list[Block]) -> None:
     data, offsets, _sha256 = write_file(blocks)
     ends = [*offsets[1:], len(data) - FOOTER_BYTES]
     for (block, _packer), start, end in zip(blocks, offsets, ends, strict=True):
@@ -92,7 +91,7 @@ def test_each_block_is_read_back_alone_from_its_own_range(blocks: list[Block]) -
 
 
 @given(blocks_strategy)
-def test_the_footer_tells_where_the_index_lies_and_what_stands_before_it(blocks: list[Block]) -> None:
+def test_the_footer_gives_the_offset_of_the_index_and_what_precedes_it(blocks: list[Block]) -> None:
     data, offsets, _sha256 = write_file(blocks)
     footer = read_footer(io.BytesIO(data))
     assert footer.index_offset == offsets[-1]
@@ -110,7 +109,7 @@ def test_observers_get_every_compressed_byte_once_and_in_order(blocks: list[Bloc
     assert b"".join(seen) == data[:length]
 
 
-def test_blocks_larger_than_a_stored_piece_come_back() -> None:
+def test_blocks_larger_than_a_stored_piece_are_read_back() -> None:
     """Deflate's stored blocks hold 65,535 bytes, so a longer one is several of them."""
     for size_bytes in (65534, 65535, 65536, 3 * 65535, BLOCK_BYTES + 1):
         content = make_noise(size_bytes, size_bytes)
@@ -118,7 +117,7 @@ def test_blocks_larger_than_a_stored_piece_come_back() -> None:
         assert gzip.decompress(compress_member(content)) == content
 
 
-def test_every_truncation_of_a_file_is_seen() -> None:
+def test_every_truncation_of_a_file_is_found() -> None:
     data, _offsets, _sha256 = write_file(
         [(b"first " * 40, "compressed"), (b"second", "stored"), (b"", "compressed")]
     )
@@ -127,7 +126,7 @@ def test_every_truncation_of_a_file_is_seen() -> None:
         assert is_damage_seen(data[:length]), length
 
 
-def test_every_flipped_bit_of_a_file_is_seen() -> None:
+def test_every_flipped_bit_of_a_file_is_found() -> None:
     data, _offsets, _sha256 = write_file(
         [(b"first " * 40, "compressed"), (b"second", "stored"), (b"", "compressed")]
     )
@@ -138,7 +137,7 @@ def test_every_flipped_bit_of_a_file_is_seen() -> None:
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"\n", compress_member(b"more")])
-def test_bytes_behind_the_footer_are_seen(extra: bytes) -> None:
+def test_bytes_after_the_footer_are_found(extra: bytes) -> None:
     data, _offsets, _sha256 = write_file([(b"content", "compressed")])
     with pytest.raises(VerificationError, match="does not end with the footer"):
         read_footer(io.BytesIO(data + extra))
@@ -147,12 +146,12 @@ def test_bytes_behind_the_footer_are_seen(extra: bytes) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"x", b"\0" * FOOTER_BYTES, gzip.compress(b"from the old script" * 100, mtime=0)]
 )
-def test_what_is_no_artifact_has_no_footer(data: bytes) -> None:
+def test_other_files_have_no_footer(data: bytes) -> None:
     with pytest.raises(VerificationError, match="does not end with the footer"):
         read_footer(io.BytesIO(data))
 
 
-def test_a_range_that_ends_inside_a_member_is_refused_and_never_taken_as_short() -> None:
+def test_a_range_that_ends_inside_a_member_is_refused() -> None:
     member = compress_member(b"some text that is compressed" * 50)
     for length in range(1, len(member)):
         with pytest.raises(VerificationError, match="ends inside a gzip member"):
@@ -161,7 +160,7 @@ def test_a_range_that_ends_inside_a_member_is_refused_and_never_taken_as_short()
         list(read_members(io.BytesIO(member), 0, len(member) + 1))
 
 
-def test_rollback_forgets_what_came_after_the_checkpoint() -> None:
+def test_rollback_discards_what_came_after_the_checkpoint() -> None:
     file = io.BytesIO()
     with MemberWriter(file, threads=2) as writer:
         writer.write_block(b"kept" * 1000)
@@ -214,7 +213,7 @@ def test_blocks_stay_in_order_when_a_later_one_is_compressed_first() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_many_blocks_stay_in_order_and_few_of_them_wait(threads: int) -> None:
+def test_many_blocks_stay_in_order_with_few_of_them_waiting(threads: int) -> None:
     blocks = [make_noise(number * 37 % 4000, number) for number in range(300)]
     file = io.BytesIO()
     with MemberWriter(file, threads=threads) as writer:
@@ -226,7 +225,7 @@ def test_many_blocks_stay_in_order_and_few_of_them_wait(threads: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_no_more_threads_compress_than_were_asked_for(threads: int) -> None:
+def test_no_more_threads_compress_than_requested(threads: int) -> None:
     seen: set[int] = set()
 
     def compress(data: bytes) -> bytes:
@@ -240,7 +239,7 @@ def test_no_more_threads_compress_than_were_asked_for(threads: int) -> None:
     assert 0 < len(seen) <= threads
 
 
-def test_an_error_in_a_compressing_thread_comes_out_of_the_writer() -> None:
+def test_an_error_in_a_compressing_thread_is_raised_by_the_writer() -> None:
     def fail(_data: bytes) -> bytes:
         raise OSError(28, "No space left on device")
 
@@ -250,8 +249,8 @@ def test_an_error_in_a_compressing_thread_comes_out_of_the_writer() -> None:
             writer.flush()
 
 
-def test_reading_gives_pieces_of_a_few_mebibytes_however_well_the_data_is_packed() -> None:
-    """A member of zeros packs a thousand times, and must not be unpacked into memory at once."""
+def test_reading_gives_pieces_of_a_few_mebibytes_at_any_compression_ratio() -> None:
+    """A member of zeros shrinks a thousandfold, and must not be unpacked into memory at once."""
     member = compress_member(bytes(64 << 20))
     pieces = [len(piece) for piece in read_members(io.BytesIO(member), 0, len(member))]
     assert sum(pieces) == 64 << 20
@@ -262,13 +261,13 @@ def test_reading_gives_pieces_of_a_few_mebibytes_however_well_the_data_is_packed
     "size_bytes", [0, 1, 0xFFFF - 1, 0xFFFF, 0xFFFF + 1, 2 * 0xFFFF - 100, 2 * 0xFFFF, 200_000]
 )
 @pytest.mark.parametrize("end", [b"", b"\0", b"\0" * 511])
-def test_a_stored_member_with_an_end_is_that_of_both_joined(size_bytes: int, end: bytes) -> None:
+def test_a_stored_member_with_an_end_equals_both_joined(size_bytes: int, end: bytes) -> None:
     data = make_noise(size_bytes, 1)
     assert store_member(bytearray(data), end) == store_member(data + end)
     assert gzip.decompress(store_member(data, end)) == data + end
 
 
-def test_only_what_shrinks_is_worth_compressing() -> None:
+def test_only_data_that_shrinks_is_compressed() -> None:
     assert is_compressible(b"a timetable is text " * 1000)
     assert not is_compressible(make_noise(100_000, 1))
     assert not is_compressible(gzip.compress(make_noise(50_000, 2), mtime=0))
@@ -279,8 +278,8 @@ def test_only_what_shrinks_is_worth_compressing() -> None:
     assert is_compressible(make_noise(1000, 1) + b"text" * 300)
 
 
-def test_each_quarter_is_judged_by_its_middle() -> None:
-    """What is text at both ends of a quarter may be noise between, and the other way round."""
+def test_each_quarter_is_sampled_in_its_middle() -> None:
+    """A quarter with text at both ends may hold noise in between, and vice versa."""
     zeros, middles = bytes((64 << 10) - 2048), [make_noise(4096, seed) for seed in range(4)]
     assert not is_compressible(b"".join(zeros + middle + zeros for middle in middles))
     noise = make_noise((64 << 10) - 2048, 9)
@@ -288,6 +287,6 @@ def test_each_quarter_is_judged_by_its_middle() -> None:
     assert is_compressible(zeros + middles[0] + zeros + (noise + bytes(4096) + noise) * 3)
 
 
-def test_the_programs_that_operators_use_are_here() -> None:
+def test_the_operators_programs_are_installed() -> None:
     assert shutil.which("gzip")
     assert shutil.which("gunzip")

@@ -1,8 +1,7 @@
-"""Names of objects inside an archive: every key gets one, and a stock tar can unpack all of them side by
-side.
+"""Names of objects inside an archive: every key gets one, and a stock tar can unpack all of them together.
 
-The rules are tried with the keys that S3 allows and file systems do not. What a real tar does with them is
-tested in `test_archive_file`.
+The keys are those that S3 allows and file systems do not. `test_archive_file` tests what a real tar does with
+them.
 """
 
 from __future__ import annotations
@@ -83,18 +82,18 @@ def assert_safe(name: str) -> None:
 
 
 @pytest.mark.parametrize("key", PLAIN_KEYS)
-def test_a_key_that_is_a_possible_path_is_its_own_name(key: str) -> None:
+def test_a_key_that_is_a_valid_path_is_its_own_name(key: str) -> None:
     assert MemberNames().choose(key) == key
 
 
 @pytest.mark.parametrize("key", IMPOSSIBLE_KEYS)
-def test_a_key_that_is_no_safe_path_gets_a_name_of_its_digest(key: str) -> None:
+def test_a_key_that_is_not_a_safe_path_is_named_by_its_digest(key: str) -> None:
     name = MemberNames().choose(key)
     assert name.startswith(f"{RESERVED_FOLDER}/keys/")
     assert_safe(name)
 
 
-def test_a_key_of_1024_bytes_keeps_its_name_where_its_parts_fit() -> None:
+def test_a_key_of_1024_bytes_keeps_its_name_if_its_parts_fit() -> None:
     key = "/".join("p" * 204 for _ in range(5))
     assert len(key) == 1024
     assert MemberNames().choose(key) == key
@@ -104,14 +103,14 @@ def test_a_key_of_1024_bytes_keeps_its_name_where_its_parts_fit() -> None:
 @pytest.mark.parametrize(
     "keys", [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a"), ("a", "a/b/c"), ("a/b", "a/b/c")]
 )
-def test_an_object_beside_a_folder_of_its_name_gets_out_of_the_way(keys: tuple[str, str]) -> None:
+def test_an_object_beside_a_folder_of_its_name_is_renamed(keys: tuple[str, str]) -> None:
     names = MemberNames()
     first, second = map(names.choose, keys)
     assert first == keys[0]
     assert second.startswith(f"{RESERVED_FOLDER}/keys/")
 
 
-def test_an_escaped_key_takes_no_place_from_others() -> None:
+def test_an_escaped_key_displaces_no_other() -> None:
     names = MemberNames()
     chosen = [names.choose(key) for key in ("a", "a/b", "b/c", "a/b/d")]
     assert chosen[0] == "a"
@@ -119,7 +118,7 @@ def test_an_escaped_key_takes_no_place_from_others() -> None:
     assert len(set(chosen)) == 4
 
 
-def test_no_object_can_take_the_place_of_the_index() -> None:
+def test_no_object_can_replace_the_index() -> None:
     names = MemberNames()
     for key in (
         f"{RESERVED_FOLDER}/index.jsonl",
@@ -131,7 +130,7 @@ def test_no_object_can_take_the_place_of_the_index() -> None:
 
 
 @given(keys_strategy)
-def test_names_are_unique_safe_and_never_file_and_folder_at_once(keys: list[str]) -> None:
+def test_names_are_unique_safe_and_never_both_file_and_folder(keys: list[str]) -> None:
     chooser = MemberNames()
     chosen = [chooser.choose(key) for key in keys]
     for name in chosen:
@@ -147,7 +146,7 @@ def test_the_same_keys_in_the_same_order_get_the_same_names(keys: list[str]) -> 
     assert list(map(first.choose, keys)) == list(map(second.choose, keys))
 
 
-def test_a_key_that_was_given_a_name_is_known_whichever_name_it_got() -> None:
+def test_a_renamed_key_is_recognized_under_either_name() -> None:
     names = MemberNames()
     names.choose("a/b")
     names.choose("../c")

@@ -1,6 +1,4 @@
-"""Members that are unpacked on several threads give the bytes, and the errors, that reading them one after
-the other gives.
-"""
+"""Unpacking members on several threads gives the same bytes and errors as sequential reading."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ _SENTENCES = [
 
 
 def _make_text(size_bytes: int) -> bytes:
-    """Words in an order that repeats late."""
+    """Return words in an order that repeats late."""
     return b"".join(islice(cycle(_SENTENCES), size_bytes // len(_SENTENCES[0]) + 1))[:size_bytes]
 
 
@@ -54,7 +52,7 @@ SHAPES = {
 
 @pytest.mark.takes_seconds
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_bytes_are_those_of_reading_one_after_the_other(name: str) -> None:
+def test_the_bytes_equal_those_of_sequential_reading(name: str) -> None:
     data = b"".join(SHAPES[name])
     file = io.BytesIO(b"before" + data + b"behind")
     observed: list[bytes] = []
@@ -63,8 +61,8 @@ def test_the_bytes_are_those_of_reading_one_after_the_other(name: str) -> None:
     assert b"".join(observed) == data
 
 
-def test_what_is_unpacked_at_one_time_is_whole_members() -> None:
-    """Read one after the other, the pieces would begin anywhere."""
+def test_unpacking_works_on_whole_members() -> None:
+    """In sequential reading, pieces may begin anywhere."""
     data = b"".join(SHAPES["many large members"])
     pieces: list[bytes] = []
     deque(read_members_concurrently(io.BytesIO(data), 0, len(data), on_progress=pieces.append), maxlen=0)
@@ -73,7 +71,7 @@ def test_what_is_unpacked_at_one_time_is_whole_members() -> None:
 
 
 class CountedFile(io.BytesIO):
-    """Counts what is read of it."""
+    """Counts the bytes read."""
 
     read_bytes = 0
 
@@ -83,7 +81,7 @@ class CountedFile(io.BytesIO):
         return data
 
 
-def test_only_a_few_pieces_are_read_ahead() -> None:
+def test_only_a_few_pieces_are_prefetched() -> None:
     members = [store_member(make_noise(500_000, number)) for number in range(30)]
     file = CountedFile(b"".join(members))
     done = 0
@@ -106,7 +104,7 @@ def _find_error(data: bytes, length: int, *, is_side_by_side: bool) -> str:
 
 
 @pytest.mark.parametrize("cut", [1, 9, BLOCK_BYTES // 3, 3 * BLOCK_BYTES])
-def test_a_range_that_is_cut_short_is_told_in_the_same_words(cut: int) -> None:
+def test_a_truncated_range_gives_the_same_error(cut: int) -> None:
     data = b"".join(SHAPES["many large members"])
     for bytes_there, length in ((data[:-cut], len(data)), (data, len(data) - cut)):
         found = _find_error(bytes_there, length, is_side_by_side=True)
@@ -114,20 +112,20 @@ def test_a_range_that_is_cut_short_is_told_in_the_same_words(cut: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 39])
-def test_a_range_that_is_cut_short_between_two_members_is_told_too(count: int) -> None:
+def test_a_range_truncated_between_two_members_is_reported_too(count: int) -> None:
     members = SHAPES["many large members"]
     found = _find_error(b"".join(members[:count]), len(b"".join(members)), is_side_by_side=True)
     assert found == _find_error(b"".join(members[:count]), len(b"".join(members)), is_side_by_side=False)
 
 
 @pytest.mark.parametrize("place", [0, 1, 5000, 700_000, -3, -200_000])
-def test_a_byte_that_flipped_is_found(place: int) -> None:
+def test_a_flipped_byte_is_found(place: int) -> None:
     data = bytearray(b"".join(SHAPES["many large members"]))
     data[place] ^= 0x10
     assert _find_error(bytes(data), len(data), is_side_by_side=True)
 
 
-def test_what_stands_before_the_damage_is_given_out_once() -> None:
+def test_what_precedes_the_damage_is_returned_once() -> None:
     members = SHAPES["many large members"]
     data = bytearray(b"".join(members))
     data[len(b"".join(members[:30])) + 5000] ^= 1

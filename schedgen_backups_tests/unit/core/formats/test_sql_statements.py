@@ -1,6 +1,4 @@
-"""pg_dump's text is cut into statements where psql would cut it, in whatever pieces it comes, and psql
-commands are refused.
-"""
+"""pg_dump's text is split into statements as psql splits it, in any chunks, and psql commands are refused."""
 
 from __future__ import annotations
 
@@ -72,7 +70,7 @@ def test_single_bytes_give_the_same_statements() -> None:
 
 
 @given(st.lists(st.integers(0, len(TEXT)), max_size=8))
-def test_any_pieces_give_the_same_statements(cuts: list[int]) -> None:
+def test_any_chunks_give_the_same_statements(cuts: list[int]) -> None:
     assert split(TEXT, sorted(cuts)) == list(STATEMENTS)
 
 
@@ -96,7 +94,7 @@ def test_a_psql_command_is_refused(text: bytes) -> None:
     "text",
     [b"SELECT '\\! id\n';", b"SELECT $$\n\\! id\n$$;", b"-- \\! id\nSELECT 1;", b'SELECT "\n\\! id\n";'],
 )
-def test_what_only_looks_like_a_psql_command_is_text(text: bytes) -> None:
+def test_text_that_imitates_a_psql_command_is_text(text: bytes) -> None:
     assert len(split(text)) == 1
 
 
@@ -108,7 +106,7 @@ def test_a_text_that_ends_within_a_statement_is_refused(text: bytes) -> None:
         split(text)
 
 
-def test_rows_stand_between_statements() -> None:
+def test_rows_are_between_statements() -> None:
     splitter = StatementSplitter()
     assert [
         statement.text for statement in splitter.feed(b"SET a = 1;\n\n--\n-- Data for Name: x\n--\n\n")
@@ -120,7 +118,7 @@ def test_rows_stand_between_statements() -> None:
     assert not splitter.is_between
 
 
-def test_statements_about_roles_are_told_from_settings_and_comments() -> None:
+def test_statements_about_roles_are_told_apart_from_settings_and_comments() -> None:
     text = (
         "--\n-- Roles\n--\n\nSET default_transaction_read_only = off;\nCREATE ROLE a;\nALTER ROLE a SET "
         "x TO 'SET y;\nz';\n-- end\n"
@@ -133,7 +131,8 @@ def test_statements_about_roles_are_told_from_settings_and_comments() -> None:
 _LONG_STATEMENTS = """
 from schedgen_backups.core.formats.sql_statements import StatementSplitter
 words = b"a" * (16 << 20)
-string, body, numbers = b"COMMENT ON TABLE t IS '" + words + b"';", b"SELECT $$" + words + b"$$;", b"SELECT " + b"1, " * (1 << 18) + b"1;"
+string, body = b"COMMENT ON TABLE t IS '" + words + b"';", b"SELECT $$" + words + b"$$;"
+numbers = b"SELECT " + b"1, " * (1 << 18) + b"1;"
 for text in (string, body, numbers, b"/*" + words + b"*/;"):
     splitter, found = StatementSplitter(), 0
     for start in range(0, len(text), 64):
@@ -143,9 +142,10 @@ for text in (string, body, numbers, b"/*" + words + b"*/;"):
 
 
 @pytest.mark.takes_seconds
-def test_a_long_statement_is_not_copied_for_each_of_its_pieces() -> None:
-    """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a
-    statement of a gigabyte.
+def test_a_long_statement_is_not_copied_for_each_of_its_chunks() -> None:
+    """Quadratic copying would move terabytes here, which takes minutes.
+
+    In chunks of a megabyte, a statement of a gigabyte has as many.
     """
     done = subprocess.run(
         [sys.executable, "-c", _LONG_STATEMENTS], timeout=60, check=False, capture_output=True, text=True
@@ -154,7 +154,7 @@ def test_a_long_statement_is_not_copied_for_each_of_its_pieces() -> None:
 
 
 @given(st.lists(st.integers(0, len(TEXT)), max_size=8))
-def test_a_flush_yields_every_statement_that_came(cuts: list[int]) -> None:
+def test_a_flush_yields_every_complete_statement(cuts: list[int]) -> None:
     splitter = StatementSplitter()
     found: list[bytes] = []
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(TEXT)], strict=True):

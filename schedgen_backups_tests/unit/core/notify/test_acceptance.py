@@ -1,4 +1,4 @@
-"""What a body says of an alert that a service answered with a status of 2xx."""
+"""What the body of a 2xx answer says about acceptance of an alert."""
 
 from __future__ import annotations
 
@@ -112,13 +112,13 @@ def make_answer(body: str, content_type: str = "application/json") -> Answer:
 
 
 @pytest.mark.parametrize("said", REFUSALS, ids=json.dumps)
-def test_a_refusal_is_understood_however_it_is_spelled(said: object) -> None:
+def test_a_refusal_is_recognized_in_any_spelling(said: object) -> None:
     assert is_refusal(make_answer(json.dumps(said)))
     assert is_refusal(make_answer(f"\n {json.dumps(said)}\n", "text/html"))
 
 
 @pytest.mark.parametrize("said", ACCEPTANCES, ids=json.dumps)
-def test_json_that_is_not_about_a_failure_is_an_acceptance(said: object) -> None:
+def test_json_that_does_not_report_a_failure_is_an_acceptance(said: object) -> None:
     assert not is_refusal(make_answer(json.dumps(said)))
     assert not is_refusal(make_answer(json.dumps(said), "text/html; charset=utf-8"))
 
@@ -134,7 +134,7 @@ def test_json_that_is_not_about_a_failure_is_an_acceptance(said: object) -> None
         "Not Found",
     ],
 )
-def test_a_page_or_a_refusal_in_words_is_no_acceptance(body: str) -> None:
+def test_a_page_or_a_refusal_in_words_is_not_an_acceptance(body: str) -> None:
     assert is_refusal(make_answer(body, "text/plain"))
 
 
@@ -158,19 +158,22 @@ def test_a_page_or_a_refusal_in_words_is_no_acceptance(body: str) -> None:
         (" ", False),
     ],
 )
-def test_a_text_that_is_called_a_page_is_one_where_it_has_a_tag(body: str, *, is_refused: bool) -> None:
-    """Many frameworks call whatever a handler returns text/html: a receiver that says "received" got it."""
+def test_a_text_sent_as_html_is_a_page_only_if_it_has_a_tag(body: str, *, is_refused: bool) -> None:
+    """Many frameworks label whatever a handler returns as text/html.
+
+    A receiver that says "received" got it.
+    """
     assert is_refusal(make_answer(body, "Text/HTML; charset=utf-8")) is is_refused
 
 
 @pytest.mark.parametrize(
     "body", ["", "ok", "thanks", "{", "accepted", "notified", "1", "Invalidation queued"]
 )
-def test_another_text_is_an_acceptance(body: str) -> None:
+def test_other_text_is_an_acceptance(body: str) -> None:
     assert not is_refusal(make_answer(body, "text/plain"))
 
 
-def test_json_in_many_layers_is_read_to_a_limit() -> None:
+def test_deeply_nested_json_is_read_to_a_limit() -> None:
     assert not is_refusal(make_answer('{"data":' * 500 + '{"ok": false}' + "}" * 500))
     assert not is_refusal(make_answer("[" * 300 + "]" * 300))
     assert is_refusal(make_answer("[" * 60_000))

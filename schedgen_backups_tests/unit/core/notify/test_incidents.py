@@ -1,7 +1,6 @@
-"""Incidents: when one more occurrence deserves an alert, and a state file that survives damage and two
-processes at once.
+"""Incidents: when an occurrence causes an alert, and a state file that survives damage and concurrency.
 
-What is sent, and what happens when nobody accepts it, is tested in `test_notifier`.
+What is sent, and what happens when no channel accepts it, is tested in `test_notifier`.
 """
 
 from __future__ import annotations
@@ -30,13 +29,15 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range(50):
     with store.locked():
-        state = store.read().with_occurrence(IncidentKey("run", "both"), datetime.now(timezone.utc), is_announced=False)
-        store.write(state.with_occurrence(IncidentKey("run", f"{sys.argv[2]} {number}"), datetime.now(timezone.utc), is_announced=True))
+        state = store.read().with_occurrence(IncidentKey("run", "both"), datetime.now(timezone.utc),
+            is_announced=False)
+        store.write(state.with_occurrence(IncidentKey("run", f"{sys.argv[2]} {number}"),
+            datetime.now(timezone.utc), is_announced=True))
 """
 
 
 def announce_when_due(*times: timedelta) -> list[timedelta]:
-    """At which of these times, from the first occurrence on, an alert went out."""
+    """Return the times, from the first occurrence on, at which an alert was sent."""
     state = IncidentState()
     announced: list[timedelta] = []
     for since in times:
@@ -46,8 +47,8 @@ def announce_when_due(*times: timedelta) -> list[timedelta]:
     return announced
 
 
-def test_alerts_come_at_once_after_1_6_and_24_hours_and_daily_from_then_on() -> None:
-    """Trouble that is seen every ten minutes for five days."""
+def test_alerts_are_sent_at_once_after_1_6_and_24_hours_and_then_daily() -> None:
+    """A failure that is seen every ten minutes for five days."""
     announced = announce_when_due(*(timedelta(minutes=10 * number) for number in range(5 * 24 * 6)))
     first_day = [timedelta(0), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24)]
     assert announced[:4] == first_day
@@ -56,7 +57,7 @@ def test_alerts_come_at_once_after_1_6_and_24_hours_and_daily_from_then_on() -> 
     assert all(timedelta(hours=23) <= gap <= timedelta(hours=24) for gap in later)
 
 
-def test_a_nightly_failure_is_told_every_night_although_no_two_nights_take_the_same_time() -> None:
+def test_a_nightly_failure_is_reported_every_night_despite_varying_duration() -> None:
     """The sixth night fails some seconds sooner than the fifth: still another night without a backup."""
     nights = [
         timedelta(days=night, seconds=seconds)
@@ -66,20 +67,20 @@ def test_a_nightly_failure_is_told_every_night_although_no_two_nights_take_the_s
 
 
 @pytest.mark.parametrize(("since", "is_due"), [(0, False), (3599, False), (3600, True)])
-def test_the_first_reminder_is_due_after_an_hour_to_the_second(since: int, is_due: bool) -> None:
+def test_the_first_reminder_is_due_after_exactly_one_hour(since: int, is_due: bool) -> None:
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
     assert state.is_due(KEY, BEGAN + timedelta(seconds=since)) is is_due
 
 
 @pytest.mark.parametrize(("since", "is_due"), [(-1, False), (0, True)])
-def test_after_a_day_an_alert_is_due_every_23_hours_to_the_second(since: int, is_due: bool) -> None:
+def test_after_a_day_an_alert_is_due_every_23_hours_exactly(since: int, is_due: bool) -> None:
     state = IncidentState()
     for hours in (0, 1, 6, 24):
         state = state.with_occurrence(KEY, BEGAN + timedelta(hours=hours), is_announced=True)
     assert state.is_due(KEY, BEGAN + timedelta(hours=24 + 23, seconds=since)) is is_due
 
 
-def test_a_late_reminder_is_not_followed_by_the_next_at_the_same_moment() -> None:
+def test_a_late_reminder_is_not_followed_by_the_next_at_once() -> None:
     late = BEGAN + timedelta(hours=6)
     state = (
         IncidentState()
@@ -95,13 +96,13 @@ def test_a_clock_that_was_set_back_makes_no_alert_due() -> None:
     assert not state.is_due(KEY, BEGAN - timedelta(days=1))
 
 
-def test_an_alert_that_nobody_accepted_opens_nothing_and_stays_due() -> None:
+def test_an_undelivered_alert_opens_no_incident_and_stays_due() -> None:
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=False)
     assert state == IncidentState()
     assert state.is_due(KEY, BEGAN)
 
 
-def test_a_reminder_that_nobody_accepted_stays_due() -> None:
+def test_an_undelivered_reminder_stays_due() -> None:
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
     later = BEGAN + timedelta(hours=1)
     state = state.with_occurrence(KEY, later, is_announced=False)
@@ -110,7 +111,7 @@ def test_a_reminder_that_nobody_accepted_stays_due() -> None:
     assert not state.is_due(KEY, later + timedelta(hours=1))
 
 
-def test_occurrences_are_counted_and_the_beginning_stays() -> None:
+def test_occurrences_are_counted_and_the_start_time_stays() -> None:
     state = IncidentState()
     for number in range(4):
         state = state.with_occurrence(KEY, BEGAN + timedelta(minutes=number), is_announced=number in {0, 3})
@@ -129,20 +130,20 @@ def test_occurrences_are_counted_and_the_beginning_stays() -> None:
     )
 
 
-def test_each_key_is_an_incident_of_its_own() -> None:
+def test_each_key_is_a_separate_incident() -> None:
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
     assert state.is_due(OTHER, BEGAN)
     state = state.with_occurrence(OTHER, BEGAN, is_announced=True)
     assert [incident.key for incident in state.without(frozenset({KEY})).incidents] == [OTHER]
 
 
-def test_what_is_over_and_comes_again_is_a_new_incident() -> None:
+def test_a_recurrence_after_recovery_is_a_new_incident() -> None:
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True).without(frozenset({KEY}))
     assert state.find(KEY) is None
     assert state.is_due(KEY, BEGAN + timedelta(seconds=1))
 
 
-def test_the_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_the_state_is_read_back_as_written(tmp_path: Path) -> None:
     store = IncidentStore(tmp_path / ".alerts")
     assert store.read() == IncidentState()
     state = IncidentState().with_occurrence(KEY, BEGAN, is_announced=True)
@@ -153,7 +154,7 @@ def test_the_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"\xff\x00\xff", b'{"incidents": [{"kind": "x"}]}', b"[]"])
-def test_a_damaged_state_counts_as_none_and_is_written_anew(tmp_path: Path, damaged: bytes) -> None:
+def test_a_damaged_state_counts_as_empty_and_is_replaced(tmp_path: Path, damaged: bytes) -> None:
     """One alert too many, never one too few."""
     store = IncidentStore(tmp_path)
     (tmp_path / "incidents.json").write_bytes(damaged)
@@ -175,8 +176,8 @@ def test_a_state_of_a_newer_version_is_read(tmp_path: Path) -> None:
     assert IncidentStore(tmp_path).read() == state
 
 
-def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
-    """The backup directory too, which an alert about a first backup may be the first to make."""
+def test_files_and_folders_are_private_to_their_owner(tmp_path: Path) -> None:
+    """The backup directory too, which an alert about a first backup may be the first to create."""
     before = os.umask(0)
     try:
         store = IncidentStore(tmp_path / "backups" / ".alerts")
@@ -189,7 +190,7 @@ def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / "backups").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_os_error(tmp_path: Path) -> None:
     """Even root cannot make a folder in a file."""
     (tmp_path / "backups").write_bytes(b"")
     with pytest.raises(OSError), IncidentStore(tmp_path / "backups" / ".alerts").locked():
@@ -197,7 +198,7 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.takes_seconds
-def test_two_processes_at_once_lose_no_incident(tmp_path: Path) -> None:
+def test_two_concurrent_processes_lose_no_incident(tmp_path: Path) -> None:
     folder = tmp_path / ".alerts"
     with IncidentStore(folder).locked():
         IncidentStore(folder).write(

@@ -1,4 +1,4 @@
-"""When sensors last looked: kept beside the incidents, and no reason for anything to fail."""
+"""The record of when sensors last ran is kept beside the incidents, and its problems fail nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schedgen_backups.doctor.results import Verdict
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=timezone.utc)
 
 
-def test_a_look_is_kept_and_not_written_again_within_five_minutes(tmp_path: Path) -> None:
+def test_a_tick_is_recorded_and_not_rewritten_within_five_minutes(tmp_path: Path) -> None:
     record_tick(tmp_path, "alert_outbox", NOW)
     file = tmp_path / ".alerts" / "ticks.json"
     written = file.stat().st_mtime_ns
@@ -30,7 +30,7 @@ def test_a_clock_that_went_back_is_noted(tmp_path: Path) -> None:
     assert read_ticks(tmp_path) == {"alert_outbox": NOW}
 
 
-def test_a_missing_directory_is_not_made_and_what_cannot_be_written_or_read_fails_nothing(
+def test_a_missing_directory_is_not_created_and_io_errors_fail_nothing(
     tmp_path: Path,
 ) -> None:
     record_tick(tmp_path / "missing", "alert_outbox", NOW)
@@ -44,7 +44,7 @@ def test_a_missing_directory_is_not_made_and_what_cannot_be_written_or_read_fail
     assert read_ticks(other) == {}
 
 
-def test_doctor_says_which_sensor_has_stopped(tmp_path: Path) -> None:
+def test_doctor_reports_a_sensor_that_has_stopped(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path)
     assert list(examine_sensors(catalog, NOW)) == []
     record_tick(tmp_path, "alert_outbox", NOW - timedelta(minutes=4))

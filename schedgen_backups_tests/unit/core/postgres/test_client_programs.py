@@ -1,4 +1,4 @@
-"""Which of several client programs is taken for a server, and which are refused."""
+"""Which of several client programs is chosen for a server, and which are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SETTINGS = DatabaseSettings("127.0.0.1", 5432, "app", "secret", "app", "disable"
 
 
 def install(folder: Path, version: str) -> Path:
-    """Programs that say they are of this version, and do nothing else."""
+    """Install programs that print this version and do nothing else."""
     folder.mkdir(parents=True)
     for name in ("pg_dump", "pg_dumpall", "psql"):
         path = folder / name
@@ -27,7 +27,7 @@ def install(folder: Path, version: str) -> Path:
     "version",
     ["13.22", "14.19", "15.14", "16.10 (Debian 16.10-1)", "16.11", "17.6", "18.0", "18beta1", "19.0"],
 )
-def test_programs_of_august_2025_and_newer_are_taken(version: str, tmp_path: Path) -> None:
+def test_programs_of_august_2025_and_newer_are_accepted(version: str, tmp_path: Path) -> None:
     assert version.startswith(find_client(SETTINGS, 13, install(tmp_path / "bin", version)).version)
 
 

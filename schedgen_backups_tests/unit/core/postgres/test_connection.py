@@ -1,6 +1,4 @@
-"""What a connection takes from the settings beside host and login: libpq's other variables, in this process
-and in its programs.
-"""
+"""What a connection takes from libpq's other variables, in this process and in its programs."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ _SSL_REQUEST_BYTES = 8
 
 @pytest.fixture
 def tls_port() -> Iterator[int]:
-    """Where somebody agrees to TLS, which is when libpq looks for its certificates."""
+    """Yield a port that agrees to TLS, upon which libpq looks for its certificates."""
     with socket.create_server((LOOPBACK, 0)) as listener:
 
         def agree() -> None:
@@ -40,7 +38,7 @@ def tls_port() -> Iterator[int]:
         thread.join()
 
 
-def test_libpq_variables_count_in_this_process(tls_port: int) -> None:
+def test_libpq_variables_apply_in_this_process(tls_port: int) -> None:
     variables = (("PGSSLROOTCERT", CERTIFICATE), ("PGNOTKNOWN", "left out, as libpq does"))
     settings = DatabaseSettings(LOOPBACK, tls_port, "me", "secret", "name", "verify-ca", variables)
     with pytest.raises(DatabaseUnreachableError, match=CERTIFICATE), connect_database(settings):
@@ -61,9 +59,7 @@ def test_libpq_variables_reach_client_programs_and_never_replace_the_login() -> 
 
 
 class CleartextServer:
-    """Speaks as much of PostgreSQL's protocol as it takes to ask for a password in cleartext, and keeps what
-    it got.
-    """
+    """Speaks enough of PostgreSQL's protocol to ask for a cleartext password, and records it."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -136,7 +132,7 @@ def test_no_program_sends_a_password_in_cleartext_without_encryption(bin_dir: ob
     assert b"canary" not in server.received
 
 
-def test_a_rule_of_the_operators_own_stays_and_encrypted_sessions_need_none() -> None:
+def test_an_operators_own_rule_stays_and_encrypted_sessions_need_none() -> None:
     own = DatabaseSettings(
         "host", 5432, "me", "secret", "name", libpq_variables=(("PGREQUIREAUTH", "scram-sha-256"),)
     )
@@ -149,7 +145,7 @@ def test_a_rule_of_the_operators_own_stays_and_encrypted_sessions_need_none() ->
     )
 
 
-def test_what_was_encrypted_once_does_not_fall_back_to_plaintext() -> None:
+def test_what_was_encrypted_once_never_falls_back_to_plaintext() -> None:
     settings = DatabaseSettings("db.example", 5432, "me", "secret", "name")
     assert make_client_environment(settings, SessionFacts(is_encrypted=True))["PGSSLMODE"] == "require"
     assert make_client_environment(settings, SessionFacts())["PGSSLMODE"] == "prefer"

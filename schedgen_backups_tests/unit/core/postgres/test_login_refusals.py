@@ -1,4 +1,4 @@
-"""What a refused login is told as: cause and hint by the server's words, and whether trying again may help."""
+"""How a refused login is reported: cause and hint from the server's message, and whether a retry may help."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_each_refusal_has_its_own_cause_and_hint(
     assert "canary" not in error.message + error.hint
 
 
-def test_only_a_refused_password_is_told_as_one() -> None:
+def test_only_a_refused_password_is_reported_as_one() -> None:
     errors = [
         explain_refusal(SETTINGS, PREFIX + words)
         for words in ('too many connections for role "backup"', 'role "backup" does not exist')
@@ -86,7 +86,7 @@ def test_only_a_refused_password_is_told_as_one() -> None:
     assert [error for error in errors if "POSTGRES_PASSWORD" in error.hint] == []
 
 
-def test_an_unknown_refusal_may_pass() -> None:
+def test_an_unknown_refusal_may_be_temporary() -> None:
     error = explain_refusal(SETTINGS, "connection refused")
     assert error.is_retryable
     assert "cannot be reached" in error.message

@@ -1,6 +1,4 @@
-"""What psql says becomes a message without codes, and a hint that fits the SQLSTATE: a wrong hint costs more
-time than none.
-"""
+"""Output of psql becomes a message without codes, and a hint that fits the SQLSTATE."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What a restore says it would do, before it does anything: made of files and of what the servers said,
-without asking them.
-"""
+"""The plan of a restore, described from files and the servers' answers before anything is done."""
 
 from __future__ import annotations
 
@@ -85,7 +83,7 @@ def record(tmp_path: Path) -> DumpRecord:
 
 @pytest.fixture
 def prepared(record: DumpRecord, tmp_path: Path) -> Iterator[PreparedRestore]:
-    """Both halves of a point, with connections that nobody opens."""
+    """Return both halves of a point, with connections that are never opened."""
     assert record.table_count == 2
     write_archive(tmp_path / ARCHIVE_NAME, [(make_entry("a.pdf", b"abc"), b"abc")])
     names = [(tmp_path / name, ArtifactName.from_file_name(name)) for name in (DUMP_NAME, ARCHIVE_NAME)]
@@ -123,7 +121,7 @@ def test_a_half_that_is_left_out_is_not_described(prepared: PreparedRestore) -> 
     assert any("write 1 object " in line for line in lines)
 
 
-def test_what_is_replaced_is_named_before(prepared: PreparedRestore) -> None:
+def test_what_would_be_replaced_is_named_first(prepared: PreparedRestore) -> None:
     database = prepared.get_database()
     assert prepared.bucket is not None
     full = replace(
@@ -148,7 +146,7 @@ def test_roles_that_the_server_lacks_are_named(prepared: PreparedRestore) -> Non
     assert not any("roles" in line for line in prepared.describe())
 
 
-def test_a_swap_says_what_the_old_database_is_called(prepared: PreparedRestore) -> None:
+def test_a_swap_names_the_renamed_old_database(prepared: PreparedRestore) -> None:
     lines = replace(prepared, request=replace(prepared.request, is_swap=True)).describe()
     assert any(
         line.startswith("load 2 tables with 3 rows into a new database next to user@host:5432/fresh")
@@ -183,7 +181,7 @@ def test_the_name_to_confirm_is_the_databases_or_the_buckets(prepared: PreparedR
         (3200, 0, 4, LoadWay.SEVERAL_SESSIONS),
     ],
 )
-def test_the_way_of_a_load_depends_on_locks_and_on_an_empty_target(
+def test_the_load_mode_depends_on_locks_and_an_empty_target(
     record: DumpRecord, relations: int, held: int, jobs: int, way: LoadWay
 ) -> None:
     facts = replace(FACTS, relation_count=held)
@@ -192,7 +190,7 @@ def test_the_way_of_a_load_depends_on_locks_and_on_an_empty_target(
     assert choose_way(shared, facts, jobs=jobs) is way
 
 
-def test_a_load_that_is_not_one_transaction_says_so(record: DumpRecord) -> None:
+def test_a_load_that_is_not_one_transaction_is_announced(record: DumpRecord) -> None:
     [several] = describe_load(record, FACTS, "there", LoadWay.SEVERAL_SESSIONS, jobs=4)
     assert "in 4 sessions and NOT in one transaction" in several
     removed, plain = describe_load(
@@ -220,7 +218,7 @@ def test_a_dump_with_large_objects_or_uncounted_tables_is_not_shared(
         assert not can_load_in_parallel(dump)
 
 
-def test_targets_that_hold_something_are_refused() -> None:
+def test_targets_that_are_not_empty_are_refused() -> None:
     check_empty(DATABASE, 0)
     check_bucket_empty(BUCKET, is_empty=True)
     with pytest.raises(TargetNotEmptyError, match="it contains 2 tables"):
@@ -240,7 +238,7 @@ def test_targets_that_hold_something_are_refused() -> None:
         ),
     ],
 )
-def test_what_a_bucket_holds_after_an_error_is_said(removed: RemovedObjects, said: str) -> None:
+def test_the_contents_of_a_bucket_after_an_error_are_reported(removed: RemovedObjects, said: str) -> None:
     assert removed.describe("b") == said
 
 
@@ -279,7 +277,7 @@ def test_another_collation_of_the_target_is_named_where_both_are_known(prepared:
     ("encoding", "name", "can"),
     [("UTF8", "jobs", True), ("UTF8", "jöbs", True), ("LATIN1", "jobs", True), ("LATIN1", "jöbs", False)],
 )
-def test_names_that_another_encoding_writes_otherwise_are_loaded_in_one_session(
+def test_names_that_another_encoding_writes_differently_are_loaded_in_one_session(
     prepared: PreparedRestore,
     encoding: str,
     name: str,
@@ -304,7 +302,7 @@ def test_rows_of_a_hash_partition_are_loaded_in_one_session(prepared: PreparedRe
     assert not can_load_in_parallel(database.dump)
 
 
-def test_files_are_read_whole_before_anything_is_written(prepared: PreparedRestore) -> None:
+def test_files_are_read_completely_before_anything_is_written(prepared: PreparedRestore) -> None:
     passed: dict[str, int] = {}
 
     def note(phase: str, size_bytes: int) -> None:
@@ -323,7 +321,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(prepared: PreparedRestor
     path.write_bytes(damage(whole, 8 * (len(whole) // 3)))
     with pytest.raises(VerificationError, match=f"recovery point {POINT} is damaged, nothing was written"):
         prepared.verify()
-    # The half that is damaged is not asked for.
+    # The half that is damaged is not requested.
     half = replace(prepared, database=None) if place == 0 else replace(prepared, bucket=None)
     half.verify()
 
@@ -332,7 +330,7 @@ def test_a_damaged_file_is_named_and_nothing_is_written(prepared: PreparedRestor
 def test_a_sound_file_that_is_not_the_manifests_is_refused(
     prepared: PreparedRestore, kind: ArtifactKind
 ) -> None:
-    """Another file of the same point, such as one that was captured a second time."""
+    """It is another file of the same point, such as one that was captured a second time."""
     point = prepared.request.point
     artifacts = tuple(
         Artifact(
@@ -376,7 +374,7 @@ def test_unknown_is_not_equal() -> None:
     assert not RestoreReport((passed, unknown), {}, 0, ()).is_equal
 
 
-def test_a_restore_without_a_database_has_none_to_give(prepared: PreparedRestore) -> None:
+def test_a_restore_without_a_database_cannot_return_one(prepared: PreparedRestore) -> None:
     with pytest.raises(RestoreError, match="has no database"):
         replace(prepared, database=None).get_database()
     assert replace(prepared.request, database=None, bucket=None).target_name == ""

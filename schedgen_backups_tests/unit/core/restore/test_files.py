@@ -1,6 +1,4 @@
-"""Objects of an archive as files in a folder: whole or not at all, never over another file unasked, and never
-outside the folder.
-"""
+"""Objects of an archive as files: complete or absent, never overwriting unasked, never outside the folder."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ MODIFIED = datetime(2026, 11, 20, 12, 30, tzinfo=timezone.utc)
 
 
 class Archived:
-    """A point with an archive of its own, and the folder that its objects go into."""
+    """A point with its own archive, and the folder for its objects."""
 
     def __init__(self, directory: Path) -> None:
         self.folder = directory / "new" / "out"
@@ -67,7 +65,7 @@ def test_objects_become_files_with_their_bytes_and_times(archived: Archived) -> 
     assert list_files(archived.folder) == sorted(BODIES)
 
 
-def test_a_file_that_is_there_is_not_written_over_unasked(archived: Archived) -> None:
+def test_an_existing_file_is_not_overwritten_unasked(archived: Archived) -> None:
     (archived.folder / "jobs").mkdir(parents=True)
     mine = archived.folder / "jobs/1.pdf"
     mine.write_bytes(b"mine")
@@ -81,7 +79,7 @@ def test_a_file_that_is_there_is_not_written_over_unasked(archived: Archived) ->
     assert mine.read_bytes() == b"one"
 
 
-def test_a_link_to_nowhere_counts_as_a_file_that_is_there(archived: Archived) -> None:
+def test_a_dangling_link_counts_as_an_existing_file(archived: Archived) -> None:
     archived.folder.mkdir(parents=True)
     (archived.folder / "a.pdf").symlink_to(archived.folder / "nowhere")
     with archived.prepare("a.pdf") as files, pytest.raises(TargetNotEmptyError):
@@ -107,7 +105,7 @@ def test_a_damaged_object_leaves_no_file(archived: Archived) -> None:
     assert list_files(archived.folder) == []
 
 
-def test_a_file_that_changed_since_it_was_written_is_named(archived: Archived) -> None:
+def test_a_file_changed_since_it_was_written_is_named(archived: Archived) -> None:
     with archived.prepare("*") as files:
         _first, second, _third = files.execute(overwrite=False)
         second.write_bytes(b"two")

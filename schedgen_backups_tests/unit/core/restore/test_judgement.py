@@ -1,6 +1,6 @@
-"""The judgement of a comparison: what counts as restored, as equal and as unknown.
+"""The judgment of a comparison: what counts as restored, as equal and as unknown.
 
-How both sides are read is tested with real servers.
+Tests with real servers cover how both sides are read.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_the_same_rows_and_text_are_equal(captured: Captured) -> None:
     assert said == "2 tables with 3 rows are there; 2 tables, 3 rows and the schema are equal"
 
 
-def test_a_table_that_is_missing_or_has_other_rows_fails_both(captured: Captured) -> None:
+def test_a_missing_table_or_missing_rows_fail_both(captured: Captured) -> None:
     captured.facts = [replace(captured.facts[0], rows=1)]
     restored, equal, said = captured.judge()
     assert (restored, equal) == (CheckStatus.FAILED, CheckStatus.FAILED)
@@ -114,7 +114,7 @@ def test_another_text_by_other_programs_is_unknown_and_never_passed(
         ({"a": "bytes"}, CheckStatus.PASSED, CheckStatus.FAILED),
     ],
 )
-def test_objects_are_restored_when_they_are_there_and_equal_when_nothing_differs(
+def test_objects_are_restored_when_present_and_equal_when_nothing_differs(
     differences: dict[str, str], restored: CheckStatus, equal: CheckStatus
 ) -> None:
     found = judge_bucket(2, 20, differences, listed_count=5)
@@ -130,7 +130,7 @@ def test_objects_are_restored_when_they_are_there_and_equal_when_nothing_differs
 @pytest.mark.parametrize(
     ("differences", "status"), [({}, CheckStatus.UNKNOWN), ({"a": "bytes"}, CheckStatus.FAILED)]
 )
-def test_objects_whose_tags_were_never_read_are_not_known_to_be_equal(
+def test_objects_with_unread_tags_are_not_known_to_be_equal(
     differences: dict[str, str], status: CheckStatus
 ) -> None:
     restored, equal = judge_bucket(
@@ -146,7 +146,7 @@ def test_objects_whose_tags_were_never_read_are_not_known_to_be_equal(
 @given(
     st.lists(st.binary(max_size=9).filter(lambda row: b"\n" not in row), max_size=20), st.randoms(), st.data()
 )
-def test_rows_add_up_to_the_same_in_any_order_and_in_any_pieces(
+def test_rows_have_the_same_sum_in_any_order_and_any_chunks(
     rows: list[bytes], random: object, data: st.DataObject
 ) -> None:
     shuffled = list(rows)
@@ -175,7 +175,7 @@ def test_results_say_what_was_counted_and_when(captured: Captured) -> None:
     assert there.figures == same.figures == {"objects": 2, "size_bytes": 20, "other_objects": 0}
 
 
-def test_what_a_dump_does_not_hold_is_said_and_changes_no_judgement(captured: Captured) -> None:
+def test_what_a_dump_does_not_hold_is_reported_and_changes_no_judgment(captured: Captured) -> None:
     record = captured.record
     facts = DumpFacts(
         tuple(captured.facts),
@@ -191,14 +191,14 @@ def test_what_a_dump_does_not_hold_is_said_and_changes_no_judgement(captured: Ca
     )
 
 
-def test_a_file_of_before_the_comparable_digest_is_compared_by_its_whole_text(captured: Captured) -> None:
+def test_a_file_without_a_comparable_digest_is_compared_by_its_whole_text(captured: Captured) -> None:
     record = captured.record.model_copy(update={"comparable_sha256": ""})
     for text_sha256, status in ((record.text_sha256, CheckStatus.PASSED), ("0" * 64, CheckStatus.FAILED)):
         facts = DumpFacts(tuple(captured.facts), text_sha256, 0, is_complete=True, comparable_sha256="1" * 64)
         assert judge_database(record, captured.tables, facts, EQUAL, SAME)[1].status is status
 
 
-def test_a_text_that_cannot_be_equal_is_unknown_and_its_rows_count_all_the_same(captured: Captured) -> None:
+def test_a_text_that_cannot_be_equal_is_unknown_and_its_rows_still_count(captured: Captured) -> None:
     facts = DumpFacts(tuple(captured.facts), "0" * 64, 0, is_complete=True)
     _restored, equal = judge_database(
         captured.record, captured.tables, facts, EQUAL, SAME, uncompared="2 objects belong to the loader"
@@ -229,7 +229,7 @@ def make_table(name: str, rows: int, sha256: str, root: str = "") -> TableEntry:
 
 
 def make_facts(*tables: TableEntry, **changes: object) -> list[TableFacts]:
-    """What a second dump shows of these tables; `changes` are of each."""
+    """Return what a second dump shows of these tables; `changes` apply to each."""
     facts = [
         TableFacts(table.schema_name, table.name, table.columns, table.rows, table.size_bytes, table.sha256)
         for table in tables
@@ -238,7 +238,7 @@ def make_facts(*tables: TableEntry, **changes: object) -> list[TableFacts]:
 
 
 class Reader:
-    """Answers whether tables hold the same rows in another order, and notes which it was asked for."""
+    """Answers whether tables hold the same rows in another order, and records the requests."""
 
     def __init__(self, *, has_same_rows: bool) -> None:
         self.has_same_rows = has_same_rows
@@ -253,14 +253,14 @@ PLAIN = make_table("jobs", 2, "aa")
 HALVES = (make_table("even", 2, "bb", "public.log"), make_table("odd", 3, "cc", "public.log"))
 
 
-def test_tables_of_equal_digests_are_not_read_again() -> None:
+def test_tables_with_equal_digests_are_not_read_again() -> None:
     reader = Reader(has_same_rows=False)
     assert compare_rows([PLAIN, *HALVES], make_facts(PLAIN, *HALVES), reader) == ComparedRows()
     assert reader.asked == []
 
 
 @pytest.mark.parametrize("is_same", [True, False])
-def test_a_table_of_another_digest_is_read_again_as_a_set_of_rows(is_same: bool) -> None:
+def test_a_table_with_another_digest_is_read_again_as_a_set_of_rows(is_same: bool) -> None:
     reader = Reader(has_same_rows=is_same)
     found = [*make_facts(HALVES[0], HALVES[1]), *make_facts(PLAIN, sha256="dd")]
     assert compare_rows([PLAIN, *HALVES], found, reader) == (
@@ -271,7 +271,7 @@ def test_a_table_of_another_digest_is_read_again_as_a_set_of_rows(is_same: bool)
 
 @pytest.mark.parametrize("is_same", [True, False])
 def test_hash_partitions_are_read_again_together(is_same: bool) -> None:
-    """On another server a row may belong to another partition of the same table."""
+    """On another server, a row may belong to another partition of the same table."""
     reader = Reader(has_same_rows=is_same)
     found = [*make_facts(PLAIN, HALVES[0]), *make_facts(HALVES[1], sha256="dd")]
     assert compare_rows([PLAIN, *HALVES], found, reader) == (
@@ -288,7 +288,7 @@ def test_several_reordered_tables_are_all_counted() -> None:
     )
 
 
-def test_a_table_of_other_columns_differs_whatever_its_rows() -> None:
+def test_a_table_with_other_columns_differs_whatever_its_rows() -> None:
     reader = Reader(has_same_rows=True)
     assert compare_rows([PLAIN], make_facts(PLAIN, sha256="dd", columns="(b)"), reader) == ComparedRows(
         ("public.jobs",)
@@ -324,7 +324,7 @@ def test_rows_of_hash_partitions_are_counted_together(captured: Captured) -> Non
 CAPTURED = DatabaseProperties(owner="app", collate="C.UTF-8", ctype="C.UTF-8")
 
 
-def test_what_the_database_itself_has_otherwise_is_named() -> None:
+def test_different_properties_of_the_database_are_named() -> None:
     assert describe_properties(CAPTURED, CAPTURED) == ""
     present = CAPTURED.model_copy(update={"owner": "postgres", "connection_limit": 5})
     assert (
@@ -333,7 +333,7 @@ def test_what_the_database_itself_has_otherwise_is_named() -> None:
     )
 
 
-def test_of_a_drills_database_only_the_collation_is_compared() -> None:
+def test_only_the_collation_of_a_drills_database_is_compared() -> None:
     present = CAPTURED.model_copy(update={"owner": "loader"})
     assert (
         describe_collation(present, CAPTURED)

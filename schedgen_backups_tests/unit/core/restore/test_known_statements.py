@@ -1,6 +1,4 @@
-"""The forms of statements that a superuser runs for a dump: what hostile text does to the patterns
-themselves.
-"""
+"""The patterns of statements that a superuser runs for a dump, given hostile text."""
 
 from __future__ import annotations
 
@@ -19,13 +17,19 @@ from schedgen_backups.core.settings import DatabaseSettings
 login = DatabaseSettings(host="h", port=1, user="u", password="p", database="d")
 roles = LoadRoles(login, None, stand_ins=(StandIn('"x"', "x", "y"),))
 heads = (
-    "ALTER FUNCTION public.f(", "ALTER TABLE public.", "GRANT ALL ON FUNCTION public.f(", "GRANT SELECT(", "REVOKE ALL ON TABLE pg_catalog.",
-    "COMMENT ON FUNCTION public.f(", "COMMENT ON TABLE public.t IS ", "CREATE OPERATOR CLASS public.k FOR TYPE ", "CREATE OPERATOR FAMILY ",
-    "ALTER OPERATOR FAMILY public.f USING btree ADD ", "CREATE SERVER s TYPE ", "CREATE SERVER s FOREIGN DATA WRAPPER f OPTIONS (",
-    "CREATE SUBSCRIPTION s CONNECTION ", "CREATE PUBLICATION p FOR ", "CREATE EVENT TRIGGER e ON ddl_command_start WHEN TAG IN (",
-    "CREATE EXTENSION IF NOT EXISTS ", "SET SESSION AUTHORIZATION ", "ALTER EVENT TRIGGER ", "CREATE COLLATION a.b (", "COMMENT ON SCHEMA ",
+    "ALTER FUNCTION public.f(", "ALTER TABLE public.", "GRANT ALL ON FUNCTION public.f(", "GRANT SELECT(",
+    "REVOKE ALL ON TABLE pg_catalog.",
+    "COMMENT ON FUNCTION public.f(", "COMMENT ON TABLE public.t IS ",
+    "CREATE OPERATOR CLASS public.k FOR TYPE ", "CREATE OPERATOR FAMILY ",
+    "ALTER OPERATOR FAMILY public.f USING btree ADD ", "CREATE SERVER s TYPE ",
+    "CREATE SERVER s FOREIGN DATA WRAPPER f OPTIONS (",
+    "CREATE SUBSCRIPTION s CONNECTION ", "CREATE PUBLICATION p FOR ",
+    "CREATE EVENT TRIGGER e ON ddl_command_start WHEN TAG IN (",
+    "CREATE EXTENSION IF NOT EXISTS ", "SET SESSION AUTHORIZATION ", "ALTER EVENT TRIGGER ",
+    "CREATE COLLATION a.b (", "COMMENT ON SCHEMA ",
 )
-runs = ('"', '""', "'", "''", "E'", "\\\\", "a", "a ", "A ", "A,", "a, ", "(", "(1)", "(1,1)", '"a"', '"a",', "'a', ",
+runs = ('"', '""', "'", "''", "E'", "\\\\", "a", "a ", "A ", "A,", "a, ", "(", "(1)", "(1,1)", '"a"', '"a",',
+    "'a', ",
     "a 'a', ", " ON ", " TO ", "()", "[]", " ")
 for head in heads:
     for run in runs:
@@ -41,10 +45,8 @@ for head in heads:
 
 
 @pytest.mark.takes_seconds
-def test_no_statement_of_a_dump_keeps_a_form_busy_for_ever() -> None:
-    """A pattern with two readings of one text takes longer than anybody waits, and no other thread of the
-    process goes on meanwhile.
-    """
+def test_no_statement_of_a_dump_takes_a_pattern_forever() -> None:
+    """An ambiguous pattern takes longer than anyone waits, and blocks every other thread of the process."""
     done = subprocess.run(
         [sys.executable, "-c", _RUNS], timeout=120, check=False, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""What is said of a target after a load that failed, before anything of it has run."""
+"""What is reported about a target when a load fails before any of it has run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FACTS = TargetFacts(
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Iterator[PreparedDatabase]:
-    """A dump, and a connection that nobody opens."""
+    """Return a dump and a connection that is never opened."""
     write_dump(tmp_path / DUMP_NAME, [TableText("jobs", (b"1",))])
     with ArtifactFile(tmp_path / DUMP_NAME) as file, DatabaseSession(DATABASE) as session:
         yield PreparedDatabase(
@@ -57,7 +57,7 @@ def make_load(prepared: PreparedDatabase, *, roles: LoadRoles | None = None, job
 
 @pytest.mark.parametrize("jobs", [1, 4])
 @pytest.mark.parametrize("roles", [None, LoadRoles(DATABASE, None)], ids=["own role", "drill"])
-def test_a_load_that_has_not_begun_leaves_the_target_as_it_was(
+def test_a_load_that_has_not_started_leaves_the_target_as_it_was(
     prepared: PreparedDatabase, roles: LoadRoles | None, jobs: int
 ) -> None:
     load = make_load(prepared, roles=roles, jobs=jobs)
@@ -74,7 +74,7 @@ def test_roles_that_stay_on_the_server_are_named(prepared: PreparedDatabase) -> 
     )
 
 
-def test_a_committed_load_is_said_to_be_one(prepared: PreparedDatabase) -> None:
+def test_a_committed_load_is_reported_as_one(prepared: PreparedDatabase) -> None:
     load = make_load(prepared)
     load.is_committed = True
     assert load.describe_target() == "The target contains the restored database."

@@ -1,4 +1,4 @@
-"""The log of restores: every restore leaves a line, whatever became of it, and a damaged line hides no other."""
+"""The log of restores: every restore adds a line, whatever its result, and a damaged line hides no other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def log_one(directory: Path, *, error: BaseException | None = None, result: str 
             raise error
 
 
-def test_a_restore_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_restore_is_read_back_as_written(tmp_path: Path) -> None:
     log_one(tmp_path, result="done: equal")
     [entry] = read_restore_log(tmp_path)
     assert (entry.point_id, entry.subject, entry.target, entry.reason) == (
@@ -56,13 +56,13 @@ def test_a_restore_is_read_back_as_it_was_written(tmp_path: Path) -> None:
         (KeyboardInterrupt(), "failed: KeyboardInterrupt"),
     ],
 )
-def test_a_restore_that_fails_is_in_the_log_too(tmp_path: Path, error: BaseException, result: str) -> None:
+def test_a_failed_restore_is_in_the_log_too(tmp_path: Path, error: BaseException, result: str) -> None:
     with pytest.raises(type(error)):
         log_one(tmp_path, error=error)
     assert [entry.result for entry in read_restore_log(tmp_path)] == [result]
 
 
-def test_entries_are_appended_oldest_first_and_a_line_cut_short_is_passed_over(tmp_path: Path) -> None:
+def test_entries_are_appended_oldest_first_and_a_truncated_line_is_skipped(tmp_path: Path) -> None:
     log_one(tmp_path, result="first")
     path = tmp_path / RESTORE_LOG_NAME
     path.write_bytes(path.read_bytes() + b'{"started_at": "2026-11-\n')
@@ -74,7 +74,7 @@ def test_a_directory_without_restores_has_an_empty_log(tmp_path: Path) -> None:
     assert read_restore_log(tmp_path) == ()
 
 
-def test_the_last_success_is_the_latest_end_of_a_restore_that_went_well(tmp_path: Path) -> None:
+def test_the_last_success_is_the_latest_end_of_a_successful_restore(tmp_path: Path) -> None:
     assert find_last_success(tmp_path) is None
     log_one(tmp_path, error=None, result="failed: it broke")
     assert find_last_success(tmp_path) is None
@@ -88,18 +88,18 @@ def test_the_last_success_is_the_latest_end_of_a_restore_that_went_well(tmp_path
     assert before <= entry.started_at <= datetime.now(timezone.utc)
 
 
-def test_a_restore_without_a_word_of_its_result_is_done(tmp_path: Path) -> None:
+def test_a_restore_without_a_recorded_result_is_done(tmp_path: Path) -> None:
     log_one(tmp_path)
     assert [entry.result for entry in read_restore_log(tmp_path)] == ["done"]
 
 
-def test_bytes_that_are_no_text_hide_no_other_line(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_hide_no_other_line(tmp_path: Path) -> None:
     log_one(tmp_path, result="done")
     path = tmp_path / RESTORE_LOG_NAME
     path.write_bytes(b'{"user": "\xff"\n' + path.read_bytes())
     assert [entry.result for entry in read_restore_log(tmp_path)] == ["done"]
 
 
-def test_a_log_that_cannot_be_written_is_an_error_and_not_overlooked(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         log_one(tmp_path / "gone")

@@ -1,6 +1,6 @@
-"""What a dump's lines about roles mean, and when a membership is held as it was.
+"""What a dump's lines about roles mean, and when a membership counts as restored.
 
-Roles are made on real servers in the integration ring.
+The integration tests create roles on real servers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRANT app TO reader;
 """
 
 
-def test_each_line_about_a_role_is_kept_under_its_role() -> None:
+def test_each_line_about_a_role_is_filed_under_its_role() -> None:
     found = parse_roles(ROLES)
     lines = ROLES.splitlines()
     assert found.attributes == {"app": lines[1], '"Pay Roll"': ""}
@@ -38,19 +38,19 @@ def test_each_line_about_a_role_is_kept_under_its_role() -> None:
     assert found.unknown_count == 0
 
 
-def test_a_membership_is_granted_as_it_was_captured_by_whoever_restores() -> None:
+def test_a_membership_is_granted_as_captured_by_the_restoring_role() -> None:
     first, second = parse_roles(ROLES).memberships
     assert first.make_statement() == 'GRANT "Pay Roll" TO app WITH ADMIN OPTION, INHERIT FALSE;'
     assert (second.make_statement(), second.label) == ("GRANT app TO reader;", "reader in app")
 
 
-def test_a_role_that_is_named_twice_keeps_what_the_first_line_gave_it() -> None:
+def test_a_role_named_twice_keeps_what_the_first_line_gave_it() -> None:
     text = "CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nCREATE ROLE a;\n"
     assert parse_roles(text).attributes == {"a": "ALTER ROLE a WITH LOGIN;"}
 
 
-def test_behind_a_line_that_is_no_statement_none_counts() -> None:
-    """Points that were taken before statements were kept whole hold such lines."""
+def test_lines_after_one_that_is_not_a_statement_do_not_count() -> None:
+    """Points taken before statements were kept whole hold such lines."""
     text = (
         "CREATE ROLE a;\nALTER ROLE a WITH LOGIN;\nALTER ROLE a SET x TO 'y\nALTER ROLE a WITH "
         "SUPERUSER;\nGRANT b TO a;\nCREATE ROLE c;\n"
@@ -89,7 +89,7 @@ def test_behind_a_line_that_is_no_statement_none_counts() -> None:
         (" WITH SET FALSE", (False, True, None), True),
     ],
 )
-def test_a_membership_is_held_when_every_option_that_the_server_tells_is_as_captured(
+def test_a_membership_is_restored_when_every_option_reported_is_as_captured(
     options: str,
     held: tuple[bool, bool | None, bool | None],
     is_held: bool,

@@ -1,6 +1,4 @@
-"""Which tables are shared by several sessions, and that these end when reading the rows fails, whatever they
-are doing then.
-"""
+"""Which tables are shared by several sessions, and that these end when reading the rows fails."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ TABLE = TableEntry(
 
 
 class _SessionsWithoutServer(RowSessions):
-    """They take blocks as the real ones do, and the rows turn out to be damaged."""
+    """They take blocks as real sessions do; then the rows turn out to be damaged."""
 
     def _copy(self, is_right: Future[bool]) -> None:
         for _block in iter(self._blocks.get, None):
@@ -46,7 +44,7 @@ class _SessionsWithoutServer(RowSessions):
 
 @pytest.fixture
 def frequent_switches() -> Iterator[None]:
-    """Threads take turns as often as they can, so that races are lost."""
+    """Make threads switch as often as possible, to provoke races."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -56,7 +54,7 @@ def frequent_switches() -> Iterator[None]:
 @pytest.mark.takes_seconds
 @pytest.mark.no_cover  # Python 3.11 cannot trace threads that start while others switch this often
 @pytest.mark.usefixtures("frequent_switches")
-def test_a_load_whose_rows_are_damaged_always_ends() -> None:
+def test_a_load_with_damaged_rows_always_ends() -> None:
     rounds: list[int] = []
 
     def load_damaged_rows() -> None:
@@ -84,7 +82,7 @@ def test_a_load_whose_rows_are_damaged_always_ends() -> None:
         (1 << 30, 1 << 31, 1 << 24, False),
     ],
 )
-def test_only_large_tables_of_large_rows_are_shared(
+def test_only_large_tables_with_large_rows_are_shared(
     length: int, size_bytes: int, rows: int, is_shared: bool
 ) -> None:
     assert (

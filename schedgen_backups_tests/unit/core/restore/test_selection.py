@@ -1,4 +1,4 @@
-"""Which tables and objects a person's words mean, and which files of a point they are taken from."""
+"""Which tables and objects a selection names, and which files of a point they are read from."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def archive(tmp_path: Path) -> Iterator[ArchiveFile]:
         (("public.jobs", "jobs"), ["public.jobs", "archive.jobs"]),
     ],
 )
-def test_tables_are_chosen_by_name_schema_and_glob_in_the_order_of_the_dump(
+def test_tables_are_selected_by_name_schema_and_glob_in_dump_order(
     dump: DumpFile, names: tuple[str, ...], chosen: list[str]
 ) -> None:
     assert [table.qualified_name for table in select_tables(dump, names)] == chosen
 
 
-def test_every_name_that_means_no_table_is_named(dump: DumpFile) -> None:
+def test_every_name_that_matches_no_table_is_reported(dump: DumpFile) -> None:
     with pytest.raises(RestoreError, match=r"no rows of JOBS, logs$"):
         select_tables(dump, ("users", "logs", "JOBS", "public.*"))
 
@@ -90,19 +90,19 @@ def test_every_name_that_means_no_table_is_named(dump: DumpFile) -> None:
         (("x[[]1].pdf",), ["x[1].pdf"]),
     ],
 )
-def test_objects_are_chosen_by_key_prefix_and_glob_in_the_order_of_the_archive(
+def test_objects_are_selected_by_key_prefix_and_glob_in_archive_order(
     archive: ArchiveFile, patterns: tuple[str, ...], keys: list[str]
 ) -> None:
     assert [entry.key for entry in select_objects(archive, patterns)] == keys
 
 
-def test_every_pattern_that_names_no_object_is_named(archive: ArchiveFile) -> None:
-    """The beginning of a key is no prefix without its slash, and upper case is another key."""
+def test_every_pattern_that_matches_no_object_is_reported(archive: ArchiveFile) -> None:
+    """The beginning of a key is not a prefix without its slash, and upper case is another key."""
     with pytest.raises(RestoreError, match=r"no object for 'A\.pdf', 'b\.pdf', 'jobs', 'jobs/1'$"):
         select_objects(archive, ("a.pdf", "jobs", "b.pdf", "jobs/1", "A.pdf"))
 
 
-def test_keys_of_rows_are_no_patterns(archive: ArchiveFile) -> None:
+def test_keys_of_rows_are_not_patterns(archive: ArchiveFile) -> None:
     chosen, lost = select_keys(archive, ("x[1].pdf", "*", "jobs/", "a.pdf"))
     assert ([entry.key for entry in chosen], lost) == (["a.pdf", "x[1].pdf"], ("*", "jobs/"))
 
@@ -116,7 +116,7 @@ def test_files_of_another_point_are_refused(archive: ArchiveFile, dump: DumpFile
         check_dump_belongs(dump, OTHER)
 
 
-def test_only_the_schema_and_the_chosen_rows_are_loaded_in_one_transaction(dump: DumpFile) -> None:
+def test_only_the_schema_and_the_selected_rows_are_loaded_in_one_transaction(dump: DumpFile) -> None:
     text = b"".join(list_texts(dump, select_tables(dump, ("users",))))
     assert text.startswith(b"BEGIN;\n--\n-- PostgreSQL database dump\n")
     assert b"SET statement_timeout = 0;" in DUMP_HEAD
@@ -126,8 +126,8 @@ def test_only_the_schema_and_the_chosen_rows_are_loaded_in_one_transaction(dump:
     assert text.count(b"FROM stdin;") == 1
 
 
-def test_rows_that_are_not_what_was_captured_are_not_committed(dump: DumpFile) -> None:
-    """The damage is seen behind the last row, before the COMMIT."""
+def test_rows_that_differ_from_the_capture_are_not_committed(dump: DumpFile) -> None:
+    """The damage is found after the last row, before the COMMIT."""
     tables = tuple(table.model_copy(update={"sha256": "0" * 64}) for table in select_tables(dump, ("users",)))
     sent: list[bytes] = []
     with pytest.raises(VerificationError, match=r"the rows of public\.users differ from what was captured"):
@@ -135,7 +135,7 @@ def test_rows_that_are_not_what_was_captured_are_not_committed(dump: DumpFile) -
     assert not any(b"COMMIT" in part for part in sent)
 
 
-def test_how_objects_stand_is_said_in_json() -> None:
+def test_the_state_of_objects_is_reported_in_json() -> None:
     different = ObjectDifference(make_entry("a.pdf", b"abc"), ObjectStanding.DIFFERENT, "bytes")
     assert objects_to_json([different]) == [
         {"key": "a.pdf", "size_bytes": 3, "standing": "different", "difference": "bytes"}

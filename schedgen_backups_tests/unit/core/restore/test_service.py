@@ -1,6 +1,4 @@
-"""What the service does without a server: where files may go, what the log keeps, and which safety backups
-stay.
-"""
+"""What the service does without a server: places for files, the log, and expiry of safety backups."""
 
 from __future__ import annotations
 
@@ -40,12 +38,14 @@ def service(catalog: Catalog) -> RestoreService:
 @pytest.mark.parametrize(
     ("text", "folder"), [("jobs", "jobs"), ("a/../b", "b"), ("", ""), ("deep/er", "deep/er")]
 )
-def test_files_go_below_the_folder_for_restored_ones(service: RestoreService, text: str, folder: str) -> None:
+def test_files_are_written_below_the_folder_for_restored_ones(
+    service: RestoreService, text: str, folder: str
+) -> None:
     assert service.find_folder(text) == service.catalog.directory / "restored" / folder
 
 
 @pytest.mark.parametrize("text", ["..", "../restored2", "/etc", "a/../../b", "link"])
-def test_no_folder_elsewhere_is_taken(service: RestoreService, text: str) -> None:
+def test_no_folder_elsewhere_is_accepted(service: RestoreService, text: str) -> None:
     root = service.catalog.directory / "restored"
     root.mkdir()
     (root / "link").symlink_to(root.parent)
@@ -53,9 +53,7 @@ def test_no_folder_elsewhere_is_taken(service: RestoreService, text: str) -> Non
         service.find_folder(text)
 
 
-def test_files_that_were_restored_are_in_the_log_and_no_pin_stays(
-    service: RestoreService, tmp_path: Path
-) -> None:
+def test_restored_files_are_logged_and_no_pin_stays(service: RestoreService, tmp_path: Path) -> None:
     add_point(service.catalog, ID)
     with prepare_files(service.catalog.get_point(ID), ("a",), tmp_path / "out") as files:
         assert service.write_files(files, overwrite=False) == (tmp_path / "out" / "a",)
@@ -65,7 +63,7 @@ def test_files_that_were_restored_are_in_the_log_and_no_pin_stays(
     assert read_pin(service.catalog, ID) is None
 
 
-def test_what_did_not_pass_is_named_in_the_log() -> None:
+def test_checks_that_did_not_pass_are_named_in_the_log() -> None:
     checks = (
         (Check.DATABASE_IS_RESTORED, CheckStatus.PASSED),
         (Check.DATABASE_IS_EQUAL, CheckStatus.UNKNOWN),
@@ -75,7 +73,7 @@ def test_what_did_not_pass_is_named_in_the_log() -> None:
     assert describe_rest(report) == "database_is_equal unknown; bucket_is_equal failed"
 
 
-def test_safety_backups_are_removed_once_they_are_older_than_their_days(catalog: Catalog) -> None:
+def test_safety_backups_are_removed_after_their_retention_days(catalog: Catalog) -> None:
     now = datetime.now(timezone.utc)
     ages = [timedelta(days=SAFETY_DAYS, hours=1), timedelta(days=SAFETY_DAYS, hours=-1), timedelta(0)]
     points = [RecoveryPointId.from_time(now - age) for age in ages]

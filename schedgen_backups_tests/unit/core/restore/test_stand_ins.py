@@ -1,5 +1,6 @@
-"""A drill's stand-ins for superusers: nothing is given to a superuser, and the second dump is compared under
-the names of the first.
+"""Stand-ins for superusers in drills: no superuser is granted anything, and dumps stay comparable.
+
+The second dump is compared under the names of the first.
 """
 
 from __future__ import annotations
@@ -65,13 +66,11 @@ ROLES = LoadRoles(
         ),
     ],
 )
-def test_only_what_is_given_to_or_taken_from_a_superuser_gets_the_stand_in(
-    statement: str, changed: str
-) -> None:
+def test_only_grants_to_and_revokes_from_a_superuser_use_the_stand_in(statement: str, changed: str) -> None:
     assert ROLES.name_stand_ins(statement.encode()) == changed.encode()
 
 
-def test_without_stand_ins_a_statement_stays_as_it_is() -> None:
+def test_without_stand_ins_a_statement_is_unchanged() -> None:
     statement = b"GRANT SELECT ON TABLE public.jobs TO postgres;"
     assert LoadRoles(LOADER, None).name_stand_ins(statement) == statement
 
@@ -87,13 +86,13 @@ NAMED = (
 
 
 @given(st.lists(st.integers(0, len(TEXT)), max_size=6))
-def test_the_second_dumps_text_names_superusers_again_wherever_it_is_cut(borders: list[int]) -> None:
+def test_the_second_dumps_text_names_superusers_again_in_any_chunks(borders: list[int]) -> None:
     segments = [Text(piece) for piece in cut(TEXT, borders)]
     assert b"".join(segment.data for segment in ROLES.name_superusers(segments)) == NAMED
 
 
 def test_rows_keep_their_bytes_and_their_place() -> None:
-    """A row that holds the name of a stand-in is somebody's data."""
+    """A row that holds the name of a stand-in is data."""
     start, rows, end = (
         TableStart(b"COPY x FROM stdin;\n", "public", "x", ""),
         Rows(b"standin_1\n"),
@@ -121,7 +120,7 @@ def test_each_refusal_of_the_server_has_a_hint_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("length", "said"), [(80, "x" * 80), (81, "x" * 80 + "…")])
-def test_a_long_statement_is_cut_short_in_messages(length: int, said: str) -> None:
+def test_a_long_statement_is_truncated_in_messages(length: int, said: str) -> None:
     assert explain(b"x" * length, psycopg.Error("no  \n good")).message == f"{said}: no good"
 
 
@@ -129,7 +128,8 @@ _LONG_LINE = """
 from schedgen_backups.core.formats.dump_text import Text
 from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
 from schedgen_backups.core.settings import DatabaseSettings
-roles = LoadRoles(DatabaseSettings("host", 5432, "loader", "canary", "scratch"), None, stand_ins=(StandIn("app", "app", "standin_0"),))
+roles = LoadRoles(DatabaseSettings("host", 5432, "loader", "canary", "scratch"), None,
+    stand_ins=(StandIn("app", "app", "standin_0"),))
 text = b"COMMENT ON TABLE t IS '" + b"a" * (16 << 20) + b" standin_0';"
 named = roles.name_superusers(Text(text[start : start + 64]) for start in range(0, len(text), 64))
 assert b"".join(segment.data for segment in named) == text.replace(b"standin_0", b"app")
@@ -137,9 +137,10 @@ assert b"".join(segment.data for segment in named) == text.replace(b"standin_0",
 
 
 @pytest.mark.takes_seconds
-def test_a_long_line_is_not_copied_for_each_of_its_pieces() -> None:
-    """Terabytes would be copied here, which takes minutes; in pieces of a megabyte as many are for a comment
-    of a gigabyte.
+def test_a_long_line_is_not_copied_for_each_of_its_chunks() -> None:
+    """Quadratic copying would move terabytes here, which takes minutes.
+
+    In chunks of a megabyte, a comment of a gigabyte has as many.
     """
     done = subprocess.run(
         [sys.executable, "-c", _LONG_LINE], timeout=60, check=False, capture_output=True, text=True

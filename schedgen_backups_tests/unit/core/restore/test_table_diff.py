@@ -1,6 +1,4 @@
-"""How the rows of two tables differ, from both sides' rows in the order of their keys, and what is said of
-it.
-"""
+"""How the rows of two tables differ, from both sides' rows in key order, and how that is reported."""
 
 from __future__ import annotations
 
@@ -72,7 +70,7 @@ def test_rows_without_a_key_are_counted_as_wholes() -> None:
     ("left", "right", "counts"),
     [(1, 0, (1, 0, 0, 0)), (0, 1, (0, 1, 0, 0)), (1, 1, (0, 0, 0, 1)), (0, 0, (0, 0, 0, 0))],
 )
-def test_one_row_on_either_side_is_enough_to_differ(
+def test_one_row_on_either_side_makes_a_difference(
     shape: TableShape, left: int, right: int, counts: tuple[int, int, int, int]
 ) -> None:
     diff = merge([("[1]", "a")] * left, [("[1]", "a")] * right, shape)
@@ -107,7 +105,7 @@ def test_every_row_of_both_sides_counts_once(left: dict[str, str], right: dict[s
     )
 
 
-def test_what_differs_is_named_in_words_and_counted_in_json() -> None:
+def test_differences_are_named_in_words_and_counted_in_json() -> None:
     diff = merge([("[1]", "a"), ("[2]", "b"), ("[3]", "c")], [("[2]", "x"), ("[3]", "c"), ("[4]", "d")])
     said = "only in backup: [1]; only live: [4]; changed: [2]"
     assert describe_rows(diff) == said
@@ -133,12 +131,12 @@ def test_what_differs_is_named_in_words_and_counted_in_json() -> None:
         (
             replace(KEYED, only_captured=("b", "c"), only_live=("d",)),
             (
-                "columns that only the backup has are not compared: b, c; columns that only the live table has "
-                "are not compared: d"
+                "columns that only the backup has are not compared: b, c; columns that only the live table "
+                "has are not compared: d"
             ),
         ),
     ],
     ids=["equal", "no key", "no table", "columns"],
 )
-def test_what_limits_the_comparison_is_said(shape: TableShape, said: str) -> None:
+def test_limits_of_the_comparison_are_reported(shape: TableShape, said: str) -> None:
     assert describe_rows(merge([], [], shape)) == said

@@ -1,6 +1,4 @@
-"""What two tables have in common, by their columns alone: which columns are compared, by which key, and what
-is said of the others.
-"""
+"""What two tables share, by their columns alone: compared columns, their key, and notes on the others."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ COLUMNS = st.lists(
 )
 
 
-def test_columns_of_both_are_compared_in_the_captured_order() -> None:
+def test_shared_columns_are_compared_in_the_captured_order() -> None:
     shape = derive_shape([B, A, C], [A, B, C], ["a"], is_there=True)
     assert (shape.columns, shape.key, shape.only_captured, shape.only_live) == (
         ("b", "a", "c"),
@@ -39,7 +37,7 @@ def test_a_column_that_is_generated_on_either_side_is_not_compared() -> None:
     assert derive_shape([A, generated], [A, B], [], is_there=True).only_captured == ()
 
 
-def test_a_key_that_was_not_captured_whole_is_no_key() -> None:
+def test_a_partly_captured_key_is_not_a_key() -> None:
     assert derive_shape([A, B], [A, B, C], ["a", "c"], is_there=True).key == ()
     assert derive_shape([A, B], [A, B, C], ["b", "a"], is_there=True).key == ("b", "a")
 
@@ -50,7 +48,7 @@ def test_identity_columns_of_the_live_table_are_named() -> None:
     assert derive_shape([always], [A], ["a"], is_there=True).generated_always == ()
 
 
-def test_a_table_that_is_gone_has_nothing_in_common() -> None:
+def test_a_dropped_table_shares_nothing() -> None:
     shape = derive_shape([A, B], [], [], is_there=False)
     assert (shape.is_there, shape.columns, shape.only_captured) == (False, (), ("a", "b"))
 

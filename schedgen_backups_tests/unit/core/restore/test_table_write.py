@@ -1,6 +1,6 @@
-"""Which rows are put back and in which order, as decided before anything is written.
+"""Which rows are restored and in which order, as decided before anything is written.
 
-Rows are written by real servers in the integration ring.
+The integration tests write rows on real servers.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def write(shape: TableShape, mode: WriteMode) -> str:
     return make_insert(make_table("Jobs"), shape, mode).as_string()
 
 
-def test_missing_rows_leave_those_that_are_there_alone() -> None:
+def test_missing_rows_are_inserted_without_touching_existing_ones() -> None:
     assert write(KEYED, WriteMode.MISSING) == f'{INSERT} ON CONFLICT ("id") DO NOTHING'
 
 
-def test_changed_rows_get_every_column_that_may_be_set_and_only_where_they_differ() -> None:
+def test_changed_rows_get_every_settable_column_and_only_where_they_differ() -> None:
     """Neither the key nor a column that PostgreSQL numbers itself can be set."""
     live, captured = (
         '"live"."id", "live"."a", "live"."number"',
@@ -57,12 +57,12 @@ def test_changed_rows_get_every_column_that_may_be_set_and_only_where_they_diffe
     assert 'DO UPDATE SET "a" = EXCLUDED."a", "number" = EXCLUDED."number" WHERE' in several
 
 
-def test_a_row_of_nothing_but_its_key_cannot_have_changed() -> None:
+def test_a_row_of_only_its_key_cannot_have_changed() -> None:
     shape = TableShape(columns=("id", "kind"), key=("id", "kind"), is_there=True)
     assert write(shape, WriteMode.CHANGED).endswith(' ON CONFLICT ("id", "kind") DO NOTHING')
 
 
-def test_without_a_key_a_row_is_missing_where_no_other_is_the_same() -> None:
+def test_without_a_key_a_row_is_missing_if_no_equal_one_exists() -> None:
     there, row = '"other"."id", "other"."a", "other"."number"', '"rows"."id", "rows"."a", "rows"."number"'
     assert write(replace(KEYED, key=()), WriteMode.MISSING) == (
         f'{INSERT} WHERE NOT EXISTS (SELECT FROM "public"."Jobs" AS other WHERE ROW({there})::text = '
@@ -126,6 +126,6 @@ def test_tables_in_a_circle_stay_in_the_order_of_the_dump() -> None:
     assert sort_parents_first(tables, circle) == tables
 
 
-def test_a_condition_is_used_as_it_was_written_and_none_takes_every_row() -> None:
+def test_a_condition_is_used_as_written_and_none_selects_every_row() -> None:
     assert as_condition("a > 1 AND b = '%'").as_string() == "a > 1 AND b = '%'"
     assert as_condition("").as_string() == "true"

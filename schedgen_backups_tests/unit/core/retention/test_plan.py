@@ -1,6 +1,6 @@
-"""What is kept and what may go: laws that hold for every history, random ones of two years in random zones.
+"""Laws of retention that hold for every history: random ones of two years in random zones.
 
-Readable tables of decisions are in `test_retention_tables`. No files here: `test_pruning` has them.
+Readable tables of decisions are in `test_plan_tables`. No files here: `test_prune` has them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STATES = tuple(PointState)
 
 
 def candidates() -> st.SearchStrategy[Candidate]:
-    """Half of the points are verified, or else hardly a history would have one to keep."""
+    """Half of the points are verified; otherwise few histories would have one to keep."""
     return st.builds(
         lambda minutes, state, pin: Candidate(
             RecoveryPointId.from_time(EPOCH + timedelta(minutes=minutes)), state, pin
@@ -74,7 +74,7 @@ def is_ahead(candidate: Candidate, now: datetime) -> bool:
 
 @st.composite
 def settled(draw: st.DrawFn) -> tuple[list[Candidate], RetentionPolicy, datetime]:
-    """A history with a verified point and none of it in the future, so that something may go."""
+    """Draw a history with a verified point and no future one, so that something may be deleted."""
     history = draw(HISTORIES.filter(lambda found: any(candidate.is_verified for candidate in found)))
     newest = max(candidate.point_id.taken_at for candidate in history)
     return (
@@ -103,7 +103,7 @@ def test_every_point_gets_one_decision_with_a_reason_oldest_first(
 
 
 @given(HISTORIES, POLICIES, NOWS)
-def test_nothing_is_removed_while_no_point_up_to_now_is_verified(
+def test_nothing_is_removed_while_no_present_point_is_verified(
     history: list[Candidate], policy: RetentionPolicy, now: datetime
 ) -> None:
     plan = plan_retention(history, policy, now)
@@ -126,7 +126,7 @@ def test_a_point_ahead_of_the_clock_stays_and_protects_nothing(
 
 
 @given(HISTORIES, POLICIES, NOWS, st.timedeltas(timedelta(0), timedelta(days=800)))
-def test_a_clock_that_went_back_removes_no_more_than_the_right_one(
+def test_a_clock_that_went_back_removes_no_more_than_a_correct_one(
     history: list[Candidate], policy: RetentionPolicy, now: datetime, back: timedelta
 ) -> None:
     right = {decision.candidate for decision in plan_retention(history, policy, now).removed}
@@ -145,7 +145,7 @@ def test_the_newest_verified_point_and_every_pinned_one_stay(
 
 
 @given(settled())
-def test_what_is_not_verified_stays_until_a_verified_newer_one_exists(
+def test_what_is_not_verified_stays_until_a_newer_verified_one_exists(
     case: tuple[list[Candidate], RetentionPolicy, datetime],
 ) -> None:
     history, policy, now = case
@@ -155,7 +155,7 @@ def test_what_is_not_verified_stays_until_a_verified_newer_one_exists(
 
 
 @given(settled())
-def test_as_many_verified_points_stay_as_the_policy_asks_for(
+def test_as_many_verified_points_stay_as_the_policy_requires(
     case: tuple[list[Candidate], RetentionPolicy, datetime],
 ) -> None:
     history, policy, now = case
@@ -169,7 +169,7 @@ def test_as_many_verified_points_stay_as_the_policy_asks_for(
 def test_points_of_the_last_days_stay_and_older_ones_need_another_reason(
     case: tuple[list[Candidate], RetentionPolicy, datetime],
 ) -> None:
-    """Written with dates, unlike the code, so that both must be wrong in the same way."""
+    """Written with dates, unlike the code, so that only the same mistake in both could hide."""
     history, policy, now = case
     first_day = now.astimezone(policy.timezone).date() - timedelta(days=policy.keep_days - 1)
     for decision in plan_retention(history, policy, now).decisions:
@@ -193,7 +193,7 @@ def test_planning_again_over_what_was_kept_removes_nothing(
 def test_one_more_bad_point_never_costs_a_verified_one(
     case: tuple[list[Candidate], RetentionPolicy, datetime], extra: Candidate
 ) -> None:
-    """Ten nights of failures must not push out the last good backup (what the script did)."""
+    """Ten nights of failures must not displace the last good backup (as the script did)."""
     history, policy, now = case
     bad = Candidate(extra.point_id, PointState.PARTIAL, extra.pin_reason)
     others = [candidate for candidate in history if candidate.point_id != bad.point_id]
@@ -218,7 +218,7 @@ def test_the_last_point_of_each_week_and_month_stays(
 
 
 @given(HISTORIES, POLICIES, NOWS, st.randoms(use_true_random=False))
-def test_the_order_in_which_points_are_given_does_not_matter(
+def test_the_order_of_the_given_points_does_not_matter(
     history: list[Candidate], policy: RetentionPolicy, now: datetime, random: Random
 ) -> None:
     shuffled = list(history)
@@ -227,7 +227,7 @@ def test_the_order_in_which_points_are_given_does_not_matter(
 
 
 def test_a_point_without_objects_never_displaces_the_last_coherent_one() -> None:
-    """An emptied bucket: every later night is verified, and none of them is worth the last whole point."""
+    """After the bucket was emptied, later nights are verified but never replace the last coherent point."""
     nights = [RecoveryPointId.from_time(EPOCH + timedelta(days=day)) for day in range(100)]
     history = [
         Candidate(point_id, PointState.VERIFIED, is_coherent=day < 50) for day, point_id in enumerate(nights)

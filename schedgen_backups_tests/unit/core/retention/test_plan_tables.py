@@ -1,8 +1,7 @@
-"""Tables of what retention decides for the histories that people get wrong: failures for ten nights, ends of
-months, clocks, summer time.
+"""Tables of retention's decisions for histories with failed nights, ends of months, clocks and summer time.
 
-A table has one line per point: id, state, decision, why. Laws that hold for every history are in
-`test_retention`.
+A table has one line per point: id, state, decision, reason. Laws that hold for every history are in
+`test_plan`.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def test_table_of_ten_nights_of_failures() -> None:
     )
 
 
-def test_table_of_a_history_in_which_nothing_was_ever_verified() -> None:
+def test_table_of_a_history_without_a_verified_point() -> None:
     check_decisions(
         nights("2025-03-01", "fup"),
         RetentionPolicy(),
@@ -103,7 +102,8 @@ def test_table_of_four_weeks() -> None:
         20260308_020000 verified -> keep: last of its week
         20260309_020000 verified -> remove: older than 1 days
         20260315_020000 verified -> keep: last of its week
-        20260316_020000 verified -> keep: newest verified, of the last 1 days, verified number 1 of the last 1, last of its week
+        20260316_020000 verified -> keep: newest verified, of the last 1 days, \
+verified number 1 of the last 1, last of its week
         """,
     )
 
@@ -129,15 +129,14 @@ def test_table_of_twelve_months_with_weeks() -> None:
         20251115_020000 verified -> keep: last of its week, last of its month
         20251215_020000 verified -> keep: last of its week, last of its month
         20260115_020000 verified -> keep: last of its week, last of its month
-        20260215_020000 verified -> keep: newest verified, of the last 7 days, verified number 1 of the last 1, last of its week, last of its month
+        20260215_020000 verified -> keep: newest verified, of the last 7 days, \
+verified number 1 of the last 1, last of its week, last of its month
         """,
     )
 
 
 def test_table_of_the_ends_of_months() -> None:
-    """Months of 31, 28 and 31 days: one keeps neither two points of a month nor none (databasus removed on
-    day 31).
-    """
+    """Months of 31, 28 and 31 days: exactly one point of each month is kept (databasus removed on day 31)."""
     check_decisions(
         [*nights("2026-01-30", "vvv"), *nights("2026-02-27", "vvv"), *nights("2026-03-30", "vvv")],
         RetentionPolicy(keep_days=1, keep_last=1, keep_months=4),
@@ -151,7 +150,8 @@ def test_table_of_the_ends_of_months() -> None:
         20260301_020000 verified -> remove: older than 1 days
         20260330_020000 verified -> remove: older than 1 days
         20260331_020000 verified -> keep: last of its month
-        20260401_020000 verified -> keep: newest verified, of the last 1 days, verified number 1 of the last 1, last of its month
+        20260401_020000 verified -> keep: newest verified, of the last 1 days, \
+verified number 1 of the last 1, last of its month
         """,
     )
 
@@ -166,14 +166,16 @@ def test_table_of_a_month_whose_end_is_another_month_in_utc() -> None:
         """
         20260131_213000 verified -> keep: last of its month
         20260131_230000 verified -> remove: older than 1 days
-        20260201_230000 verified -> keep: newest verified, of the last 1 days, verified number 1 of the last 1, last of its month
+        20260201_230000 verified -> keep: newest verified, of the last 1 days, \
+verified number 1 of the last 1, last of its month
         """,
     )
 
 
 def test_table_of_a_zone_without_summer_time() -> None:
-    """Two in the morning of Johannesburg is midnight in UTC; one minute before it is another day there too,
-    but the same in Johannesburg.
+    """Two in the morning in Johannesburg is midnight in UTC.
+
+    One minute earlier is another day in UTC, but the same day in Johannesburg.
     """
     check_decisions(
         at_times(
@@ -221,8 +223,9 @@ def test_table_of_a_zone_without_summer_time() -> None:
     ],
 )
 def test_a_night_of_23_or_25_hours_is_one_night(zone: str, moments: tuple[str, ...], now: str) -> None:
-    """Two days at their very end: the first minute of yesterday stays and the last one of the day before
-    goes, however long the night was.
+    """The first minute of yesterday stays, and the last one of the day before is deleted.
+
+    This holds however long the night was.
     """
     policy = RetentionPolicy(keep_days=2, keep_last=1, timezone=ZoneInfo(zone))
     plan = plan_retention(at_times(*moments), policy, datetime.fromisoformat(now))
@@ -230,7 +233,7 @@ def test_a_night_of_23_or_25_hours_is_one_night(zone: str, moments: tuple[str, .
 
 
 def test_table_of_a_schedule_that_runs_twice_in_the_night_of_25_hours() -> None:
-    """Half past two comes twice in Berlin; both points are of that night and none is lost or doubled."""
+    """Half past two occurs twice in Berlin; both points are of that night and none is lost or doubled."""
     check_decisions(
         at_times(
             "2026-10-24T02:30:00+02:00",
@@ -244,13 +247,14 @@ def test_table_of_a_schedule_that_runs_twice_in_the_night_of_25_hours() -> None:
         20261024_003000 verified -> remove: older than 2 days
         20261025_003000 verified -> keep: of the last 2 days
         20261025_013000 verified -> keep: of the last 2 days, last of its week
-        20261026_013000 verified -> keep: newest verified, of the last 2 days, verified number 1 of the last 1, last of its week
+        20261026_013000 verified -> keep: newest verified, of the last 2 days, \
+verified number 1 of the last 1, last of its week
         """,
     )
 
 
 def test_table_of_a_newest_point_that_is_bad() -> None:
-    """It counts for nothing: the verified one before it is the newest one."""
+    """It does not count: the verified one before it is the newest one."""
     check_decisions(
         nights("2026-03-01", "vvufvf"),
         RetentionPolicy(keep_days=1, keep_last=1),
@@ -282,7 +286,7 @@ def test_table_of_a_history_that_ended_a_year_ago() -> None:
 
 
 def test_table_of_a_point_ahead_of_the_clock() -> None:
-    """It stays and counts for nothing; what is a year old goes because of the others."""
+    """It stays and does not count; the others decide that what is a year old is deleted."""
     history = [*nights("2025-01-01", "v"), *nights("2026-03-09", "vv")]
     check_decisions(
         history,
@@ -314,13 +318,14 @@ def test_table_of_several_points_a_day() -> None:
         20260309_100000 verified -> remove: older than 1 days
         20260309_235959 verified -> remove: older than 1 days
         20260310_000000 verified -> keep: of the last 1 days
-        20260310_100000 verified -> keep: newest verified, of the last 1 days, verified number 1 of the last 1, last of its week
+        20260310_100000 verified -> keep: newest verified, of the last 1 days, \
+verified number 1 of the last 1, last of its week
         """,
     )
 
 
 def test_table_of_pins() -> None:
-    """A pin keeps whatever state its point has; a pin without a reason is one too."""
+    """A pin keeps its point in any state; a pin without a reason is valid."""
     history = nights("2026-01-01", "vfvv")
     pinned = [
         Candidate(candidate.point_id, candidate.state, pin)
@@ -343,7 +348,7 @@ def test_an_empty_directory_is_an_empty_plan_without_a_refusal() -> None:
     assert plan_retention([], RetentionPolicy(), at("2026-03-20T03:00")) == RetentionPlan(())
 
 
-def test_the_table_of_a_run_has_a_line_per_point_and_escapes_what_ends_a_cell() -> None:
+def test_the_table_of_a_run_has_a_line_per_point_and_escapes_cell_ends() -> None:
     history = nights("2026-01-01", "vv")
     history[1] = Candidate(history[1].point_id, history[1].state, "before 2.0 | 2.1 | 2.2")
     plan = plan_retention(
@@ -387,7 +392,7 @@ def test_weeks_and_months_are_those_of_the_operators_calendar(
     ]
 
 
-def test_to_keep_no_last_points_keeps_the_newest_verified_alone() -> None:
+def test_keeping_no_last_points_keeps_only_the_newest_verified() -> None:
     history = nights("2026-03-01", "vvv")
     assert list_kept(history, RetentionPolicy(keep_days=0, keep_last=0), at("2026-06-01T00:00")) == [
         str(history[2].point_id)
@@ -396,7 +401,7 @@ def test_to_keep_no_last_points_keeps_the_newest_verified_alone() -> None:
 
 @pytest.mark.parametrize(("seconds", "count"), [(0, 1), (1, 2)])
 def test_a_point_counts_up_to_the_tolerance_ahead_of_the_clock(seconds: int, count: int) -> None:
-    """One that does not count protects the one before it and stays."""
+    """A point that does not count protects the previous one and stays."""
     history = at_times("2026-03-01T02:00:00+00:00", "2026-03-02T02:00:00+00:00")
     now = history[1].point_id.taken_at - CLOCK_TOLERANCE - timedelta(seconds=seconds)
     assert len(list_kept(history, RetentionPolicy(keep_days=0, keep_last=1), now)) == count

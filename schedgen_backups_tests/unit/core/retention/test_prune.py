@@ -1,7 +1,6 @@
-"""Pruning removes exactly the planned points' files and nothing else, and a crash at any moment leaves a
-directory that says the truth.
+"""Pruning removes exactly the planned points' files, and a crash at any moment leaves a consistent directory.
 
-Points are small real ones. What is planned is tested in `test_retention`.
+Points are small real ones. What is planned is tested in `test_plan`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ DOOMED = 3
 
 
 class CrashingCatalog(Catalog):
-    """Removes so many files and then cannot remove another one."""
+    """Removes this many files and then fails to remove another."""
 
     def __init__(self, directory: Path, removals: int) -> None:
         super().__init__(directory)
@@ -53,7 +52,7 @@ class CrashingCatalog(Catalog):
 
 
 def fill(directory: Path, states: Iterable[PointState] = STATES) -> tuple[Catalog, list[tuple[str, ...]]]:
-    """A catalog with a point a night, and the names of each point's files."""
+    """Fill a catalog with a point a night; return it and the names of each point's files."""
     catalog = Catalog(directory)
     catalog.prepare()
     return catalog, [add_point(catalog, name_night(day), state) for day, state in enumerate(states)]
@@ -72,7 +71,7 @@ def make_pin(day: int, *, expires_at: datetime | None = None) -> Pin:
 def reader(
     catalog: Catalog, now: datetime, outcomes: Iterable[CheckStatus] = ()
 ) -> Callable[[PointListing], None]:
-    """Records what a look at a point's files would: passed, or these outcomes one after the other."""
+    """Records the result of reading a point's files: passed, or these outcomes in sequence."""
     coming = iter(outcomes)
 
     def read_again(point: PointListing) -> None:
@@ -93,7 +92,7 @@ def list_removed(plan: RetentionPlan) -> list[RecoveryPointId]:
     return [decision.candidate.point_id for decision in plan.removed]
 
 
-def test_exactly_the_files_of_the_planned_points_go(tmp_path: Path) -> None:
+def test_exactly_the_files_of_the_planned_points_are_removed(tmp_path: Path) -> None:
     catalog, files = fill(tmp_path)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir() if path.is_file()}
     report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
@@ -104,7 +103,7 @@ def test_exactly_the_files_of_the_planned_points_go(tmp_path: Path) -> None:
     assert list_removed(report.plan) == [name_night(day) for day in range(DOOMED)]
 
 
-def test_a_dry_plan_is_what_is_done_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_changes_nothing_and_matches_what_is_done(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     before = list_files(tmp_path)
     plan = plan_pruning(catalog, POLICY, NOW)
@@ -119,7 +118,7 @@ def test_pruning_twice_removes_nothing_more(tmp_path: Path) -> None:
 
 
 def test_files_of_the_old_script_and_unknown_ones_stay(tmp_path: Path) -> None:
-    """One of the script's has the second of a point that goes: it ran at two o'clock as well."""
+    """One of the script's files has the second of a deleted point: it also ran at two o'clock."""
     catalog, files = fill(tmp_path)
     foreign = {
         f"db_other_{name_night(0)}.sql.gz": b"\x1f\x8b of the script",
@@ -159,8 +158,8 @@ def test_a_crash_between_any_two_removals_is_finished_by_the_next_prune(tmp_path
         assert list_files(directory) == sorted(name for names in files[DOOMED:] for name in names)
 
 
-def test_no_half_of_a_point_is_ever_listed_as_one(tmp_path: Path) -> None:
-    """The manifest is the first file to go, so that the rest is a partial point."""
+def test_a_half_removed_point_is_only_a_partial_point(tmp_path: Path) -> None:
+    """The manifest is the first file to be removed, so that the rest is a partial point."""
     catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 5)
     with pytest.raises(StorageError):
         remove_points(CrashingCatalog(tmp_path, 1), POLICY, reader(Catalog(tmp_path), NOW), NOW)
@@ -190,7 +189,7 @@ def test_a_clock_that_was_set_back_behind_all_points_loses_nothing(tmp_path: Pat
     assert list_files(tmp_path) == before
 
 
-def test_a_clock_that_was_set_back_removes_no_more_than_the_right_one(tmp_path: Path) -> None:
+def test_a_clock_that_was_set_back_removes_no_more_than_a_correct_one(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     right = set(list_removed(plan_pruning(catalog, POLICY, NOW)))
     for hours in range(0, 24 * 12, 7):
@@ -212,7 +211,7 @@ def test_a_pin_is_kept_and_read_back(tmp_path: Path) -> None:
     assert catalog.get_point(name_night(0)).state is PointState.VERIFIED
 
 
-def test_a_pin_that_was_written_again_holds_its_newest_words(tmp_path: Path) -> None:
+def test_a_rewritten_pin_has_its_newest_values(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     write_pin(catalog, make_pin(0))
     longer = make_pin(0, expires_at=NOW)
@@ -220,7 +219,7 @@ def test_a_pin_that_was_written_again_holds_its_newest_words(tmp_path: Path) -> 
     assert read_pin(catalog, name_night(0)) == longer
 
 
-def test_a_pin_that_was_taken_away_protects_no_more(tmp_path: Path) -> None:
+def test_a_removed_pin_protects_no_longer(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     write_pin(catalog, make_pin(0))
     assert name_night(0) not in list_removed(plan_pruning(catalog, POLICY, NOW))
@@ -229,7 +228,7 @@ def test_a_pin_that_was_taken_away_protects_no_more(tmp_path: Path) -> None:
     assert name_night(0) in list_removed(plan_pruning(catalog, POLICY, NOW))
 
 
-def test_an_expired_pin_does_not_protect_and_goes_with_its_point(tmp_path: Path) -> None:
+def test_an_expired_pin_does_not_protect_and_is_removed_with_its_point(tmp_path: Path) -> None:
     catalog, files = fill(tmp_path)
     write_pin(catalog, make_pin(0, expires_at=NOW))
     write_pin(catalog, make_pin(2, expires_at=NOW + timedelta(seconds=1)))
@@ -241,9 +240,7 @@ def test_an_expired_pin_does_not_protect_and_goes_with_its_point(tmp_path: Path)
 
 
 @pytest.mark.parametrize("damaged", [b"", b'{"point_id": ', b"\xff\xfe", b'{"reason": "x"}'])
-def test_a_point_whose_pin_cannot_be_read_stays_and_stops_nothing_else(
-    tmp_path: Path, damaged: bytes
-) -> None:
+def test_a_point_with_an_unreadable_pin_stays_and_stops_nothing_else(tmp_path: Path, damaged: bytes) -> None:
     """The pin may protect it; the operator decides."""
     catalog, files = fill(tmp_path)
     pin = tmp_path / f"pin_{name_night(0)}.json"
@@ -291,8 +288,11 @@ def damage_point(directory: Path, names: tuple[str, ...], kind: str) -> None:
         find(f"{kind}_").write_bytes(b"{")
 
 
-def test_the_newest_verified_point_is_read_before_others_go_in_favour_of_it(tmp_path: Path) -> None:
-    """Found damaged, it counts no more, and the one before is read; retention relies on nothing it remembers."""
+def test_the_newest_verified_point_is_reread_before_others_are_removed(tmp_path: Path) -> None:
+    """If it is damaged, it no longer counts, and the previous one is read.
+
+    Retention does not rely on records.
+    """
     catalog, files = fill(tmp_path, [PointState.VERIFIED] * 6)
     policy = replace(POLICY, keep_days=1, keep_last=1)
     later = NOW + timedelta(days=100)
@@ -302,14 +302,14 @@ def test_the_newest_verified_point_is_read_before_others_go_in_favour_of_it(tmp_
     assert set(files[4]) | set(files[5]) <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_nothing_is_read_where_nothing_goes(tmp_path: Path) -> None:
+def test_nothing_is_read_if_nothing_is_removed(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 2)
     read: list[PointListing] = []
     assert remove_points(catalog, POLICY, read.append, NOW).plan.removed == ()
     assert read == []
 
 
-def test_a_look_that_records_nothing_removes_nothing(tmp_path: Path) -> None:
+def test_a_read_without_a_recorded_result_removes_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     before = list_files(tmp_path)
     with pytest.raises(VerificationError, match="no result was recorded"):
@@ -320,7 +320,7 @@ def test_a_look_that_records_nothing_removes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("age", "is_read"), [(timedelta(hours=24), True), (timedelta(hours=24, seconds=-1), False)]
 )
-def test_a_point_is_read_again_a_day_after_it_was_read(tmp_path: Path, age: timedelta, is_read: bool) -> None:
+def test_a_point_is_reread_a_day_after_the_last_time(tmp_path: Path, age: timedelta, is_read: bool) -> None:
     catalog, _files = fill(tmp_path)
     reader(catalog, NOW)(catalog.get_point(name_night(4)))
     read: list[RecoveryPointId] = []
@@ -333,15 +333,15 @@ def test_a_point_is_read_again_a_day_after_it_was_read(tmp_path: Path, age: time
     assert read == ([name_night(4)] if is_read else [])
 
 
-def test_without_a_time_it_is_now(tmp_path: Path) -> None:
-    """The points are of 2026, so nothing of today protects them but being the last verified ones."""
+def test_without_a_given_time_it_is_now(tmp_path: Path) -> None:
+    """The points are of 2026, so only being the last verified ones protects them today."""
     catalog, _files = fill(tmp_path)
     report = remove_points(catalog, POLICY, reader(catalog, datetime.now(timezone.utc)))
     assert {decision.candidate.point_id for decision in report.plan.kept} >= {name_night(3), name_night(4)}
 
 
-def test_a_committed_file_that_describes_itself_no_more_goes_with_its_point(tmp_path: Path) -> None:
-    """Its manifest names it; left behind, it would never be anybody's."""
+def test_a_committed_file_that_can_no_longer_be_parsed_is_removed_with_its_point(tmp_path: Path) -> None:
+    """Its manifest names it; left behind, it would belong to no point."""
     catalog, files = fill(tmp_path)
     dump = tmp_path / files[2][0]
     dump.write_bytes(bytes(dump.stat().st_size))
@@ -360,7 +360,7 @@ def test_the_last_coherent_point_stays_beside_newer_ones_that_lack_objects(tmp_p
     assert [decision.candidate.point_id for decision in plan.kept] == [name_night(1), name_night(3)]
 
 
-def test_a_point_whose_pin_cannot_be_read_is_planned_with_its_state(tmp_path: Path) -> None:
+def test_a_point_with_an_unreadable_pin_is_planned_with_its_state(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     for night in range(len(STATES)):
         catalog.pin_path(name_night(night)).write_bytes(b"{")

@@ -1,8 +1,6 @@
-"""GETs beside the SDK: a plain answer is taken whole on a connection that stays open, and nothing odd ever
-passes for an object.
+"""GETs beside the SDK: plain answers use a persistent connection, and nothing odd passes for an object.
 
-A server on loopback says what it is told to, byte for byte. What a real S3 server answers is in the
-integration tests.
+A server on loopback sends given bytes. The integration tests cover the answers of real S3 servers.
 """
 
 from __future__ import annotations
@@ -50,7 +48,7 @@ class _Server(JoiningHTTPServer):
         super().__init__(_Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Handshakes that a client broke off are no error of the server."""
+        """Ignore handshakes that a client broke off: they are not errors of the server."""
         if not isinstance(sys.exc_info()[1], ssl.SSLError):
             super().handle_error(request, client_address)
 
@@ -66,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.server.is_closing
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
-        """Nothing goes to standard error."""
+        """Write nothing to standard error."""
 
 
 @pytest.fixture
@@ -140,7 +138,7 @@ def test_requests_are_addressed_and_signed_as_the_sdk_does(settings: BucketSetti
         assert headers["Authorization"] == expected["Authorization"]
 
 
-def test_whole_answers_are_taken_on_one_connection(server: _Server) -> None:
+def test_whole_answers_are_read_on_one_connection(server: _Server) -> None:
     with open_gets(server.endpoint) as gets:
         answers = [gets.get("a.pdf", etag=etag, limit_bytes=LIMIT) for etag in (None, "e", "e")]
     assert [answer is not None and answer.body for answer in answers] == [b"whole"] * 3
@@ -177,7 +175,7 @@ def test_whole_answers_are_taken_on_one_connection(server: _Server) -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "close"),
     ],
 )
-def test_an_answer_with_anything_odd_is_none_and_its_connection_is_not_used_again(
+def test_an_odd_answer_is_none_and_its_connection_is_not_reused(
     server: _Server, answer: bytes, then: str
 ) -> None:
     server.answer, server.is_closing = answer, then == "close"
@@ -188,13 +186,13 @@ def test_an_answer_with_anything_odd_is_none_and_its_connection_is_not_used_agai
     assert len(set(server.connections)) == 2
 
 
-def test_a_connection_that_the_server_is_about_to_close_is_not_used_again(server: _Server) -> None:
+def test_a_connection_that_the_server_will_close_is_not_reused(server: _Server) -> None:
     server.answer, server.is_closing = PLAIN.replace(b"Server: x", b"Connection: close"), True
     with open_gets(server.endpoint) as gets:
         assert [read_body(gets), read_body(gets)] == [b"whole"] * 2
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(server: _Server) -> None:
+def test_a_connection_closed_by_the_server_is_not_reused(server: _Server) -> None:
     server.is_closing = True
     with open_gets(server.endpoint) as gets:
         for _ in range(3):
@@ -203,7 +201,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used_again(server:
     assert len(set(server.connections)) == 3
 
 
-def test_a_second_answer_that_comes_late_is_not_taken_for_the_next_one(server: _Server) -> None:
+def test_a_late_second_answer_is_not_taken_for_the_next_one(server: _Server) -> None:
     with open_gets(server.endpoint) as gets:
         assert read_body(gets) == b"whole"
         (there,) = server._open
@@ -213,19 +211,19 @@ def test_a_second_answer_that_comes_late_is_not_taken_for_the_next_one(server: _
     assert len(set(server.connections)) == 2
 
 
-def test_a_server_that_falls_silent_is_none(server: _Server) -> None:
+def test_a_silent_server_gives_none(server: _Server) -> None:
     server.answer = PLAIN[:-2]
     with open_gets(server.endpoint, stall_timeout_seconds=0.2) as gets:
         assert read_body(gets) is None
 
 
-def test_a_server_that_is_not_there_or_has_no_name_is_none() -> None:
+def test_a_missing_server_or_host_name_gives_none() -> None:
     for endpoint in (f"127.0.0.1:{free_ports(1)[0]}", "no-such-host.invalid:1"):
         with open_gets(endpoint) as gets:
             assert read_body(gets) is None
 
 
-def test_a_server_that_says_it_is_too_much_is_heard(server: _Server) -> None:
+def test_an_overloaded_server_is_reported_as_busy(server: _Server) -> None:
     heard: list[int] = []
     settings = replace(SETTINGS, endpoint=server.endpoint)
     gets = DirectGets(
@@ -248,7 +246,7 @@ def test_a_server_that_says_it_is_too_much_is_heard(server: _Server) -> None:
     assert len(heard) == 2
 
 
-def test_after_many_odd_answers_in_a_row_nothing_more_is_asked(server: _Server) -> None:
+def test_after_many_odd_answers_in_a_row_nothing_more_is_requested(server: _Server) -> None:
     with open_gets(server.endpoint) as gets:
         server.answer = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
         assert [read_body(gets) for _ in range(19)] == [None] * 19
@@ -269,7 +267,7 @@ def test_what_cannot_be_sent_is_not_sent(server: _Server, key: str, etag: str | 
     assert server.connections == []
 
 
-def test_a_certificate_is_checked(tmp_path: Path) -> None:
+def test_a_certificate_is_verified(tmp_path: Path) -> None:
     ours, other = make_certificate(tmp_path / "ours"), make_certificate(tmp_path / "other")
     server = _Server()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -291,5 +289,5 @@ def test_a_certificate_is_checked(tmp_path: Path) -> None:
 
 
 def can_encode(key: str) -> bool:
-    """Whether UTF-8 has it."""
+    """Return whether UTF-8 can encode it."""
     return not any("\ud800" <= character <= "\udfff" for character in key)

@@ -1,4 +1,4 @@
-"""Small files are on the disk before they get their name, and the name is there before the call returns."""
+"""Small files are synced before they get their name, and the name is synced before the call returns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from schedgen_backups.core.system.files import write_atomically
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[tuple[str, bool]]]:
-    """Watch a name: get what is synced from now on, the directory or the file, and whether the name was there
-    at that moment.
-    """
+    """Watch a name; yield each sync of directory or file, and whether the name existed then."""
 
     def watch(target: Path) -> list[tuple[str, bool]]:
         seen: list[tuple[str, bool]] = []

@@ -1,7 +1,8 @@
-"""The lock on the backup directory: one run at a time writes, the second is told who that is, and a dead one
-holds nothing.
+"""The lock on the backup directory: one run writes at a time, and a dead run holds nothing.
 
-Other holders are real processes, killed for good.
+A second run is refused with the name of the first.
+
+Other holders are real processes, killed with SIGKILL.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def other_process(catalog: Catalog) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock."""
+    """Start another process that holds the lock."""
     with subprocess.Popen(
         [sys.executable, "-c", LOCK_AND_WAIT, str(catalog.directory)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -67,7 +68,7 @@ def test_a_killed_holder_frees_the_lock(catalog: Catalog, other_process: subproc
     catalog.lock.release()
 
 
-def test_the_holder_may_ask_again_and_somebody_else_in_the_process_may_not(catalog: Catalog) -> None:
+def test_the_holder_may_lock_again_and_others_in_the_process_may_not(catalog: Catalog) -> None:
     assert catalog.lock.acquire("me") is True
     assert catalog.lock.acquire("me again") is False
     other = DirectoryLock(catalog.directory)
@@ -79,13 +80,13 @@ def test_the_holder_may_ask_again_and_somebody_else_in_the_process_may_not(catal
     other.release()
 
 
-def test_a_lock_that_is_free_names_nobody(catalog: Catalog) -> None:
+def test_a_free_lock_names_no_holder(catalog: Catalog) -> None:
     catalog.lock.acquire("me")
     catalog.lock.release()
     assert catalog.directory.joinpath(LOCK_NAME).read_bytes() == b""
 
 
-def test_nothing_is_left_of_a_killed_holders_longer_name(
+def test_nothing_remains_of_a_killed_holders_longer_name(
     catalog: Catalog, other_process: subprocess.Popen[str]
 ) -> None:
     other_process.kill()
@@ -106,7 +107,7 @@ def test_a_child_process_does_not_keep_the_lock(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_file_system_without_locks_is_named_and_not_taken_for_a_lock_that_is_held(
+def test_a_file_system_without_locks_is_named_and_is_not_a_held_lock(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def refuse(_descriptor: int, _operation: int) -> None:
@@ -135,7 +136,7 @@ def test_on_a_full_disk_the_lock_is_taken_without_its_note(
     assert DirectoryLock(catalog.directory).acquire("other") is True
 
 
-def test_a_lock_of_another_user_is_refused_with_what_to_do(catalog: Catalog) -> None:
+def test_a_lock_of_another_user_is_refused_with_instructions(catalog: Catalog) -> None:
     """As root leaves it after one backup."""
     path = catalog.directory / LOCK_NAME
     path.touch()
@@ -143,7 +144,7 @@ def test_a_lock_of_another_user_is_refused_with_what_to_do(catalog: Catalog) -> 
     path.chmod(0o000)
     is_root = os.geteuid() == 0
     if is_root:
-        # Folders of tests are closed to others.
+        # Other users cannot enter the tests' folders.
         path = Path("/tmp") / f"lock-of-root-{os.getpid()}"  # noqa: S108
         path.touch(mode=0o600)
         os.seteuid(65534)

@@ -1,8 +1,6 @@
-"""Where copies must lie so that file systems can share blocks, and that archives with room for it are read by
-everybody.
+"""Offsets at which file systems can share copied blocks; archives with such gaps stay readable for all tools.
 
-This machine's file system is told to share here, whether it does or not; real ones are in the integration
-tests.
+The tests claim that this machine's file system can share; real ones are in the integration tests.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ OFFSETS = st.integers(0, 1 << 45)
 
 
 @given(OFFSETS, OFFSETS)
-def test_what_follows_the_gap_lies_in_its_block_as_at_the_source(
+def test_what_follows_the_gap_has_the_sources_offset_in_its_block(
     source_offset: int, target_offset: int
 ) -> None:
     gap_bytes = measure_gap(source_offset, target_offset)
@@ -62,7 +60,7 @@ def test_what_follows_the_gap_lies_in_its_block_as_at_the_source(
 
 
 @given(OFFSETS, st.integers(1, 50_000))
-def test_a_range_is_cut_at_the_borders_of_its_whole_blocks(offset: int, length: int) -> None:
+def test_a_range_is_cut_to_whole_blocks(offset: int, length: int) -> None:
     parts = split_at_blocks(offset, length)
     assert sum(parts) == length
     assert all(parts)
@@ -99,7 +97,7 @@ def test_a_file_shorter_than_a_block_and_one_elsewhere_are_not_shared(tmp_path: 
 
 
 class Nights:
-    """Archives of one bucket, each made of the one before it."""
+    """Archives of one bucket, each made from the previous one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,7 +110,7 @@ class Nights:
         return path
 
     def write_next(self, previous: Path, changed: dict[str, bytes], *, streams: Sequence[str] = ()) -> Path:
-        """Objects that did not change are copied, those in `streams` as large ones are."""
+        """Unchanged objects are copied, those in `streams` as large ones are."""
         self.objects |= changed
         path = self.folder / f"after-{previous.parent.name}" / ARCHIVE_NAME
         path.parent.mkdir()
@@ -141,7 +139,7 @@ class Nights:
 
 @pytest.fixture
 def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
-    """The file system is one that shares."""
+    """Claim that the file system can share blocks."""
     monkeypatch.setattr(archive_file, "can_share_blocks", lambda _source, _folder: True)
     return Nights(tmp_path)
 
@@ -164,12 +162,10 @@ def assert_holds(path: Path, objects: dict[str, bytes]) -> None:
     "streams", [[], ["01.pdf", "06.pdf"]], ids=["copied in runs", "some copied as streams"]
 )
 @pytest.mark.parametrize("size_bytes", [1, 70_000, 74_075, *range(70_331, 70_360)])
-def test_copies_behind_a_changed_object_end_where_they_ended_in_their_block(
+def test_copies_after_a_changed_object_end_at_the_same_offset_in_their_block(
     nights: Nights, size_bytes: int, streams: list[str]
 ) -> None:
-    """The end: what stands before the first byte of a copy may be a filler, which is the first member of its
-    object.
-    """
+    """Their end: the first member of an object may be a filler, which precedes the first copied byte."""
     first = nights.write_first()
     second = nights.write_next(
         first, {"00.pdf": make_noise(size_bytes, 99), "05.pdf": make_noise(size_bytes, 98)}, streams=streams
@@ -182,7 +178,7 @@ def test_copies_behind_a_changed_object_end_where_they_ended_in_their_block(
 
 
 @pytest.mark.parametrize("streams", [[], ["03.pdf"]], ids=["copied in runs", "copied as a stream"])
-def test_fillers_do_not_pile_up_behind_an_object_that_changes_every_night(
+def test_fillers_do_not_accumulate_after_an_object_that_changes_every_night(
     nights: Nights, streams: list[str]
 ) -> None:
     path = nights.write_first()
@@ -216,7 +212,7 @@ def test_small_runs_and_file_systems_that_do_not_share_get_no_filler(
 
 
 @pytest.mark.parametrize("reader", sorted(READERS))
-def test_stock_tools_read_an_archive_with_fillers_without_a_word(
+def test_stock_tools_read_an_archive_with_fillers_without_a_warning(
     nights: Nights, reader: str, tmp_path: Path
 ) -> None:
     path = nights.write_next(nights.write_first(), {"00.pdf": b"shorter", "04.pdf": b"shorter"})
@@ -226,7 +222,7 @@ def test_stock_tools_read_an_archive_with_fillers_without_a_word(
         assert len(listed.splitlines()) == len(nights.objects) + 1
 
 
-def test_every_flipped_byte_of_a_filler_is_seen(nights: Nights) -> None:
+def test_every_flipped_byte_of_a_filler_is_found(nights: Nights) -> None:
     first = nights.write_first()
     path = nights.write_next(first, {"00.pdf": b"shorter"})
     grown = read_entries(path)[1]
@@ -240,7 +236,7 @@ def test_every_flipped_byte_of_a_filler_is_seen(nights: Nights) -> None:
         assert CheckStatus.FAILED in {result.status for result in verify_archive(path)}
 
 
-def test_a_copy_that_turns_out_damaged_leaves_no_filler_behind(nights: Nights) -> None:
+def test_a_damaged_copy_leaves_no_filler_behind(nights: Nights) -> None:
     first = nights.write_first()
     data = bytearray(first.read_bytes())
     entry = read_entries(first)[3]

@@ -1,4 +1,4 @@
-"""A growing file that is synced on the way."""
+"""A growing file is synced while it is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from schedgen_backups_tests.support.artifacts import (
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes that the file had when it was synced."""
+    """Return the sizes that the file had when it was synced."""
     monkeypatch.setattr(write_back, "_STEP_BYTES", 1000)
     sizes: list[int] = []
 
@@ -34,7 +34,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_what_was_written_is_synced_step_by_step(tmp_path: Path, synced: list[int]) -> None:
+def test_what_was_written_is_synced_in_steps(tmp_path: Path, synced: list[int]) -> None:
     with (tmp_path / "file").open("w+b") as file:
         back = WriteBack(cast("BinaryIO", file))
         with MemberWriter(cast("BinaryIO", file), threads=1, written=back.note) as writer:
@@ -46,7 +46,7 @@ def test_what_was_written_is_synced_step_by_step(tmp_path: Path, synced: list[in
     assert synced[0] >= 1000
 
 
-def test_a_disk_that_lost_something_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_lost_data_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_back, "_STEP_BYTES", 1)
 
     def fsync(_descriptor: int) -> None:
@@ -69,7 +69,7 @@ def test_an_artifact_whose_last_sync_failed_is_not_finished(
     monkeypatch.setattr(write_back, "_STEP_BYTES", 1)
 
     def fsync(_descriptor: int) -> None:
-        # Until everything is written: the failure is the last sync's.
+        # Until everything is written: the last sync fails.
         time.sleep(0.3)
         raise OSError(5, "Input/output error")
 

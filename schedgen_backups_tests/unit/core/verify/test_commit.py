@@ -1,6 +1,4 @@
-"""What must be seen before a manifest is written, and what the manifest says, on small files made without a
-server.
-"""
+"""What must pass before a manifest is written, and what it says, on small files made without a server."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ RUN = Origin(run_id="run", reason="test", user="somebody")
 
 
 class Witness:
-    """A live system that gives the same verdict on each missing object, and counts how often it was asked."""
+    """A live system that gives the same verdict on each missing object and counts the requests."""
 
     def __init__(self, verdict: ReferenceVerdict = ReferenceVerdict.MISSING) -> None:
         self.verdict = verdict
@@ -54,7 +52,7 @@ class Witness:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    """A point that was captured and not committed; one object that it refers to is not in the archive."""
+    """Return a captured, uncommitted point; one object that it refers to is not in the archive."""
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     write_dump(catalog.directory / DUMP_NAME, [TableText("jobs", (b"1",))], references=["a", "b"])
@@ -67,7 +65,7 @@ def verify(catalog: Catalog, *, checked_by: str = "run", live: Witness | None = 
 
 
 def overwrite(catalog: Catalog, check: Check, status: CheckStatus, **fields: object) -> None:
-    """The newest result of this check is another."""
+    """Replace the newest result of this check."""
     found = catalog.read_verification(ID).result(check) or make_result(check)
     catalog.record_results(ID, (found.model_copy(update={"status": status, **fields}),))
 
@@ -80,13 +78,13 @@ def test_every_check_of_a_commit_is_performed_and_signed(catalog: Catalog) -> No
     assert catalog.read_verification(ID) == verification
 
 
-def test_progress_is_reported_of_both_files(catalog: Catalog) -> None:
+def test_progress_is_reported_for_both_files(catalog: Catalog) -> None:
     sizes: list[int] = []
     verify_point(catalog, catalog.get_point(ID), checked_by="run", live=Witness(), on_progress=sizes.append)
     assert sum(sizes) > max((catalog.directory / name).stat().st_size for name in (DUMP_NAME, ARCHIVE_NAME))
 
 
-def test_the_manifest_says_what_was_seen(catalog: Catalog) -> None:
+def test_the_manifest_holds_the_check_results(catalog: Catalog) -> None:
     before = datetime.now(timezone.utc)
     manifest, verification = commit_point(catalog, ID, origin=RUN, live=Witness())
     assert (manifest.point_id, manifest.tool_version, manifest.snapshot_at, manifest.origin) == (
@@ -118,7 +116,7 @@ def test_the_manifest_says_what_was_seen(catalog: Catalog) -> None:
 
 
 def test_the_manifests_digests_are_those_of_the_check_that_read_every_byte(catalog: Catalog) -> None:
-    """A later check of the same file carries a digest too, and must not take its place."""
+    """A later check of the same file also carries a digest, which must not replace it."""
     verify(catalog)
     overwrite(
         catalog, Check.REFERENCES_RESOLVE, CheckStatus.PASSED, artifacts=dict.fromkeys(ArtifactKind, "0" * 64)
@@ -128,7 +126,7 @@ def test_the_manifests_digests_are_those_of_the_check_that_read_every_byte(catal
 
 
 @pytest.mark.parametrize("check", COMMIT_CHECKS)
-def test_one_check_that_failed_in_this_run_prevents_the_commit(catalog: Catalog, check: Check) -> None:
+def test_one_failed_check_of_this_run_prevents_the_commit(catalog: Catalog, check: Check) -> None:
     verify(catalog)
     overwrite(catalog, check, CheckStatus.FAILED, summary="seen to fail")
     with pytest.raises(
@@ -139,7 +137,7 @@ def test_one_check_that_failed_in_this_run_prevents_the_commit(catalog: Catalog,
 
 
 @pytest.mark.parametrize("check", COMMIT_CHECKS)
-def test_one_check_that_this_run_left_out_is_performed_at_the_commit(catalog: Catalog, check: Check) -> None:
+def test_one_check_that_this_run_skipped_is_performed_at_the_commit(catalog: Catalog, check: Check) -> None:
     kept = tuple(result for result in verify(catalog).results if result.check is not check)
     catalog.write_verification(Verification(point_id=POINT, results=kept))
     _manifest, verification = commit_point(catalog, ID, origin=RUN, live=Witness())
@@ -147,7 +145,7 @@ def test_one_check_that_this_run_left_out_is_performed_at_the_commit(catalog: Ca
 
 
 @pytest.mark.parametrize("status", [CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE])
-def test_what_is_missing_in_the_live_system_or_not_configured_does_not_prevent_it(
+def test_what_is_missing_in_the_live_system_or_not_configured_prevents_no_commit(
     catalog: Catalog, status: CheckStatus
 ) -> None:
     verify(catalog)
@@ -157,7 +155,7 @@ def test_what_is_missing_in_the_live_system_or_not_configured_does_not_prevent_i
 
 
 @pytest.mark.parametrize("verdict", [ReferenceVerdict.LOST, ReferenceVerdict.UNKNOWN])
-def test_a_lost_object_prevents_the_commit_although_the_recorded_check_passed(
+def test_a_lost_object_prevents_the_commit_although_its_recorded_check_passed(
     catalog: Catalog, verdict: ReferenceVerdict
 ) -> None:
     verify(catalog)
@@ -168,14 +166,14 @@ def test_a_lost_object_prevents_the_commit_although_the_recorded_check_passed(
     assert catalog.get_point(ID).manifest is None
 
 
-def test_what_this_run_saw_is_not_performed_again(catalog: Catalog) -> None:
+def test_checks_of_this_run_are_not_repeated(catalog: Catalog) -> None:
     before = verify(catalog)
     _manifest, verification = commit_point(catalog, ID, origin=RUN, live=Witness())
     assert verification == before
 
 
 @pytest.mark.parametrize("origin", [Origin(run_id="another"), Origin()])
-def test_what_another_run_saw_is_performed_again(catalog: Catalog, origin: Origin) -> None:
+def test_checks_of_another_run_are_repeated(catalog: Catalog, origin: Origin) -> None:
     verify(catalog, checked_by="run" if origin.run_id else "")
     overwrite(catalog, Check.DUMP_IS_STORED, CheckStatus.PASSED, summary="of before")
     _manifest, verification = commit_point(catalog, ID, origin=origin, live=Witness())
@@ -183,14 +181,14 @@ def test_what_another_run_saw_is_performed_again(catalog: Catalog, origin: Origi
     assert {result.checked_by for result in verification.results} == {origin.run_id}
 
 
-def test_an_unknown_result_of_this_run_is_performed_again(catalog: Catalog) -> None:
+def test_an_unknown_result_of_this_run_is_checked_again(catalog: Catalog) -> None:
     verify(catalog)
     overwrite(catalog, Check.DUMP_IS_COMPLETE, CheckStatus.UNKNOWN)
     _manifest, verification = commit_point(catalog, ID, origin=RUN, live=Witness())
     assert get_status(verification.results, Check.DUMP_IS_COMPLETE) is CheckStatus.PASSED
 
 
-def test_the_live_system_is_asked_once_per_look(catalog: Catalog) -> None:
+def test_the_live_system_is_asked_once_per_verification(catalog: Catalog) -> None:
     live = Witness()
     commit_point(catalog, ID, origin=RUN, live=live)
     assert live.times_asked == 1
@@ -203,7 +201,7 @@ def test_the_baseline_of_the_directory_decides_what_is_new(catalog: Catalog) -> 
 
 
 @pytest.mark.parametrize(("known", "newly_missing"), [((), 1), (("b",), 0)])
-def test_the_baseline_counts_where_the_checks_were_seen_before(
+def test_the_baseline_applies_to_checks_that_were_performed_before(
     catalog: Catalog, known: tuple[str, ...], newly_missing: int
 ) -> None:
     catalog.settle_baseline(known)
@@ -212,7 +210,7 @@ def test_the_baseline_counts_where_the_checks_were_seen_before(
     assert manifest.references.newly_missing_count == newly_missing
 
 
-def test_a_committed_point_is_read_again_and_keeps_its_manifest(catalog: Catalog) -> None:
+def test_a_committed_point_is_reread_and_keeps_its_manifest(catalog: Catalog) -> None:
     first, _verification = commit_point(catalog, ID, origin=RUN, live=Witness())
     overwrite(catalog, Check.DUMP_IS_STORED, CheckStatus.PASSED, summary="of before")
     again, verification = commit_point(catalog, ID, origin=RUN, live=Witness())
@@ -220,7 +218,7 @@ def test_a_committed_point_is_read_again_and_keeps_its_manifest(catalog: Catalog
     assert get_summary(verification.results, Check.DUMP_IS_STORED) != "of before"
 
 
-def test_known_verdicts_of_the_manifest_spare_the_live_system(catalog: Catalog) -> None:
+def test_recorded_verdicts_of_the_manifest_spare_the_live_system(catalog: Catalog) -> None:
     manifest, _verification = commit_point(catalog, ID, origin=RUN, live=Witness())
     _verification, summary = verify_point(catalog, catalog.get_point(ID), checked_by="later")
     assert summary == manifest.references
@@ -229,7 +227,7 @@ def test_known_verdicts_of_the_manifest_spare_the_live_system(catalog: Catalog) 
 @pytest.mark.parametrize(
     ("name", "check"), [(DUMP_NAME, Check.DUMP_IS_STORED), (ARCHIVE_NAME, Check.ARCHIVE_IS_STORED)]
 )
-def test_another_file_of_a_committed_point_fails_its_check(
+def test_another_file_in_a_committed_point_fails_its_check(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, name: str, check: Check
 ) -> None:
     """It is sound in itself, and not the one that was committed."""
@@ -245,7 +243,7 @@ def test_another_file_of_a_committed_point_fails_its_check(
 @pytest.mark.parametrize(
     ("name", "check"), [(DUMP_NAME, Check.DUMP_IS_STORED), (ARCHIVE_NAME, Check.ARCHIVE_IS_STORED)]
 )
-def test_a_committed_file_that_is_gone_fails_its_check_and_the_other_half_is_read(
+def test_a_missing_committed_file_fails_its_check_and_the_other_half_is_read(
     catalog: Catalog, name: str, check: Check
 ) -> None:
     commit_point(catalog, ID, origin=RUN, live=Witness())
@@ -284,7 +282,7 @@ def test_a_half_of_a_partial_point_is_read(catalog: Catalog) -> None:
         commit_point(catalog, ID, origin=RUN, live=Witness())
 
 
-def test_a_point_that_was_removed_while_it_was_read_is_not_recorded(catalog: Catalog) -> None:
+def test_a_point_removed_while_it_is_read_is_not_recorded(catalog: Catalog) -> None:
     point = catalog.get_point(ID)
     for name in (DUMP_NAME, ARCHIVE_NAME):
         (catalog.directory / name).unlink()
@@ -293,7 +291,7 @@ def test_a_point_that_was_removed_while_it_was_read_is_not_recorded(catalog: Cat
     assert not (catalog.directory / f"verification_{ID}.json").exists()
 
 
-def test_a_committed_point_that_lost_both_files_fails_and_is_not_taken_for_a_removed_one(
+def test_a_committed_point_that_lost_both_files_fails_as_damaged(
     catalog: Catalog,
 ) -> None:
     commit_point(catalog, ID, origin=RUN, live=Witness())

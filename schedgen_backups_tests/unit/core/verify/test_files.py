@@ -1,4 +1,4 @@
-"""The record of an archive is held against what is in it, on small files made without a server."""
+"""The record of an archive is compared with its content, on small files made without a server."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ from schedgen_backups_tests.support.artifacts import (
 
 
 def write_archive(path: Path, **more: int) -> None:
-    """Write an archive of two objects, one of them unproven and with unknown tags, whose record counts so
-    many more than there are.
+    """Write an archive of two objects whose record counts this many more.
+
+    One object is unproven and has unknown tags.
     """
     with (
         path.open("w+b") as file,
@@ -53,7 +54,7 @@ def write_archive(path: Path, **more: int) -> None:
         )
 
 
-def test_an_archive_that_holds_what_its_record_says_is_readable(tmp_path: Path) -> None:
+def test_an_archive_that_matches_its_record_is_readable(tmp_path: Path) -> None:
     write_archive(tmp_path / ARCHIVE_NAME)
     results = verify_archive(tmp_path / ARCHIVE_NAME)
     assert [result.status for result in results] == [CheckStatus.PASSED, CheckStatus.PASSED]
@@ -70,9 +71,7 @@ def test_an_archive_that_holds_what_its_record_says_is_readable(tmp_path: Path) 
 
 @pytest.mark.parametrize("count", [-1, 1])
 @pytest.mark.parametrize("name", ["object_count", "size_bytes", "unproven_count", "unread_tags_count"])
-def test_an_archive_that_holds_something_else_than_its_record_says_fails(
-    tmp_path: Path, name: str, count: int
-) -> None:
+def test_an_archive_that_does_not_match_its_record_fails(tmp_path: Path, name: str, count: int) -> None:
     """Its bytes are as they were written: only the count is wrong."""
     write_archive(tmp_path / ARCHIVE_NAME, **{name: count})
     results = verify_archive(tmp_path / ARCHIVE_NAME)
@@ -124,7 +123,7 @@ def test_figures_of_an_archive_are_those_of_its_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["20261121_020000", "another"])
 @pytest.mark.parametrize("kind", ["dump", "archive"])
-def test_a_file_under_the_name_of_another_point_or_source_fails(tmp_path: Path, kind: str, name: str) -> None:
+def test_a_file_named_for_another_point_or_source_fails(tmp_path: Path, kind: str, name: str) -> None:
     point_id, source = (name, "schedgen") if name[0] == "2" else ("20261122_020000", name)
     if kind == "dump":
         path = tmp_path / f"db_{source}_{point_id}.sql.gz"
@@ -148,8 +147,9 @@ Positions = list[tuple[TableFacts, Any]]
 def write_crafted_dump(
     path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Positions], object], **record: object
 ) -> None:
-    """Write a dump whose index or record says something else than it holds, as only somebody can make it who
-    can write a footer.
+    """Write a dump whose index or record contradicts its content.
+
+    Creating it takes the ability to write a footer.
     """
     finish = DumpFileWriter.finish
 
@@ -163,7 +163,7 @@ def write_crafted_dump(
 
 
 def find_complaint(path: Path) -> str:
-    """What is wrong with a dump whose bytes are as they were written; empty when nothing is."""
+    """Return the error found in a dump with intact bytes; empty if there is none."""
     results = verify_dump(path)
     assert get_status(results, Check.DUMP_IS_STORED) is CheckStatus.PASSED
     is_complete = get_status(results, Check.DUMP_IS_COMPLETE) is CheckStatus.PASSED
@@ -176,7 +176,7 @@ def find_complaint(path: Path) -> str:
     [{"schema_name": "other"}, {"name": "other"}, {"rows": 7}, {"size_bytes": 1}, {"sha256": "0" * 64}],
     ids=str,
 )
-def test_a_table_that_is_not_what_the_index_says_is_named(
+def test_a_table_that_does_not_match_the_index_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, change: dict[str, Any]
 ) -> None:
     def alter(positions: Positions) -> None:
@@ -191,7 +191,7 @@ def test_a_table_that_is_not_what_the_index_says_is_named(
     assert find_complaint(path).endswith(f"tables differ from the index: {named}")
 
 
-def test_a_table_that_the_index_lacks_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_missing_in_the_index_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / DUMP_NAME
     write_crafted_dump(path, monkeypatch, lambda positions: positions.pop())
     assert find_complaint(path).endswith("tables differ from the index: their number differs")
@@ -200,7 +200,7 @@ def test_a_table_that_the_index_lacks_is_noticed(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     "record", [{"text_sha256": "0" * 64}, {"size_bytes": len(TEXT) + 1}], ids=["text", "size"]
 )
-def test_a_schema_that_is_not_what_the_record_says_is_noticed(
+def test_a_schema_that_does_not_match_the_record_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, object]
 ) -> None:
     path = tmp_path / DUMP_NAME
@@ -219,7 +219,7 @@ def test_a_schema_that_is_not_what_the_record_says_is_noticed(
     ],
     ids=["right", "within the one before", "beyond the next one", "beyond the dump", "behind the dump"],
 )
-def test_tables_lie_one_behind_the_other_within_the_dump(
+def test_tables_are_adjacent_within_the_dump(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
@@ -249,10 +249,10 @@ def test_tables_lie_one_behind_the_other_within_the_dump(
         ({"jobs": 2, "users": 1, "gone": 0}, "tables of the snapshot are missing: public.gone"),
     ],
 )
-def test_a_dump_has_the_rows_that_the_snapshot_counted(
+def test_a_dump_has_the_row_counts_of_the_snapshot(
     tmp_path: Path, counted: dict[str, int], said: str
 ) -> None:
-    """A table that was not counted, such as an extension's, is not judged."""
+    """A table that was not counted, such as an extension's, is not checked."""
     path = tmp_path / DUMP_NAME
     write_dump_text(path, TEXT, {("public", name): count for name, count in counted.items()})
     result = verify_dump_against_snapshot(path)
@@ -263,8 +263,8 @@ def test_a_dump_has_the_rows_that_the_snapshot_counted(
     )
 
 
-def test_rows_that_were_to_be_left_out_fail_the_dump(tmp_path: Path) -> None:
-    """As a pg_dump might write that does not take the option."""
+def test_rows_that_should_be_excluded_fail_the_dump(tmp_path: Path) -> None:
+    """A pg_dump that ignores the option might write them."""
     path = tmp_path / DUMP_NAME
     jobs, gone = (ExcludedTable(schema_name="public", name=name) for name in ("jobs", "log"))
     write_dump_text(path, TEXT, {("public", "users"): 1}, excluded_tables=(jobs, gone))

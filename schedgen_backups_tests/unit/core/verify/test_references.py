@@ -1,6 +1,6 @@
-"""The verdicts on missing objects and the status that they add up to, on small files made without a server.
+"""Verdicts on missing objects and the status that they result in, on small files made without a server.
 
-What the live system says is given here; that it says so is tested in the integration ring.
+The live system's verdicts are given here; the integration tests check that it gives them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DELETED, MISSING, LOST, UNKNOWN = (
 
 
 class Witness:
-    """A live system that gives these verdicts, and remembers what it was asked."""
+    """A live system that gives these verdicts and records the requests."""
 
     def __init__(self, **verdicts: ReferenceVerdict) -> None:
         self.verdicts = verdicts
@@ -58,7 +58,7 @@ def write_halves(
     return folder / DUMP_NAME, folder / ARCHIVE_NAME
 
 
-def test_the_summary_says_all_that_was_found(tmp_path: Path) -> None:
+def test_the_summary_holds_everything_found(tmp_path: Path) -> None:
     halves = write_halves(tmp_path, ["a", "b", "c", "d"])
     live = Witness(b=DELETED, c=MISSING, d=LOST)
     result, summary = verify_references(*halves, live=live)
@@ -83,7 +83,7 @@ def test_the_summary_says_all_that_was_found(tmp_path: Path) -> None:
     )
 
 
-def test_nothing_is_asked_and_nothing_is_remembered_where_nothing_is_missing(tmp_path: Path) -> None:
+def test_nothing_is_requested_or_recorded_if_nothing_is_missing(tmp_path: Path) -> None:
     live = Witness()
     result, summary = verify_references(*write_halves(tmp_path, ["a"]), live=live)
     assert (live.asked, result.status, summary.missing_sha256) == ([], CheckStatus.PASSED, "")
@@ -114,7 +114,7 @@ def test_verdicts_of_the_same_kind_are_counted(tmp_path: Path) -> None:
     assert summary.verdict_counts == {DELETED: 3}
 
 
-def test_an_object_that_the_live_system_says_nothing_of_is_unknown(tmp_path: Path) -> None:
+def test_an_object_without_a_verdict_of_the_live_system_is_unknown(tmp_path: Path) -> None:
     _result, summary = verify_references(*write_halves(tmp_path, ["a", "b", "c"]), live=Witness(b=DELETED))
     assert summary.verdict_counts == {DELETED: 1, UNKNOWN: 1}
 
@@ -135,7 +135,10 @@ def test_only_what_the_baseline_lacks_is_new(tmp_path: Path) -> None:
 def test_a_bucket_without_any_of_many_objects_makes_no_baseline(
     tmp_path: Path, count: int, asked: int
 ) -> None:
-    """Another bucket was named, or it is not filled yet: else the loss of all of it would never be told."""
+    """Another bucket was configured, or it is not filled yet.
+
+    Otherwise a total loss would never be reported.
+    """
     known: list[Sequence[str]] = []
 
     def know(keys: Sequence[str]) -> frozenset[str]:
@@ -150,9 +153,7 @@ def test_a_bucket_without_any_of_many_objects_makes_no_baseline(
 
 
 @pytest.mark.parametrize("verdict", [LOST, UNKNOWN])
-def test_nothing_becomes_the_baseline_while_an_object_is_lost_or_unknown(
-    tmp_path: Path, verdict: ReferenceVerdict
-) -> None:
+def test_a_lost_or_unknown_object_prevents_a_new_baseline(tmp_path: Path, verdict: ReferenceVerdict) -> None:
     asked: list[list[str]] = []
 
     def know(keys: Sequence[str]) -> frozenset[str]:
@@ -165,7 +166,7 @@ def test_nothing_becomes_the_baseline_while_an_object_is_lost_or_unknown(
     assert (asked, summary.newly_missing_count) == ([], 1)
 
 
-def test_a_thousand_of_the_missing_are_named_the_worst_first(tmp_path: Path) -> None:
+def test_a_thousand_missing_objects_are_named_worst_first(tmp_path: Path) -> None:
     keys = [f"m{number:04}" for number in range(1001)]
     live = Witness(**dict.fromkeys(keys, MISSING))
     live.verdicts[keys[-1]] = LOST
@@ -175,7 +176,7 @@ def test_a_thousand_of_the_missing_are_named_the_worst_first(tmp_path: Path) -> 
     assert summary.verdict_counts == {MISSING: 1000, LOST: 1}
 
 
-def test_known_verdicts_stand_for_the_same_missing_objects_only(tmp_path: Path) -> None:
+def test_recorded_verdicts_apply_to_the_same_missing_objects_only(tmp_path: Path) -> None:
     halves = write_halves(tmp_path, ["a", "b"])
     _result, known = verify_references(*halves, live=Witness(b=DELETED))
     live = Witness(b=LOST)
@@ -187,7 +188,7 @@ def test_known_verdicts_stand_for_the_same_missing_objects_only(tmp_path: Path) 
     assert result.status is CheckStatus.FAILED
 
 
-def test_known_verdicts_stand_for_nothing_where_nothing_is_missing(tmp_path: Path) -> None:
+def test_recorded_verdicts_are_not_used_if_nothing_is_missing(tmp_path: Path) -> None:
     empty = hashlib.sha256(b"").hexdigest()
     known = ReferenceSummary(state=ReferenceState.READ, reference_count=7, missing_sha256=empty)
     _result, summary = verify_references(*write_halves(tmp_path, ["a"]), live=None, known=known)
@@ -211,7 +212,7 @@ def test_halves_of_two_points_fail_with_the_reason_in_both(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("seconds", "status"), [(1, CheckStatus.FAILED), (0, CheckStatus.PASSED), (-1, CheckStatus.PASSED)]
 )
-def test_a_bucket_must_be_listed_no_sooner_than_the_snapshot(
+def test_a_bucket_must_not_be_listed_before_the_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, status: CheckStatus
 ) -> None:
     taken_at = artifacts.TAKEN_AT
@@ -223,7 +224,7 @@ def test_a_bucket_must_be_listed_no_sooner_than_the_snapshot(
     assert result.status is status
 
 
-def test_without_a_query_nothing_is_known_and_the_reason_is_kept(tmp_path: Path) -> None:
+def test_without_a_query_the_references_are_unknown_and_the_reason_is_kept(tmp_path: Path) -> None:
     dump, archive = write_halves(tmp_path, ["a"])
     text = make_dump_text([TableText("jobs", (b"1",))])
     write_dump_text(
@@ -245,10 +246,10 @@ def test_without_a_query_nothing_is_known_and_the_reason_is_kept(tmp_path: Path)
     assert live.asked == []
 
 
-def test_a_key_that_is_no_text_is_missing_like_any_other(
+def test_a_key_that_is_not_text_is_missing_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Our dumps hold none; one that somebody made may, in JSON's own escapes."""
+    """Our dumps hold none; a crafted one may, in JSON's own escapes."""
     monkeypatch.setattr(
         dump_file,
         "_to_line",
@@ -264,10 +265,10 @@ def test_a_key_that_is_no_text_is_missing_like_any_other(
     [(TAKEN_AT, True), (TAKEN_AT + timedelta(seconds=1), False), (None, False)],
     ids=["listed behind the snapshot", "listed before it", "a file of before that was kept"],
 )
-def test_the_order_of_snapshot_and_listing_goes_by_one_clock(
+def test_the_order_of_snapshot_and_listing_uses_one_clock(
     tmp_path: Path, opened_at: datetime | None, *, is_right: bool
 ) -> None:
-    """The database server's clock may be ahead of the host's that lists the bucket."""
+    """The database server's clock may be ahead of that of the host that lists the bucket."""
     dump, archive = tmp_path / "dump.sql.gz", tmp_path / "archive.tar.gz"
     ahead = TAKEN_AT + timedelta(seconds=10)
     write_dump_text(

@@ -1,5 +1,4 @@
-"""Points whose files were copied or modified since they were read: seen at once, read again, and worth what
-they were until then.
+"""Points whose files were copied or modified: noticed at once, reread, and valid until then.
 
 Points are small real ones.
 """
@@ -28,7 +27,7 @@ HOUR = 3600
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    """Three verified points of three nights."""
+    """Return a catalog with three verified points of three nights."""
     catalog = Catalog(tmp_path / "backups")
     catalog.prepare()
     for day in range(3):
@@ -45,7 +44,7 @@ def list_states(catalog: Catalog) -> list[PointState]:
 
 
 def flip_byte(path: Path, place: int = 60) -> None:
-    """One byte is another; size and time of modification are as they were."""
+    """Change one byte; size and modification time stay."""
     before = path.stat()
     data = bytearray(path.read_bytes())
     data[place] ^= 1
@@ -57,7 +56,7 @@ def read(catalog: Catalog, budget_seconds: float = HOUR) -> RereadReport:
     return read_unread(catalog, checked_by="test", budget_seconds=budget_seconds)
 
 
-def test_what_was_read_as_it_lies_there_is_not_due(catalog: Catalog) -> None:
+def test_what_was_read_in_place_is_not_due(catalog: Catalog) -> None:
     assert list_due(catalog) == []
     assert read(catalog) == RereadReport((), 0)
 
@@ -80,7 +79,7 @@ def test_a_file_with_another_time_is_due_and_keeps_its_state(
     assert (report.wrong, report.due_count, list_due(catalog)) == ((), 0, [])
 
 
-def test_a_copy_of_the_directory_is_verified_at_once_and_read_whole_newest_first(
+def test_a_copied_directory_is_verified_at_once_and_read_newest_first(
     catalog: Catalog, tmp_path: Path
 ) -> None:
     """As `cp -r` makes it: with the times of the copying."""
@@ -95,10 +94,10 @@ def test_a_copy_of_the_directory_is_verified_at_once_and_read_whole_newest_first
     assert (list_due(moved), list_states(moved)) == ([], [PointState.VERIFIED] * 3)
 
 
-def test_other_bytes_of_the_same_size_fail_when_they_are_read_again(catalog: Catalog) -> None:
+def test_other_bytes_of_the_same_size_fail_at_the_next_read(catalog: Catalog) -> None:
     path = catalog.get_point(name_night(1)).get_path(ArtifactKind.DATABASE)
     flip_byte(path)
-    assert list_due(catalog) == []  # nothing that a look at the file's entry shows
+    assert list_due(catalog) == []  # nothing that the file's directory entry shows
     os.utime(path)
     assert list_due(catalog) == [name_night(1)]
     report = read(catalog)
@@ -107,9 +106,7 @@ def test_other_bytes_of_the_same_size_fail_when_they_are_read_again(catalog: Cat
     assert list_due(catalog) == []
 
 
-def test_a_file_that_was_brought_back_counts_again_after_it_was_read(
-    catalog: Catalog, tmp_path: Path
-) -> None:
+def test_a_file_that_was_put_back_counts_again_after_it_was_read(catalog: Catalog, tmp_path: Path) -> None:
     path = catalog.get_point(name_night(1)).get_path(ArtifactKind.BUCKET)
     shutil.copyfile(path, tmp_path / "good")
     flip_byte(path)
@@ -121,7 +118,7 @@ def test_a_file_that_was_brought_back_counts_again_after_it_was_read(
     assert list_states(catalog) == [PointState.VERIFIED] * 3
 
 
-def test_a_file_of_another_size_is_damaged_and_not_read_for_nothing(catalog: Catalog) -> None:
+def test_a_file_of_another_size_is_damaged_and_not_read(catalog: Catalog) -> None:
     path = catalog.get_point(name_night(1)).get_path(ArtifactKind.DATABASE)
     path.write_bytes(b"")
     assert list_states(catalog)[1] is PointState.DAMAGED
@@ -129,7 +126,7 @@ def test_a_file_of_another_size_is_damaged_and_not_read_for_nothing(catalog: Cat
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{"], ids=["lost", "empty", "broken"])
-def test_results_that_are_lost_are_found_again(content: bytes | None, catalog: Catalog) -> None:
+def test_lost_results_are_found_again(content: bytes | None, catalog: Catalog) -> None:
     path = catalog.verification_path(name_night(1))
     path.unlink() if content is None else path.write_bytes(content)
     assert list_due(catalog) == [name_night(1)]
@@ -137,14 +134,12 @@ def test_results_that_are_lost_are_found_again(content: bytes | None, catalog: C
     assert list_states(catalog) == [PointState.VERIFIED] * 3
 
 
-def test_a_partial_point_is_not_read_by_itself(catalog: Catalog) -> None:
+def test_a_partial_point_is_not_reread_automatically(catalog: Catalog) -> None:
     add_point(catalog, name_night(3), PointState.PARTIAL)
     assert list_due(catalog) == []
 
 
-def test_one_point_is_read_however_small_the_budget_and_the_others_later(
-    catalog: Catalog, tmp_path: Path
-) -> None:
+def test_one_point_is_read_whatever_the_budget_and_the_others_later(catalog: Catalog, tmp_path: Path) -> None:
     shutil.copytree(catalog.directory, tmp_path / "moved", copy_function=shutil.copyfile)
     moved = Catalog(tmp_path / "moved")
     first = read(moved, budget_seconds=0)
@@ -152,7 +147,7 @@ def test_one_point_is_read_however_small_the_budget_and_the_others_later(
     assert [read(moved, budget_seconds=0).due_count for _ in range(3)] == [1, 0, 0]
 
 
-def test_a_point_that_is_removed_while_it_is_read_leaves_nothing_behind(catalog: Catalog) -> None:
+def test_a_point_removed_while_it_is_read_leaves_nothing_behind(catalog: Catalog) -> None:
     point = catalog.get_point(name_night(1))
     for name in [artifact.path for artifact in point.artifacts] + [
         catalog.manifest_path(point.point_id),
@@ -164,8 +159,8 @@ def test_a_point_that_is_removed_while_it_is_read_leaves_nothing_behind(catalog:
     assert not list(catalog.directory.glob(f"*{point.point_id}*"))
 
 
-def test_retention_reads_a_copied_point_before_it_removes_others_in_its_favour(catalog: Catalog) -> None:
-    """It was read within the day, but not as it lies there now."""
+def test_retention_rereads_a_copied_point_before_it_removes_others(catalog: Catalog) -> None:
+    """It was read within the day, but not in its present place."""
     now = datetime.now(timezone.utc)
     newest = catalog.get_point(name_night(2))
     verify_point(catalog, newest, checked_by="test")
@@ -182,7 +177,7 @@ def test_retention_reads_a_copied_point_before_it_removes_others_in_its_favour(c
     assert asked == [name_night(2)]
 
 
-def test_an_overview_names_what_is_broken_ahead_and_due(catalog: Catalog) -> None:
+def test_an_overview_names_broken_future_and_due_points(catalog: Catalog) -> None:
     now = datetime.now(timezone.utc)
     assert look_over(catalog, now).is_intact
     catalog.get_point(name_night(0)).get_path(ArtifactKind.DATABASE).write_bytes(b"")
@@ -202,8 +197,8 @@ def test_an_overview_names_what_is_broken_ahead_and_due(catalog: Catalog) -> Non
     assert text.endswith("1 to be read again")
 
 
-def test_a_point_that_cannot_be_read_keeps_no_other_from_being_read(catalog: Catalog, tmp_path: Path) -> None:
-    """The newest one's results cannot be written: a folder lies in their place."""
+def test_an_unreadable_point_does_not_prevent_reading_others(catalog: Catalog, tmp_path: Path) -> None:
+    """The newest one's results cannot be written: a folder is in their place."""
     shutil.copytree(catalog.directory, tmp_path / "moved", copy_function=shutil.copyfile)
     moved = Catalog(tmp_path / "moved")
     moved.verification_path(name_night(2)).unlink()
@@ -212,7 +207,7 @@ def test_a_point_that_cannot_be_read_keeps_no_other_from_being_read(catalog: Cat
     assert [point.point_id for point in report.points] == [name_night(1), name_night(0)]
     [problem] = report.problems
     assert problem.startswith(f"{name_night(2)}: ")
-    # What is left when the budget is used up is due, and the problem is told all the same.
+    # What is left when the budget is used up is due, and the problem is still reported.
     shutil.copytree(catalog.directory, tmp_path / "again", copy_function=shutil.copyfile)
     moved = Catalog(tmp_path / "again")
     moved.verification_path(name_night(2)).unlink()
@@ -222,7 +217,7 @@ def test_a_point_that_cannot_be_read_keeps_no_other_from_being_read(catalog: Cat
 
 
 @pytest.mark.parametrize("place", ["verification", "manifest"])
-def test_results_of_another_point_say_nothing_of_this_one(catalog: Catalog, place: str) -> None:
+def test_results_of_another_point_do_not_apply_to_this_one(catalog: Catalog, place: str) -> None:
     paths = [getattr(catalog, f"{place}_path")(name_night(day)) for day in range(2)]
     before = paths[0].read_bytes()
     paths[1].write_bytes(before)
@@ -233,13 +228,13 @@ def test_results_of_another_point_say_nothing_of_this_one(catalog: Catalog, plac
 
 
 @pytest.mark.parametrize("content", [b"", b"{"], ids=["empty", "broken"])
-def test_small_files_of_the_site_that_are_damaged_stop_nothing(catalog: Catalog, content: bytes) -> None:
+def test_damaged_small_files_of_the_site_stop_nothing(catalog: Catalog, content: bytes) -> None:
     site = catalog.settle_site()
     catalog.settle_baseline(["gone.pdf"])
     for name in (SITE_NAME, BASELINE_NAME):
         (catalog.directory / name).write_bytes(content)
     assert catalog.settle_baseline(["gone.pdf"]) == frozenset()  # all is news
-    assert catalog.settle_site().site_id != site.site_id  # no manifest of these says whose they are
+    assert catalog.settle_site().site_id != site.site_id  # no manifest of these names its site
     (catalog.directory / SITE_NAME).write_bytes(content)
     point = catalog.list_points()[0]
     assert point.manifest is not None

@@ -1,4 +1,4 @@
-"""A size beside the one before: which changes the operators want to hear of."""
+"""Which size changes from one point to the next are reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from schedgen_backups.core.verify.size_change import SizeComparison, SizeVerdict
         (3001, 1000, SizeVerdict.GREW, 200.1),
     ],
 )
-def test_only_a_drop_below_half_and_a_rise_above_three_times_are_news(
+def test_only_a_drop_below_half_and_a_rise_above_triple_are_reported(
     size_bytes: int, previous_bytes: int | None, verdict: SizeVerdict, percent: float
 ) -> None:
     compared = SizeComparison(size_bytes, previous_bytes)
