@@ -275,7 +275,7 @@ def test_doctor_says_what_could_be_restored_and_makes_nothing(cli_site: Site) ->
         result["what"]: result for result in json.loads(cli_site.cli("doctor", "--json").stdout)["results"]
     }
     assert results["restore"]["detail"].startswith(
-        "to try it, beside the live system: schedgen-backups restore "
+        "to try one next to the live system: schedgen-backups restore "
     )
     assert results["restore of the database"]["state"] == "ok"
     run(cli_site.application.database, "CREATE ROLE edge_reader LOGIN PASSWORD 'p' IN ROLE pg_read_all_data")
@@ -287,7 +287,7 @@ def test_doctor_says_what_could_be_restored_and_makes_nothing(cli_site: Site) ->
         result for result in json.loads(told)["results"] if result["what"] == "restore of the database"
     ]
     assert reader["state"] == "note"
-    assert "edge_reader may not make databases and is no member of" in reader["detail"]
+    assert "edge_reader cannot create databases and is not a member of" in reader["detail"]
     assert "RESTORE_POSTGRES_USER" in reader["fix"]
 
 
@@ -299,7 +299,7 @@ def test_doctor_names_definitions_that_do_not_load(cli_site: Site) -> None:
     assert result.code == 4
     detail, fix = problems_of(result.stdout)["Dagster definitions"]
     assert detail == "they do not load: ImportError: half of an upgrade"
-    assert "neither schedule nor sensors run" in fix
+    assert "neither the schedule nor the sensors run" in fix
 
 
 def test_doctor_tells_how_the_channels_answered_last(cli_site: Site) -> None:

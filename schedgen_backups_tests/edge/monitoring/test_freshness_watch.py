@@ -154,7 +154,8 @@ def test_status_ends_as_monitoring_expects_and_says_the_same_as_json(
     point_id = add_point_of(site, hours) if hours is not None else None
     told = site.cli("status")
     assert (told.code, told.stderr) == (code, "")
-    assert told.stdout.startswith(f"{word}: newest verified recovery point: {point_id or 'none'}")
+    newest = f"newest verified recovery point {point_id} is" if point_id else "no verified recovery point"
+    assert told.stdout.startswith(f"{word}: {newest}")
     as_json = site.cli("status", "--json")
     found = json.loads(as_json.stdout)
     assert as_json.code == code

@@ -143,7 +143,7 @@ def test_a_point_is_taken_by_setup_and_by_backup_and_status_is_green(installed: 
         PointState.VERIFIED,
     ]
     code, seen = installed.run("status")
-    assert (code, seen.startswith("OK: newest verified recovery point")) == (0, True), seen
+    assert (code, seen.startswith("OK: newest verified recovery point ")) == (0, True), seen
     config = installed.folder / "home" / "dagster.yaml"
     assert "telemetry:\n  enabled: false" in config.read_text(encoding="utf-8")
     assert config.resolve().is_relative_to(installed.folder / "environment")
