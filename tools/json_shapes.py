@@ -34,7 +34,7 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
     "adopt": {"id": _POINT_ID, "adoption": "reason, user and time"},
     "alert-test": {"deliveries": "for each channel: `channel`, `accepted`, `answer`"},
     "audit": {
-        "looked_at": "time of the check",
+        "checked_at": "time of the check",
         "references": "number of rows that refer to an object",
         "objects": "number of objects",
         "rows_without_object": "keys that no object has",

@@ -38,7 +38,7 @@ def test_a_foreign_point_is_listed_as_such_and_counts_after_adopt(site: Site, ca
     assert catalog.get_point(name_night(0)).state is PointState.VERIFIED
     again = site.cli("adopt", point_id, "--reason", "once more")
     assert again.code == CONFIGURATION_EXIT_CODE
-    assert "is this site's own" in again.stderr
+    assert "already belongs to this site" in again.stderr
 
 
 def test_accepted_objects_are_recorded_with_who_and_why(site: Site, catalog: Catalog) -> None:

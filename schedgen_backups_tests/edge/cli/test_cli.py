@@ -202,7 +202,7 @@ def test_without_a_dagster_home_a_backup_ends_with_4(cli_site: Site) -> None:
         (("pin", "latest"), 64, "Missing option"),
         (("show", "yesterday"), 4, "is not the id of a recovery point"),
         (("verify", "20010203_040506"), 8, "there is no recovery point 20010203_040506"),
-        (("backup", "--label", "v2"), 4, "is not key=value"),
+        (("backup", "--label", "v2"), 4, "use key=value"),
         (("list", "--since", "tomorrow"), 4, "is no time span"),
     ],
     ids=["option", "command", "missing option", "id", "point", "label", "span"],

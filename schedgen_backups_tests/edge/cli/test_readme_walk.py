@@ -180,8 +180,8 @@ def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator
     client_of(operator.bucket).remove_object(operator.bucket.bucket, key)
     undelete = f"schedgen-backups undelete latest jobs --where \"id = '{job_id}'\""
     assert key in operator.type(f"{undelete} --dry-run")
-    assert "1 row and 1 object brought back" in operator.type(
-        undelete, (f"Type {database} to go on", database)
+    assert "1 row and 1 object restored" in operator.type(
+        undelete, (f"Type {database} to continue", database)
     )
     assert run(owner, f"SELECT s3_key FROM jobs WHERE id = '{job_id}'") == [(key,)]
     assert client_of(operator.bucket).stat_object(operator.bucket.bucket, key).size
@@ -192,11 +192,11 @@ def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator
     seen = operator.type("schedgen-backups restore-tables latest users")
     assert re.search(r"public\.users +0 +0 +10 +0 ", seen), seen
     [statement] = re.findall(r'DROP DATABASE "[^"]+";', seen)
-    assert "the same command with --write missing or --write changed" in " ".join(seen.split())
+    assert "repeat the command with --write missing or --write changed" in " ".join(seen.split())
     operator.sql(statement)
     seen = operator.type(
         "schedgen-backups restore-tables latest users --write changed",
-        (f"Type {database} to go on", database),
+        (f"Type {database} to continue", database),
     )
     assert "10 rows put back" in " ".join(seen.split())
     assert run(owner, "SELECT id, name, email FROM users ORDER BY id") == before

@@ -199,7 +199,7 @@ def test_parts_come_back_by_following_the_text(
     }
     said = host.run("".join(read_blocks("bash", section=PARTS)), **live)
     [(_all, deleted)] = before
-    assert f"{deleted} rows and {len(keys)} objects brought back" in said
+    assert f"{deleted} rows and {len(keys)} objects restored" in said
     assert "0 rows without their object" in said
     assert run(database, "SELECT count(*), count(*) FILTER (WHERE status = 'completed') FROM jobs") == before
     assert len([path for path in (host.folder / "recovered").rglob("*") if path.is_file()]) > len(keys)
