@@ -59,7 +59,7 @@ def test_a_file_that_is_named_and_not_there_ends_every_command_with_4(site: Site
     for command in (("list",), ("status",), ("backup",), ("doctor",)):
         result = site.cli("--env-file", "none.env", *command)
         assert result.code == 4
-        assert "there is no environment file" in result.stderr + result.stdout
+        assert "does not exist" in result.stderr + result.stdout
 
 
 def test_doctor_warns_of_a_file_that_a_group_can_write(site: Site) -> None:

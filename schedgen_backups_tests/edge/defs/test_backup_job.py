@@ -226,7 +226,7 @@ def test_materialize_all_does_the_same_as_the_job_and_drills_nothing(
     assert [
         text
         for text in unknown
-        if text is None or not text.startswith("unknown: no recovery point was ever drilled")
+        if text is None or not text.startswith("unknown: no recovery point has been drilled yet")
     ] == []
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
     site.assert_left_clean()

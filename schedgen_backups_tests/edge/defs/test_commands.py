@@ -129,7 +129,7 @@ def test_a_command_gets_no_secret_of_the_settings(site: Site, instance: dg.Dagst
 def test_a_wrong_limit_is_named_before_anything_is_captured(site: Site, instance: dg.DagsterInstance) -> None:
     site.set(BACKUP_COMMAND_TIMEOUT_SECONDS="soon")
     assert (
-        "BACKUP_COMMAND_TIMEOUT_SECONDS is wrong"
+        "BACKUP_COMMAND_TIMEOUT_SECONDS is invalid"
         in failures_of(site.run(instance))["database_dump"].description
     )
     assert read_said(site) == []

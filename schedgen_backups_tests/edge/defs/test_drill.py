@@ -126,7 +126,7 @@ def test_damage_fails_the_drill_and_makes_the_point_a_failed_one(
     # Otherwise the checks would go on saying what the drill before found.
     evaluation = evaluations_of(result)["point_is_restored"]
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "the drill came to no result" in (evaluation.description or "")
+    assert "the drill failed without a result" in (evaluation.description or "")
     assert backed_up.points()[-1].state.value == "failed"
     assert_no_scratch(backed_up)
 

@@ -152,7 +152,7 @@ def test_a_wrong_setting_fails_the_run_with_its_name(
     failures = failures_of(site.run(instance))
     assert failures.keys() == BOTH_CAPTURES
     for failed in failures.values():
-        assert f"{name} is wrong, expected " in failed.description
+        assert f"{name} is invalid, expected " in failed.description
         assert failed.metadata["exit_code"] == 4
     # The open incident is all that is there.
     assert [path.name for path in site.directory.iterdir()] == [".alerts"]
@@ -162,7 +162,7 @@ def test_a_wrong_port_is_the_databases_failure_only(site: Site, instance: dg.Dag
     site.set(POSTGRES_PORT="54321x")
     result = site.run(instance)
     assert (
-        "POSTGRES_PORT is wrong, expected a whole number from 1 to 65535"
+        "POSTGRES_PORT is invalid, expected a whole number from 1 to 65535"
         in failures_of(result)["database_dump"].description
     )
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)
