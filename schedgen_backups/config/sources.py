@@ -41,7 +41,7 @@ def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -
 
 
 def read_bucket(reader: Reader, *, prefix: str = "", bucket: str | None = None) -> BucketSettings:
-    """Return the connection settings of the bucket from MINIO_… or, with a prefix, such as DRILL_MINIO_…"""
+    """Return the connection settings of the bucket from MINIO_… or, with a prefix, such as DRILL_MINIO_…."""
     return BucketSettings(
         endpoint=reader.parsed(f"{prefix}MINIO_ENDPOINT", parse_endpoint, "host:port without http://", ""),
         access_key=reader.required(f"{prefix}MINIO_ACCESS_KEY"),
