@@ -125,33 +125,33 @@ def operator(
     machine = request.param(tmp_path, Application(roles.reader, bucket), "")
     person = Person(machine, dimensions=SCREEN)
     person.answer("What starts the backups", "none")
-    person.answer_all([("Database server", roles.reader.host), ("Its port", str(roles.reader.port))])
+    person.answer_all([("Database server", roles.reader.host), ("Port of the database server", str(roles.reader.port))])
     person.answer_all(
         [
-            ("Role that may read", roles.reader.user),
+            ("Role that can read", roles.reader.user),
             ("Database", name),
-            ("The role's password", roles.reader.password),
+            ("Password of the role", roles.reader.password),
         ]
     )
     person.answer_all(
-        [("S3 server", bucket.endpoint), ("Does it speak https", ""), ("Bucket", bucket.bucket)]
+        [("S3 server", bucket.endpoint), ("Use https", ""), ("Bucket", bucket.bucket)]
     )
     person.answer_all(
-        [("Access key", bucket.access_key), ("Its secret key", bucket.secret_key), ("Where are the keys", "")]
+        [("Access key", bucket.access_key), ("Secret key", bucket.secret_key), ("Query that returns the keys", "")]
     )
     person.answer_all(
         [
-            ("Folder for recovery points", str(machine.points)),
-            ("When to back up", ""),
+            ("Directory for recovery points", str(machine.points)),
+            ("Schedule of backups", ""),
             ("Time zone", ""),
-            ("Keep recovery points", ""),
+            ("Days to keep recovery points", ""),
         ]
     )
     person.answer_all(
         [
-            ("What people call this installation", "walk"),
-            ("Address that gets alerts", ""),
-            ("Who gets alerts by mail", ""),
+            ("Name of this installation", "walk"),
+            ("Webhook URL for alerts", ""),
+            ("Recipients of alerts by email", ""),
         ]
     )
     assert person.see_the_end() == 0, person.seen

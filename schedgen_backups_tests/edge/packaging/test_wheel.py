@@ -199,7 +199,7 @@ def test_the_files_of_a_deployment_are_written_for_this_installation(
         assert f"BACKUP_ENV_FILE={installed.env}" in text
         assert "/opt/schedgen-backups" not in text
     code, seen = installed.run("deploy", kind, "--to", str(folder))
-    assert (code, "is not an empty folder" in seen) == (4, True)
+    assert (code, "is not an empty directory" in seen) == (4, True)
 
 
 def test_the_folder_for_compose_is_what_its_image_is_built_from(installed: Installed) -> None:
