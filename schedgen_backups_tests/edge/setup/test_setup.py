@@ -558,7 +558,7 @@ def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--schedule", "every night"), "BACKUP_SCHEDULE is 'every night'"),
+        (("--schedule", "every night"), "BACKUP_SCHEDULE: 'every night' is invalid"),
         (("--minio-bucket", "no-such-bucket"), "no-such-bucket"),
         (("--postgres-port", "0"), "POSTGRES_PORT: '0' is invalid, expected a port"),
     ],
