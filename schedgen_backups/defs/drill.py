@@ -276,7 +276,7 @@ def _read_results(
 ) -> list[tuple[PointListing, CheckResult]]:
     """Return the check's results of this run's drill, otherwise of the last drill, with the point.
 
-    Return an empty list if there was no drill.
+    Return an empty list without a drill.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
         point = _find_subject(Catalog(backup.config.backup_directory), run_id, check.checks[0])

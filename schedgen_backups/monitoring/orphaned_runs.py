@@ -30,7 +30,7 @@ _ACTIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dagster
 
 
 def describe_process(process_id: int) -> str:
-    """Return host, id and start time of the process; "" if it does not exist or there is no /proc."""
+    """Return host, id and start time of the process; "" if it or /proc does not exist."""
     try:
         stat = Path(f"/proc/{process_id}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
