@@ -125,7 +125,9 @@ def operator(
     machine = request.param(tmp_path, Application(roles.reader, bucket), "")
     person = Person(machine, dimensions=SCREEN)
     person.answer("What starts the backups", "none")
-    person.answer_all([("Database server", roles.reader.host), ("Port of the database server", str(roles.reader.port))])
+    person.answer_all(
+        [("Database server", roles.reader.host), ("Port of the database server", str(roles.reader.port))]
+    )
     person.answer_all(
         [
             ("Role that can read", roles.reader.user),
@@ -133,11 +135,13 @@ def operator(
             ("Password of the role", roles.reader.password),
         ]
     )
+    person.answer_all([("S3 server", bucket.endpoint), ("Use https", ""), ("Bucket", bucket.bucket)])
     person.answer_all(
-        [("S3 server", bucket.endpoint), ("Use https", ""), ("Bucket", bucket.bucket)]
-    )
-    person.answer_all(
-        [("Access key", bucket.access_key), ("Secret key", bucket.secret_key), ("Query that returns the keys", "")]
+        [
+            ("Access key", bucket.access_key),
+            ("Secret key", bucket.secret_key),
+            ("Query that returns the keys", ""),
+        ]
     )
     person.answer_all(
         [

@@ -391,9 +391,7 @@ def test_answers_survive_an_interruption_and_are_forgotten_in_the_end(machine: M
             ("Bucket", machine.bucket.bucket),
         ]
     )
-    again.answer_all(
-        [("Access key", machine.bucket.access_key), ("Secret key", machine.bucket.secret_key)]
-    )
+    again.answer_all([("Access key", machine.bucket.access_key), ("Secret key", machine.bucket.secret_key)])
     again.answer("Query that returns the keys of the objects", "0")
     again.answer_all(
         [
@@ -499,9 +497,7 @@ def test_compose_is_set_up_beside_the_application_and_started_only_when_asked(ma
     assert (values["POSTGRES_PASSWORD"], values["BACKUP_RETENTION_DAYS"]) == (machine.database.password, "14")
     assert not machine.env.exists()
     assert_secrets_are_kept(machine, person.seen)
-    assert (
-        "Remove the containers with" in machine.run("--remove", PATH=f"{programs}:{os.environ['PATH']}")[1]
-    )
+    assert "Remove the containers with" in machine.run("--remove", PATH=f"{programs}:{os.environ['PATH']}")[1]
     assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
 
 

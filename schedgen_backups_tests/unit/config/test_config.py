@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_used_is_an_error_of_every_part_and_not_of_the_def
 ) -> None:
     config = load_config(tmp_path / "none")
     for part in ("database", "backup_directory", "alerts"):
-        with pytest.raises(ConfigurationError, match="the environment file .* does not exist"):
+        with pytest.raises(ConfigurationError, match=r"the environment file .* does not exist"):
             getattr(config, part)
     assert config.definitions.backup_cron == "0 2 * * *"
 
@@ -154,9 +154,7 @@ def test_beside_the_users_own_file_a_relative_path_is_an_error(
     folder = tmp_path / ".config" / "schedgen-backups"
     folder.mkdir(parents=True)
     write_env(folder)
-    with pytest.raises(
-        ConfigurationError, match=r"BACKUP_DIR is invalid: a relative path needs a checkout"
-    ):
+    with pytest.raises(ConfigurationError, match=r"BACKUP_DIR is invalid: a relative path needs a checkout"):
         _ = load_config().backup_directory
 
 

@@ -279,7 +279,9 @@ def test_an_endpoint_is_taken_as_it_is(endpoint: str) -> None:
 def test_a_bucket_url_that_says_more_or_less_is_refused_and_not_quoted(
     tmp_path: Path, url: str, reason: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=f"--bucket is not a valid bucket URL: it .*{reason}") as caught:
+    with pytest.raises(
+        ConfigurationError, match=f"--bucket is not a valid bucket URL: it .*{reason}"
+    ) as caught:
         read_bucket_target(url, make_config(tmp_path, MINIO_ACCESS_KEY="a", MINIO_SECRET_KEY="b"))
     assert "canary" not in f"{caught.value}{caught.value.hint}"
 
