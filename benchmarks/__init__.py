@@ -1,6 +1,5 @@
-"""Measures capture and verification against the script of today, and the peak memory of a whole backup, on
-data made here.
+"""Benchmarks on generated data: capture and verification against the old script, and peak memory of a backup.
 
-Ratios of one paired run, never asserted: machines are noisy. `make bench` runs all and writes
-benchmarks/results/. Nothing of this is imported by the package or its tests.
+The results are ratios of one paired run and never asserted: machines are noisy. `make bench` runs all and writes
+benchmarks/results/. Neither the package nor its tests import this.
 """

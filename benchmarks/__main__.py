@@ -1,8 +1,7 @@
-"""Runs the measurements and keeps them: `make bench`, or `python -m benchmarks --quick` for a twentieth of
-the data.
+"""Run the benchmarks: `make bench`, or `python -m benchmarks --quick` with a twentieth of the data.
 
-Results go to benchmarks/results/DATE.json, each part of it replaced when it is measured again that day;
-`python -m benchmarks.report` makes docs/performance.md of the newest.
+Results go to benchmarks/results/DATE.json; a part that is measured again that day is replaced.
+`python -m benchmarks.report` makes docs/performance.md from the newest file.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _IN_DEFAULT = ("database", "small-objects", "large-objects", "dagster", "drill")
 
 
 class Bench:
-    """The servers, the folder, and how much is measured; a context manager."""
+    """The servers, the directory and the scale of the benchmarks; a context manager."""
 
     def __init__(self, folder: Path, postgres: EmbeddedPostgres, *, scale: int, rounds: int) -> None:
         self.folder, self.postgres, self.scale, self.rounds = folder, postgres, scale, rounds
@@ -49,9 +48,7 @@ class Bench:
 
     @cached_property
     def s3(self) -> EmbeddedS3:
-        """Started when a part first needs it: idle, it takes a fifth of a core (2026-11-26), which whoever
-        uses all of them would pay for.
-        """
+        """S3 server, started when a part needs it: idle, it takes a fifth of a core (2026-11-26)."""
         return self._servers.enter_context(EmbeddedS3(self.folder / "s3"))
 
     def __enter__(self) -> Bench:
@@ -61,7 +58,7 @@ class Bench:
         self._servers.close()
 
     def measure_database(self) -> list[dict[str, Any]]:
-        """1.2 GB: 5,000 jobs with large JSON, 5 million small rows."""
+        """Measure a database of 1.2 GB: 5,000 jobs with large JSON, 5 million small rows."""
         database = self.postgres.create_database("speed")
         data.fill_database(
             database, job_count=5_000 // self.scale, events_per_job=900, row_count=5_000_000 // self.scale
@@ -71,17 +68,17 @@ class Bench:
         )
 
     def measure_small_objects(self) -> list[dict[str, Any]]:
-        """20,000 objects of 100 KB."""
+        """Measure 20,000 objects of 100 KB."""
         return self._measure_objects(
             "small", f"{20_000 // self.scale} x 100 KB", 20_000 // self.scale, 100_000
         )
 
     def measure_large_objects(self) -> list[dict[str, Any]]:
-        """300 PDFs of 10 MB."""
+        """Measure 300 PDFs of 10 MB."""
         return self._measure_objects("large", f"{300 // self.scale} x 10 MB", 300 // self.scale, 10_000_000)
 
     def measure_dagster(self) -> list[dict[str, Any]]:
-        """A whole command of an almost empty application: what Dagster itself takes."""
+        """Measure the command `backup` with almost no data: the time that Dagster takes."""
         database, bucket = self.postgres.create_database("almost_empty"), self.s3.settings("almost-empty")
         data.fill_database(database, job_count=1, events_per_job=1, row_count=1)
         data.upload_small_objects(bucket, count=1, size_bytes=1024)
@@ -103,7 +100,7 @@ class Bench:
         )
 
     def measure_drill(self) -> list[dict[str, Any]]:
-        """A drill of about 1 GB of rows and 10,000 real PDFs, phase by phase, as its own report has it."""
+        """Measure a drill of about 1 GB of rows and 10,000 real PDFs; the phases are those of its report."""
         database, bucket = self.postgres.create_database("drilled"), self.s3.settings("drilled")
         seeded = seed_application(database, bucket, user_count=1000, job_count=10_700 // self.scale)
         data.add_rows(database, row_count=12_000_000 // self.scale)
@@ -121,9 +118,7 @@ class Bench:
         ]
 
     def measure_scale(self) -> list[dict[str, Any]]:
-        """1,000,000 objects of 1 KiB and one of 50 GiB, from a server that computes them: peak memory above
-        the idle interpreter.
-        """
+        """Measure peak memory with 1,000,000 objects of 1 KiB and one of 50 GiB, from a generated bucket."""
         database = self.postgres.create_database("scale")
         data.fill_database(database, job_count=1, events_per_job=1, row_count=1)
         count, huge_bytes = 1_000_000 // self.scale, (50 << 30) // self.scale
@@ -161,20 +156,20 @@ class Bench:
 
 
 def main() -> None:
-    """The figures are in benchmarks/results/."""
+    """Run the chosen benchmarks and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="a twentieth of the data, one round, nothing kept"
+        "--quick", action="store_true", help="use a twentieth of the data, one round, and keep no results"
     )
     parser.add_argument(
         "--only",
         choices=_PARTS,
         action="append",
-        help="this part, may be given several times; default: all but scale",
+        help="measure this part; can be given several times; default: all but scale",
     )
     parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
-    # Ended from outside, servers and folders go too.
+    # On SIGTERM, servers and directories are removed too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     scale, rounds = (20, 1) if arguments.quick else (1, arguments.rounds)
     parts: dict[str, Any] = {}

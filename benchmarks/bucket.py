@@ -1,8 +1,8 @@
-"""The bucket: captured against GETs whose bodies are thrown away, the script's tar, restic and rclone; the
-next night; restored; verified; one PDF.
+"""Benchmarks of the bucket: capture, next night, restore, verification and a single PDF.
 
-The script, restic and tar read the files from the disk, as today; ours, curl and rclone ask the S3 server. A
-peer that is not on the machine is left out. Data are made by `data`.
+Capture competes with GETs whose bodies are discarded, the old script's tar, restic and rclone. The script, restic
+and tar read the files from the disk; ours, curl and rclone read from the S3 server. Peers that are not installed
+are skipped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ONE_AS_COMMAND = "one object as a command"
 
 
 class BucketBench:
-    """One bucket whose objects are files on the disk as well, and everything that is measured on it."""
+    """The benchmarks of one bucket, whose objects are also files on the disk."""
 
     def __init__(
         self, shape: str, settings: BucketSettings, files: Path, folder: Path, *, rounds: int
@@ -65,7 +65,7 @@ class BucketBench:
         }
 
     def measure(self) -> tuple[Timing, ...]:
-        """First night, next night, restore, verification and one object."""
+        """Measure first night, next night, restore, verification and one object."""
         first = run_in_turn(f"{self.shape}: first night", self._first_night(), rounds=self.rounds)
         data.change_files(self.files, self.settings, share=0.01)
         return (
@@ -111,7 +111,7 @@ class BucketBench:
             contestants[RESTIC] = Contestant(self._back_up_with_restic)
         if has_program("rclone") and has_program("restic"):
             contestants[RCLONE_RESTIC] = Contestant(self._sync_and_back_up)
-        # Only once: the second time nothing would have changed for restic.
+        # Only one round: in a second one nothing would have changed for restic.
         return run_in_turn(f"{self.shape}: next night, 1 % changed", contestants, rounds=1)
 
     def _measure_restore(self) -> tuple[Timing, ...]:
@@ -171,7 +171,7 @@ class BucketBench:
             run_shell(command, {"BACKUP_DIR": str(self.catalog.directory)})
             return size_of(to)
 
-        # The folder is new each time: a file that is there already would be compared, and left as it is.
+        # The directory is new in each round: an existing file would only be compared.
         contestant = Contestant(fetch, lambda: run_shell(f"rm -rf '{to}'"))
         return run_in_turn(f"{self.shape}: {ONE_AS_COMMAND}", {OURS: contestant}, rounds=5)
 

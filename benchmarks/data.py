@@ -1,8 +1,7 @@
-"""Makes the data that is measured: tables of large JSON and of small rows, buckets of PDFs, of many small
-objects, of one huge object.
+"""Make the data for the benchmarks: tables of large JSON and of small rows, buckets of PDFs and small objects.
 
 Sizes are arguments; the shapes follow the operators' figures (5,000 jobs with large results, PDFs of some
-megabytes). What is measured is not here.
+megabytes).
 """
 
 from __future__ import annotations
@@ -47,8 +46,9 @@ _THREADS = 8
 
 
 def fill_database(settings: DatabaseSettings, *, job_count: int, events_per_job: int, row_count: int) -> int:
-    """The database holds jobs with large JSON results and a table of small rows; returns its size in bytes as
-    PostgreSQL counts it.
+    """Add jobs with large JSON results and a table of small rows; return the database's size in bytes.
+
+    The size is that of pg_database_size.
     """
     with _connect(settings) as connection, connection.cursor() as cursor:
         cursor.execute(
@@ -77,7 +77,7 @@ def fill_database(settings: DatabaseSettings, *, job_count: int, events_per_job:
 
 
 def add_rows(settings: DatabaseSettings, *, row_count: int) -> None:
-    """The database has one more table, of so many small rows."""
+    """Add a table with `row_count` small rows."""
     with _connect(settings) as connection:
         connection.execute(
             "CREATE TABLE event AS SELECT i AS id, md5(i::text) AS token, md5((-i)::text) AS other FROM "
@@ -88,9 +88,7 @@ def add_rows(settings: DatabaseSettings, *, row_count: int) -> None:
 
 
 def make_pdf_like_files(folder: Path, *, count: int, size_bytes: int) -> None:
-    """The folder holds files that look like PDFs of scanned pages: a little text, then bytes that no
-    compressor shrinks.
-    """
+    """Write files like PDFs of scanned pages into the directory: a little text, then incompressible bytes."""
     folder.mkdir(parents=True)
     generator = random.Random(1)
     for number in range(count):
@@ -99,7 +97,7 @@ def make_pdf_like_files(folder: Path, *, count: int, size_bytes: int) -> None:
 
 
 def upload_folder(settings: BucketSettings, folder: Path) -> None:
-    """The bucket, made anew, holds every file of the folder."""
+    """Create the bucket again, and upload every file of the directory."""
     with _client(settings) as client:
         client.make_bucket(settings.bucket)
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -112,7 +110,7 @@ def upload_folder(settings: BucketSettings, folder: Path) -> None:
 
 
 def change_files(folder: Path, settings: BucketSettings, *, share: float) -> None:
-    """So many of the files have other bytes of the same size, on the disk and in the bucket."""
+    """Replace the bytes of this share of the files, on the disk and in the bucket; sizes stay the same."""
     paths = sorted(folder.iterdir())
     with _client(settings) as client:
         for path in paths[:: max(1, int(1 / share))]:
@@ -122,14 +120,14 @@ def change_files(folder: Path, settings: BucketSettings, *, share: float) -> Non
 
 
 def presign(settings: BucketSettings) -> Iterator[str]:
-    """Yields an address for each object, for programs that know nothing of S3."""
+    """Yield a presigned URL for each object, for programs without S3 support."""
     with _client(settings) as client:
         for entry in client.list_objects(settings.bucket, recursive=True):
             yield client.presigned_get_object(settings.bucket, entry.object_name or "")
 
 
 def renew_bucket(settings: BucketSettings) -> None:
-    """The bucket is there and holds nothing."""
+    """Create the bucket, or empty it."""
     with _client(settings) as client:
         if client.bucket_exists(settings.bucket):
             names = [
@@ -142,7 +140,7 @@ def renew_bucket(settings: BucketSettings) -> None:
 
 
 def upload_small_objects(settings: BucketSettings, *, count: int, size_bytes: int) -> None:
-    """The bucket, made anew, holds so many objects of random bytes."""
+    """Create the bucket again, and upload `count` objects of random bytes."""
     with _client(settings) as client:
         client.make_bucket(settings.bucket)
         with ThreadPoolExecutor(_THREADS) as pool:

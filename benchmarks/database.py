@@ -1,7 +1,7 @@
-"""The database: captured against the script of today and pg_dump's own formats, restored against `gunzip |
-psql`, and one table alone.
+"""Benchmarks of the database: capture, restore and a single table.
 
-Every contestant reads the same server and writes to the same disk. Data are made by `data`.
+Capture competes with the old script and pg_dump's own formats, restore with `gunzip | psql`. Every contestant
+reads from the same server and writes to the same disk.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ STOCK_RESTORE = "gunzip \\| psql (the script)"
 
 
 def make_point_ids() -> Iterator[RecoveryPointId]:
-    """An id for each capture of a benchmark."""
+    """Yield an id for each capture of a benchmark."""
     return (RecoveryPointId(f"20261122_{number // 60:02}{number % 60:02}00") for number in itertools.count())
 
 
 def measure_database(
     postgres: EmbeddedPostgres, settings: DatabaseSettings, folder: Path, *, rounds: int
 ) -> tuple[Timing, ...]:
-    """Capture, restore and one table."""
+    """Measure capture, restore and a single table."""
     catalog = Catalog(folder / "database-points")
     catalog.prepare()
     options = CaptureSettings()
@@ -94,7 +94,7 @@ def measure_database(
 
 
 def forget(catalog: Catalog, newest: list[RecoveryPointId]) -> None:
-    """Only the newest file is kept, so that the disk does not fill."""
+    """Remove all files but the newest, so that the disk does not fill."""
     for point in catalog.list_points():
         if not newest or point.point_id != newest[-1]:
             for artifact in point.artifacts:

@@ -1,9 +1,8 @@
-"""An S3 server that has no objects: what it lists and delivers is computed, so that a million objects and 50
-GiB need neither hours nor a disk.
+"""An S3 server that computes its objects, so that a million objects and 50 GiB need neither hours nor a disk.
 
-Only for the measurement of scale, where our own memory counts: `python -m benchmarks.generated_bucket PORT
-COUNT HUGE_BYTES`. It answers what a capture asks: buckets `many` and `huge`, listings in pages, GETs with
-ranges. It looks at no signature and takes no object.
+Only for the benchmark of scale, which measures our own memory: `python -m benchmarks.generated_bucket PORT COUNT
+HUGE_BYTES`. It supports what a capture needs: buckets `many` and `huge`, listings in pages, GETs with ranges. It
+does not check signatures or accept objects.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MODIFIED_IN_LISTING = "2026-01-01T00:00:00.000Z"
 _HUGE_KEY = "huge.bin"
 _MEGABYTE = 1 << 20
 _NOISE = hashlib.shake_256(b"noise").digest(_MEGABYTE)
-"""Every sixteenth megabyte of the huge object; the others are zeros."""
+"""Content of every sixteenth megabyte of the huge object; the others are zeros."""
 _START_SECONDS = 30
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -43,7 +42,7 @@ class GeneratedBuckets:
         self._count, self._huge_bytes = count, huge_bytes
 
     async def __call__(self, scope: MutableMapping[str, Any], _receive: object, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         if scope["type"] != "http":
             return
         bucket, _slash, key = str(scope["path"]).lstrip("/").partition("/")
@@ -103,8 +102,9 @@ class GeneratedBuckets:
 def serve_generated_buckets(
     count: int, huge_bytes: int
 ) -> Generator[tuple[BucketSettings, BucketSettings], None, None]:
-    """Within the block a server on loopback has two buckets: one of so many objects of a kilobyte, one of a
-    single object of so many bytes.
+    """Run a server on loopback during the block; yield its two buckets.
+
+    One has `count` objects of a kilobyte, the other a single object of `huge_bytes`.
     """
     (port,) = free_ports(1)
     words = [sys.executable, "-m", "benchmarks.generated_bucket", str(port), str(count), str(huge_bytes)]

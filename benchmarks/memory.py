@@ -1,8 +1,7 @@
-"""The peak memory of a whole backup (`schedgen-backups backup`, Dagster included) above that of an idle
-interpreter with the same imports.
+"""Peak memory of a backup (`schedgen-backups backup` with Dagster) above an idle interpreter with its imports.
 
-Each is a process of its own; the kernel keeps its largest resident size, which is read until it ends.
-pg_dump's own memory is not part of it.
+Each runs in its own process; the kernel records its largest resident size, which is read until it exits.
+pg_dump's own memory is not included.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """What one backup took."""
+    """Memory and seconds of one backup."""
 
     name: str
     idle_bytes: int
@@ -36,20 +35,20 @@ class MemoryUse:
     seconds: float
 
     def describe(self) -> str:
-        """A line of a Markdown table."""
+        """Return a line of a Markdown table."""
         above = (self.peak_bytes - self.idle_bytes) / (1 << 20)
         return f"| {self.name} | {above:.0f} | {self.idle_bytes / (1 << 20):.0f} | {self.seconds:.0f} |"
 
 
 def measure_backup(name: str, environment: Mapping[str, str]) -> MemoryUse:
-    """One backup ran with this environment; RuntimeError when it failed."""
+    """Run a backup with this environment; raise RuntimeError if it fails."""
     idle_bytes, _seconds = _run([sys.executable, "-c", _IDLE], environment)
     peak_bytes, seconds = _run([sys.executable, "-m", "schedgen_backups.cli.main", "backup"], environment)
     return MemoryUse(name, idle_bytes, peak_bytes, seconds)
 
 
 def _run(arguments: list[str], environment: Mapping[str, str]) -> tuple[int, float]:
-    # ru_maxrss starts with the size of the process that forked; VmHWM starts anew with the program.
+    # ru_maxrss starts with the size of the process that forked; VmHWM is reset when the program starts.
     started = time.monotonic()
     peak_bytes = 0
     with subprocess.Popen(arguments, env={**os.environ, **environment}, stdout=subprocess.DEVNULL) as process:
@@ -64,7 +63,7 @@ def _run(arguments: list[str], environment: Mapping[str, str]) -> tuple[int, flo
 def _read_peak(process_id: int) -> int:
     try:
         status = Path(f"/proc/{process_id}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):  # it ended just now
+    except (FileNotFoundError, ProcessLookupError):  # it has just exited
         return 0
     found = _PEAK.search(status)
     return int(found[1]) * 1024 if found else 0

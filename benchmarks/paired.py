@@ -1,8 +1,6 @@
-"""Runs contestants in turn (A B A B …), so that the machine's mood falls on all alike, and keeps what each
-took.
+"""Run contestants in turn (A B A B …), so that fluctuations of the machine affect all alike; keep their times.
 
-Only timing; what the contestants do is the business of `database` and `bucket`, what is made of the figures
-that of `report`.
+`database` and `bucket` define the contestants, `report` evaluates the results.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Timing:
-    """What one contestant took, in seconds, round by round, and what it left behind."""
+    """Seconds per round and size of the result of one contestant."""
 
     work: str
     name: str
@@ -26,31 +24,29 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle of the rounds."""
+        """Median seconds of the rounds."""
         return statistics.median(self.seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """The same for a file."""
+        """Return it as JSON."""
         return {**asdict(self), "seconds": [round(second, 3) for second in self.seconds]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Timing:
-        """What `to_json` made."""
+        """Return the value that `to_json` wrote."""
         return cls(value["work"], value["name"], tuple(value["seconds"]), value["result_bytes"])
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to do a piece of work: `prepare` is not measured, `run` is, and returns the bytes that it left
-    behind.
-    """
+    """One way to do a piece of work: `run` is measured and returns the size of its result, `prepare` is not."""
 
     run: Callable[[], int]
     prepare: Callable[[], object] = lambda: None
 
 
 def run_in_turn(work: str, contestants: Mapping[str, Contestant], *, rounds: int) -> tuple[Timing, ...]:
-    """Each contestant ran `rounds` times, in turn."""
+    """Run each contestant `rounds` times, in turn; return their timings."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     sizes: dict[str, int] = {}
     for number in range(rounds):

@@ -1,7 +1,6 @@
-"""Makes docs/performance.md and its plot of the newest results: `python -m benchmarks.report`.
+"""Make docs/performance.md and its plot from the newest results: `python -m benchmarks.report`.
 
-The bars are those that the project set itself (ratios in one paired run). Nothing is measured here; a test
-compares the page with the results.
+The bars are the project's own goals (ratios in one paired run). A test compares the page with the results.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ _BAR_WIDTH, _ROW_HEIGHT, _LABEL_WIDTH = 420, 22, 330
 
 @dataclass(frozen=True)
 class Bar:
-    """One promise: a ratio of two medians of one work, or the seconds of one where nothing is named to
-    compare it with, and what it must be.
-    """
+    """One goal: the limit of a ratio of two medians, or without a peer, of the seconds of one work."""
 
     text: str
     work: str
@@ -39,7 +36,7 @@ class Bar:
     is_size: bool = False
 
     def judge(self, timings: dict[tuple[str, str], Timing]) -> str:
-        """A line of the table, or an empty text when a part was not measured."""
+        """Return a line of the table; "" if a part was not measured."""
         measured = self._read(timings)
         if measured is None:
             return ""
@@ -175,7 +172,7 @@ def _make_bars() -> list[Bar]:
 
 
 def main() -> None:
-    """The page and the plot are those of the newest results."""
+    """Write the page and the plot of the newest results."""
     parts = read_newest()
     text = PAGE.read_text(encoding="utf-8")
     before, _rest = text.split(BEGIN)
@@ -185,13 +182,13 @@ def main() -> None:
 
 
 def read_newest() -> dict[str, Any]:
-    """The newest file of results: part → rounds, machine, timings, and the date."""
+    """Return the newest results: part → rounds, machine, timings; and the date."""
     path = max(RESULTS.glob("*.json"))
     return {"date": path.stem, **json.loads(path.read_text(encoding="utf-8"))}
 
 
 def make_tables(parts: dict[str, Any]) -> str:
-    """The promises and every measured figure, as Markdown."""
+    """Return the goals and all measurements as Markdown."""
     timings = _list_timings(parts)
     by_name = {(timing.work, timing.name): timing for timing in timings}
     lines = [
@@ -210,7 +207,7 @@ def make_tables(parts: dict[str, Any]) -> str:
 
 
 def make_plot(parts: dict[str, Any]) -> str:
-    """Bars of the median seconds, one group for each work."""
+    """Return an SVG with bars of the median seconds, one group per work."""
     groups: dict[str, list[Timing]] = {}
     for timing in _list_timings(parts):
         groups.setdefault(timing.work, []).append(timing)

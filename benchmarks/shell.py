@@ -1,4 +1,4 @@
-"""Peers and limits are other people's programs: here they are called, with their secrets in the environment."""
+"""Run the programs of peers and limits, with their secrets in the environment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schedgen_backups.core.system.process import make_environment
 
 
 def run_shell(command: str, environment: Mapping[str, str] | None = None) -> None:
-    """The command ended with 0, all parts of its pipes too; CalledProcessError otherwise."""
+    """Run the command; raise CalledProcessError if it or a part of its pipes fails."""
     subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         env=make_environment(environment or {}),
@@ -21,12 +21,12 @@ def run_shell(command: str, environment: Mapping[str, str] | None = None) -> Non
 
 
 def has_program(name: str) -> bool:
-    """Whether the program is on this machine; a peer that is not is left out."""
+    """Return whether the program is installed; peers that are not installed are skipped."""
     return shutil.which(name) is not None
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
+    """Return the bytes of a file, or of all files below a directory."""
     if path.is_dir():
         return sum(found.stat().st_size for found in path.rglob("*") if found.is_file())
     return path.stat().st_size

@@ -1,4 +1,4 @@
-"""Changes one expression of the pure parts of `core` at a time and finds out whether a unit test notices.
+"""Mutation tests: change one expression of the pure parts of `core` at a time; does a unit test notice it?
 
-CONTRIBUTING says how to run it.
+CONTRIBUTING.md describes how to run it.
 """

@@ -1,8 +1,7 @@
-"""Runs the mutants in a scratch copy and writes the report: `make mutation`, or `python -m mutation --only
-retention` for some groups.
+"""Run the mutants in a scratch copy and write the report: `make mutation`, or `python -m mutation --only retention`.
 
-Results go to .mutation/results.json, each group replaced when it is run again; docs/mutation.md is made of
-all that is there.
+Results go to .mutation/results.json; a group that is run again is replaced. docs/mutation.md contains all
+results.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ ROOT = Path(__file__).parent.parent
 SCRATCH = ROOT / ".mutation"
 RESULTS = SCRATCH / "results.json"
 RUNS = SCRATCH / "runs.json"
-"""What the results are made of: the runs since the last whole one."""
+"""The runs that the results come from: those since the last complete run."""
 COPY = SCRATCH / "copy"
 _PYTEST = ("-p", "no:xdist", "-p", "no:cacheprovider", "-p", "mutation.no_shrinking")
 
@@ -61,7 +60,7 @@ class Group:
 
 def make_copy(group: Group) -> None:
     """Make the scratch copy in which mutmut mutates the modules of this group and runs its tests."""
-    # mutmut takes up what it finds in `mutants/`, also modules that an earlier attempt left without a mutant.
+    # mutmut reuses what is in `mutants/`, also modules that an earlier attempt left without a mutant.
     shutil.rmtree(COPY, ignore_errors=True)
     for name in ("schedgen_backups", "schedgen_backups_tests", "mutation"):
         shutil.copytree(ROOT / name, COPY / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -88,7 +87,7 @@ def make_copy(group: Group) -> None:
 
 
 def find_mutants(group: Group, sample: int, seed: str) -> dict[str, Change]:
-    """Return the mutants to run by name: all of a whole group, else a sample that is the same each time."""
+    """Return the mutants to run, by name: all of a whole group, otherwise a reproducible sample."""
     found: dict[str, Change] = {}
     decisions = find_decisions(ROOT, group.name) if group.name in SERVED else None
     for source in group.sources:
@@ -111,7 +110,7 @@ def find_mutants(group: Group, sample: int, seed: str) -> dict[str, Change]:
 
 
 def run_mutants(names: list[str]) -> dict[str, str]:
-    """Return each mutant's status in mutmut's words."""
+    """Return each mutant's status, as mutmut names it."""
     if not names:
         return {}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -129,12 +128,10 @@ def run_mutants(names: list[str]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Run the groups and write the report; return 1 while a survivor of a whole group has no sentence, or a
-    tenth of a sample.
-    """
+    """Run the groups and write the report; return the exit code of `report`."""
     parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
     parser.add_argument(
-        "--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups and keep the others' results"
+        "--only", nargs="+", choices=[*WHOLE, *SAMPLED], help="run these groups, keep the results of others"
     )
     parser.add_argument(
         "--sample", type=int, default=100, help="mutants per group that is not run whole (100)"
@@ -142,17 +139,17 @@ def main() -> int:
     parser.add_argument(
         "--seed",
         default="1",
-        help="another word gives another sample: how well the tests hold what they were not written for",
+        help="seed of the sample; another word tests with mutants for which no test was written",
     )
     parser.add_argument(
         "--survivors",
         action="store_true",
-        help="after adding tests: believe the last run's kills and run the other mutants again",
+        help="after adding tests: run only the mutants again that the last run did not kill",
     )
     parser.add_argument(
         "--report-only",
         action="store_true",
-        help="run nothing; write the report again, as after a new sentence",
+        help="run nothing; write the report again, for example after adding a sentence",
     )
     chosen = parser.parse_args()
     if chosen.report_only:
@@ -171,7 +168,7 @@ def main() -> int:
     for group in groups:
         os.chdir(ROOT)
         make_copy(group)
-        # mutmut reads its settings from the working directory, and once.
+        # mutmut reads its settings once, from the working directory.
         os.chdir(COPY)
         reset_config()
         found = find_mutants(group, chosen.sample, chosen.seed)
@@ -193,9 +190,7 @@ def main() -> int:
 
 
 def report() -> int:
-    """Write the report of all results that there are; return 1 while a survivor of a whole group has no
-    sentence, or a tenth of a sample.
-    """
+    """Write the report of all results; return the exit code of `write_report`."""
     results = {
         name: [Mutant.from_json(value) for value in values]
         for name, values in json.loads(RESULTS.read_text()).items()

@@ -1,6 +1,4 @@
-"""Tells the decisions of a package that mostly talks to servers: the functions that can be tested without
-one.
-"""
+"""Find the functions that can be tested without a server, in a package that mostly uses servers."""
 
 from __future__ import annotations
 
@@ -26,18 +24,15 @@ _HANDLES = frozenset(
         "writer",
     }
 )
-"""What a function names that holds a connection to a server or the like, in any case and without underscores
-around it."""
+"""Names in functions that use a connection to a server, compared without case and surrounding underscores."""
 _CONDUCTORS = ("PreparedRestore.execute", "PreparedUndelete.", "_Writing.", "take_safety_backup")
-"""These name no handle: they call, in their order, parts that hold one."""
+"""Functions that name no such handle but call parts that use one."""
 Function = tuple[str, str, str]
-"""Module, class or nothing, and name."""
+"""Module, class or empty, and name."""
 
 
 def find_decisions(root: Path, package: str) -> frozenset[str]:
-    """Return the functions of a package of core that use no server, not even through another function of it,
-    by mutmut's names for them.
-    """
+    """Return mutmut's names of the functions of a package of core that use no server, even indirectly."""
     functions: dict[Function, ast.FunctionDef] = {}
     for path in sorted((root / CORE / package).glob("*.py")):
         for owner, node in _list_functions(ast.parse(expose_properties(path.read_text()))):
@@ -70,7 +65,7 @@ def _names_handle(function: ast.FunctionDef) -> bool:
 
 
 def _calls(node: ast.FunctionDef, function: Function, served: set[Function]) -> bool:
-    """Return whether one of these is called by its name or as a method of the same object."""
+    """Return whether the node calls one of these functions by name, or as a method of the same object."""
     module, owner, _name = function
     plain = {name for _module, of, name in served if not of}
     own = {name for where, of, name in served if (where, of) == (module, owner)}

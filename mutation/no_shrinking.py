@@ -1,6 +1,4 @@
-"""A plugin of pytest: hypothesis tries the same examples each time, and does not shrink the one that kills a
-mutant, which takes seconds.
-"""
+"""pytest plugin: hypothesis uses the same examples each time and does not shrink failures, to save seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes docs/mutation.md of the results, with the sentence for each survivor that is equivalent."""
+"""Write docs/mutation.md from the results, with the sentence for each equivalent survivor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mutation.scope import WHOLE, Change
 
 _EQUIVALENT = Path(__file__).with_name("equivalent.json")
 _SAMPLE_LIMIT = 0.1
-"""How much of a sample may stay unnoticed and unexplained."""
+"""Maximum share of a sample that is neither killed nor explained."""
 _KILLED, _SURVIVED, _TIMED_OUT, _UNREACHED = "killed", "survived", "timeout", "no tests"
 _HEAD = """# Mutation testing
 
@@ -29,7 +29,7 @@ A mutant that no test notices survived. Written by that command; [decision 19](d
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change and what became of it."""
+    """One change and its result."""
 
     name: str
     change: Change
@@ -37,12 +37,12 @@ class Mutant:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Mutant:
-        """Read what `asdict` made."""
+        """Return the mutant that `asdict` wrote."""
         return cls(value["name"], Change(**value["change"]), value["status"])
 
     @property
     def key(self) -> str:
-        """What names the change as long as the line stays: the mutants' numbers move with each edit."""
+        """Identifies the change while its line is unchanged; the numbers of mutants change with each edit."""
         module = self.name.rpartition(".")[0].removeprefix("schedgen_backups.core.")
         return f"{module}: {self.change.before} -> {self.change.after}"
 
@@ -53,14 +53,12 @@ class Run:
 
     arguments: str
     commit: str
-    """What the tests were as of."""
+    """Commit of the tests."""
     minutes: float
 
 
 def read_commit(root: Path) -> str:
-    """Return the short hash of the commit that is checked out, with a `+` where something of it was changed
-    since.
-    """
+    """Return the short hash of the checked-out commit, with a `+` if the tree has changes."""
     return subprocess.run(
         ["git", "describe", "--always", "--exclude=*", "--dirty=+"],
         cwd=root,
@@ -71,7 +69,10 @@ def read_commit(root: Path) -> str:
 
 
 def write_report(root: Path, results: Mapping[str, Sequence[Mutant]], runs: Sequence[Run]) -> int:
-    """Write the report; return 1 while a survivor of a whole group has no sentence, or a tenth of a sample."""
+    """Write the report; return the exit code.
+
+    It is 1 if a survivor of a whole group, or a tenth of a sample, has no sentence.
+    """
     sentences: dict[str, str] = json.loads(_EQUIVALENT.read_text())
     tools = ", ".join(f"{name} {version(name)}" for name in ("mutmut", "pytest", "hypothesis"))
     made_at = f"{datetime.now(timezone.utc):%Y-%m-%d}, Python {platform.python_version()}, {tools}."
@@ -108,12 +109,12 @@ def write_report(root: Path, results: Mapping[str, Sequence[Mutant]], runs: Sequ
     lines += [
         "",
         (
-            "On a busy machine slow tests look like hung ones: a mutant that timed out counts as noticed only "
-            "where its sentence says why it hangs."
+            "On a busy machine slow tests seem to hang: a mutant that timed out counts as noticed only "
+            "if its sentence explains why it hangs."
         ),
         (
-            "A run with `--survivors` believes the kills of the runs before it. A `+` behind a commit stands "
-            "for tests that were committed later."
+            "A run with `--survivors` reuses the kills of earlier runs. A `+` after a commit means that the "
+            "tests were committed later."
         ),
         *survivors,
     ]

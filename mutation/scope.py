@@ -1,6 +1,4 @@
-"""Says which modules are mutated whole, which by sample, and which mutants only change the wording of a
-message.
-"""
+"""Which modules are mutated completely, which by sample, and which mutants change only a message's wording."""
 
 from __future__ import annotations
 
@@ -34,11 +32,11 @@ SAMPLED = {
     "restore": ("restore/*.py",),
 }
 SERVED = frozenset({"restore"})
-"""Most of this package talks to servers: only its decisions are mutated."""
+"""Packages that mostly use servers: only their decisions are mutated."""
 _STATE = re.compile(
     r"catalog\.catalog\.x.*(PointListing|get_point|list_points|list_unmanaged|_look_at|_find_|is_ours|_read_m)"
 )
-"""What decides on state in a module that also writes."""
+"""The functions that only decide, in modules that also write."""
 TESTS = {
     "retention": ("unit/core/retention",),
     "point state": ("unit/core/catalog", "unit/core/verify"),
@@ -51,8 +49,7 @@ TESTS = {
     "notify": ("unit/core/notify", "integration/notify"),
     "restore": ("unit/core/restore",),
 }
-"""The folders of the tests that are the nearest. Channels have theirs in the integration ring: they talk to
-servers on loopback."""
+"""Directories of the nearest tests. Those of channels are integration tests: they use servers on loopback."""
 MARK = "__mutmut_"
 _PROPERTY = re.compile(
     r"^( +)@property\n +def (\w+)\(self\) -> ([^\n]+):\n( +\"\"\"(?:.|\n)*?\"\"\"\n)?", re.MULTILINE
@@ -74,9 +71,7 @@ def find_sources(root: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def expose_properties(code: str) -> str:
-    """Return the module with each property's body in a method of its own: mutmut leaves decorated functions
-    alone.
-    """
+    """Return the module with each property's body in its own method: mutmut skips decorated functions."""
     return _PROPERTY.sub(
         lambda found: (
             f"{found[1]}@property\n{found[1]}def {found[2]}(self) -> "
@@ -88,13 +83,13 @@ def expose_properties(code: str) -> str:
 
 
 def belongs(mutant: str, group: str) -> bool:
-    """Return whether the mutant is of this group: one module is divided between two."""
+    """Return whether the mutant belongs to this group: one module is divided between two groups."""
     is_divided = ".catalog.catalog.x" in mutant
     return not is_divided or bool(_STATE.search(mutant)) == (group == "point state")
 
 
 def choose(names: list[str], count: int, seed: str) -> list[str]:
-    """Return `count` of the names, the same for the same seed: those with the lowest digests."""
+    """Return `count` of the names: those with the lowest digests for this seed."""
     return sorted(sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:count])
 
 
@@ -104,9 +99,7 @@ def find_wordings(code: str) -> set[str]:
 
 
 def find_import_only(code: str) -> set[str]:
-    """Return mutmut's names of the functions that run only while the module is imported: before any mutant is
-    switched on.
-    """
+    """Return mutmut's names of the functions that run only during import, before any mutant is active."""
     module = ast.parse(code)
     definitions = {
         node.name: node for node in module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
@@ -118,7 +111,7 @@ def find_import_only(code: str) -> set[str]:
         for each in ast.walk(node)
         if isinstance(each, ast.Call) and isinstance(each.func, ast.Name)
     )
-    # What stands in a table there is called later.
+    # Functions in a table are called later.
     kept = set(Counter(name for node in statements for name in _list_names(node)) - calls)
     later = {name for node in definitions.values() for name in _list_names(node)} | kept
     only = {
@@ -158,9 +151,7 @@ def _pair_functions(code: str) -> Iterator[tuple[str, ast.FunctionDef, ast.Funct
 
 
 def _find_statements(before: ast.AST, after: ast.AST) -> tuple[ast.AST, ast.AST]:
-    """Return the innermost statement that differs in both; their heads differ, or a number of statements, or
-    expressions.
-    """
+    """Return the innermost differing statement of both: heads, numbers of statements or expressions differ."""
     for name in ("body", "orelse", "finalbody", "handlers"):
         ones, others = getattr(before, name, None), getattr(after, name, None)
         if not isinstance(ones, list) or not isinstance(others, list) or len(ones) != len(others):
@@ -191,7 +182,7 @@ def _is_wording(original: ast.FunctionDef, mutant: ast.FunctionDef) -> bool:
 
 
 def _find_difference(before: object, after: object, path: tuple[ast.AST, ...]) -> tuple[ast.AST, ...]:
-    """Return the nodes from the outside in down to the innermost one that differs; none when nothing does."""
+    """Return the nodes from the outermost to the innermost one that differs; empty if none differs."""
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         return next(
             (

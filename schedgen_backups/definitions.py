@@ -1,4 +1,4 @@
-"""What workspace.yaml names: the definitions of the site of this process's environment."""
+"""The Dagster definitions that workspace.yaml loads, built from this process's environment."""
 
 from __future__ import annotations
 

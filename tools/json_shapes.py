@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 COMMON_FIELDS: Mapping[str, str] = {
-    "format_version": "version of these shapes, 1 today; it rises when a field is renamed, removed or "
-    "changes its meaning",
-    "error": "when the command was refused: the reason, instead of the fields below",
-    "hint": "when the command was refused: what to do",
-    "exit_code": "when the command was refused: the code it exits with",
+    "format_version": "version of these shapes, now 1; increased when a field is renamed, removed or changes "
+    "its meaning",
+    "error": "if the command fails before it has a result: the reason, instead of the fields below",
+    "hint": "with `error`: what to do",
+    "exit_code": "with `error`: the exit code",
 }
 _POINT_ID = "ID of the recovery point"
 POINT_FIELDS: Mapping[str, str] = {
@@ -34,10 +34,10 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
     "adopt": {"id": _POINT_ID, "adoption": "reason, user and time"},
     "alert-test": {"deliveries": "for each channel: `channel`, `accepted`, `answer`"},
     "audit": {
-        "looked_at": "time of the check",
+        "checked_at": "time of the check",
         "references": "number of rows that refer to an object",
         "objects": "number of objects",
-        "rows_without_object": "keys that no object has",
+        "rows_without_object": "keys in rows whose object is missing",
         "objects_without_row": "keys that no row refers to",
         "unreferenced_bytes": "size of the objects without a row",
     },
@@ -46,7 +46,7 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "run_id": "Dagster's run",
         "success": "whether the point is verified and committed",
         "failures": "for each failed step: `step`, `reason`, `hint`",
-        "exit_code": "the code it exits with",
+        "exit_code": "the exit code",
     },
     "deploy": {"kind": "kind of deployment", "files": "paths of the written files"},
     "doctor": {
@@ -55,9 +55,9 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
     "drill": {
         "run_id": "Dagster's run",
         "success": "whether every check passed",
-        "exit_code": "the code it exits with",
-        "rto_seconds": "how long the restore took",
-        "rpo_seconds": "age of the point when the drill began",
+        "exit_code": "the exit code",
+        "rto_seconds": "duration of the restore",
+        "rpo_seconds": "age of the point at the start of the drill",
         "report": "check results and measurements, or null",
         "failures": "for each failed step: `step`, `reason`, `hint`",
     },
@@ -114,7 +114,7 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
     "undelete": {
         "tables": "the table, and how it differs",
         "objects": "the objects, and how they differ",
-        "lost_keys": "keys that the rows refer to and the point does not have",
+        "lost_keys": "keys that the rows refer to but the point does not contain",
         "rows_written": "number of rows, unless `--dry-run`",
         "objects_written": "keys of the written objects, unless `--dry-run`",
     },

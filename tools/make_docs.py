@@ -1,9 +1,7 @@
-"""Write everything in the documents that has a source in the code: `make docs`.
+"""Write the generated documents: `make docs`. A test fails while one is stale.
 
-A test fails while a file is stale.
-
-Whole files are written under docs/reference/; .env.example, compose.yaml and dagster.yaml keep what stands
-outside of the marked lines.
+Whole files are written under docs/reference/. In compose.yaml and dagster.yaml of docker/, only the marked lines
+are replaced.
 """
 
 from __future__ import annotations
@@ -91,13 +89,12 @@ def _list_settings() -> Iterator[str]:
     yield "# Settings\n"
     yield _wrap(
         "Settings are environment variables. They come from the environment and from one environment file; "
-        "the environment wins, "
+        "the environment takes precedence, "
         "also under `schedgen-backups serve`. The file is the one that `--env-file` or "
         f"`{ENV_FILE_VARIABLE}` names, otherwise the first of these that exists: `.env` in the checkout, "
         "`/etc/schedgen-backups/env`, `~/.config/schedgen-backups/env`. The current directory does not "
-        "matter. A file that everybody "
-        "can write, or that belongs to someone other than root, you or the owner of the installation, is "
-        "refused. Commands and runs "
+        "matter. A file that every user can write, or that is not owned by root, you or the owner of the "
+        "installation, is refused. Commands and runs "
         "read an edited file the next time they start; schedules change when Dagster reloads the definitions."
     )
     yield ""
@@ -178,7 +175,9 @@ def _list_exit_codes() -> Iterator[str]:
 
 def _list_alerts() -> Iterator[str]:
     yield "# Alerts\n"
-    yield _wrap("One section per kind of alert. Every alert names its page. [How alerts work](../alerts.md).")
+    yield _wrap(
+        "One section per kind of alert. Every alert links to its page. [How alerts work](../alerts.md)."
+    )
     for guide in GUIDES:
         yield f"\n## [{guide.page}](../alerts/{guide.page}.md)\n"
         yield _wrap(f"{guide.meaning}.") + "\n"
@@ -207,8 +206,8 @@ def _list_shapes() -> Iterator[str]:
 
 def _list_example() -> Iterator[str]:
     yield (
-        "# Written by `make docs`. Copy to .env beside this file and fill it in; keep it readable for "
-        "you alone (chmod 600)."
+        "# Written by `make docs`. Copy it to .env in the same directory and fill it in; only you should be "
+        "able to read it (chmod 600)."
     )
     yield (
         "# Docker Compose reads the same file. docs/reference/settings.md describes every variable; "

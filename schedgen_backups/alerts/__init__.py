@@ -1,5 +1,5 @@
-"""What a failure means to people: kinds of runs, severity, the next step.
+"""What a failure means to the operator: run kind, severity, next step.
 
-Add a kind of run here. It knows no Dagster, and no channel: `core.notify` delivers. Imports `config` and
-`core` only.
+Add a run kind here. Nothing here uses Dagster or a channel: `core.notify` delivers the alerts. Imports only
+`config` and `core`.
 """

@@ -1,8 +1,6 @@
-"""The page of docs/alerts/ that belongs to each alert.
+"""The page of docs/alerts/ for each alert; `make docs` writes docs/reference/alerts.md from this table.
 
-`make docs` writes docs/reference/alerts.md from this table.
-
-Add a guide, and its page, with a new area of incidents.
+A new area of incidents needs a guide here and its page.
 """
 
 from __future__ import annotations
@@ -16,16 +14,16 @@ FRESHNESS_AREA = "freshness"
 POINTS_AREA = "recovery points"
 CLOCK_AREA = "clock"
 TICK_AREA = "tick"
-"""Its subjects are the names of schedules and sensors."""
+"""Subjects are the names of schedules and sensors."""
 CHECK_AREA = "check"
-"""Its subjects are the names of checks."""
+"""Subjects are the names of checks."""
 OUTBOX_AREA = "outbox"
-"""Its subjects are the parts of the outbox."""
+"""Subjects are the parts of the outbox."""
 
 
 @dataclass(frozen=True)
 class Guide:
-    """The alerts of one area of incidents, and the page that says what to do."""
+    """The alerts of one area of incidents, and the page with instructions for them."""
 
     page: str
     """File name in docs/alerts/, without its suffix."""
@@ -34,7 +32,7 @@ class Guide:
     severity: str
     sender: str
     end: str
-    """What resolves the incident."""
+    """The event that resolves the incident."""
 
 
 GUIDES = (
@@ -60,7 +58,7 @@ GUIDES = (
         "A committed recovery point is damaged or incomplete",
         "HIGH",
         "sensor freshness_watch, verify_job",
-        "no point is damaged any more",
+        "no point is damaged any longer",
     ),
     Guide(
         "clock-is-wrong",
@@ -68,7 +66,7 @@ GUIDES = (
         "The time of a recovery point is in the future",
         "HIGH; CRITICAL if no other point is recent enough",
         "sensor freshness_watch",
-        "no point is in the future any more",
+        "no point is in the future any longer",
     ),
     Guide(
         "no-run-started",
@@ -138,5 +136,5 @@ GUIDES = (
 
 
 def find_guide(key: IncidentKey) -> Guide:
-    """Return the guide of the incident; that of a failed backup for an area without one."""
+    """Return the guide of the incident; for an area without one, the guide of a failed backup."""
     return next((guide for guide in GUIDES if guide.area == key.area), GUIDES[0])

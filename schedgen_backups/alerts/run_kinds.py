@@ -1,7 +1,6 @@
-"""The kinds of runs: what a run is for decides how its failure is reported and which success resolves its
-incidents.
+"""The run kinds: a run's purpose decides how its failure is reported and which success resolves it.
 
-Add a kind when a failing run of a new job must not be taken for a failed backup.
+Add a kind when the failure of a new job must not be reported as a failed backup.
 """
 
 from __future__ import annotations
@@ -22,23 +21,24 @@ DRILL_CHECK_NAMES = (
 
 @dataclass(frozen=True)
 class RunKind:
-    """One kind of run."""
+    """One run kind."""
 
     noun: str
-    """What an alert's title begins with."""
+    """Start of an alert's title."""
     area: str
-    """The area of its incidents."""
+    """Area of its incidents."""
     severity: Severity
     next_step: str
-    """What to do when the failure itself does not say it."""
+    """Used when the failure itself has no next step."""
     job_names: frozenset[str] = frozenset()
     subjects: frozenset[str] = frozenset()
-    """Its steps."""
+    """Names of its steps."""
 
     @property
     def is_backup(self) -> bool:
-        """Whether a failure means that there is no recovery point tonight: only then the heartbeat service
-        gets a failure.
+        """Whether a failure means that tonight's recovery point is missing.
+
+        Only then the heartbeat service gets a failure.
         """
         return self.area == BACKUP.area
 
@@ -58,22 +58,22 @@ BACKUP = RunKind(
     next_step="Run it again: schedgen-backups backup",
     job_names=frozenset({"backup_job"}),
 )
-"""Also every run that is none of the others: an alert too many is better than one too few."""
+"""Also every run of no other kind: an unneeded alert is better than a missing one."""
 RETENTION = RunKind(
     noun="Retention",
     area="retention",
     # The operators' MEDIUM is "more than 7 kept": nothing is lost, but the disk fills.
     severity=Severity.MEDIUM,
-    next_step="Look at what it would do: schedgen-backups prune --dry-run",
+    next_step="Show what it would do: schedgen-backups prune --dry-run",
     job_names=frozenset({"prune_job"}),
     subjects=frozenset({"prune_recovery_points"}),
 )
 VERIFICATION = RunKind(
     noun="Verification",
     area="verification",
-    # Something is wrong with points that were good; tonight's backup may still be taken.
+    # Points that were good are no longer good; tonight's backup may still succeed.
     severity=Severity.HIGH,
-    next_step="Look at the recovery points: schedgen-backups list",
+    next_step="Show the recovery points: schedgen-backups list",
     job_names=frozenset({"verify_job"}),
     subjects=frozenset({"reread_recovery_points"}),
 )
@@ -81,12 +81,12 @@ RESTORE = RunKind(
     noun="Restore",
     area="restore",
     severity=Severity.HIGH,
-    next_step="Look at what it would do: schedgen-backups restore … --dry-run",
+    next_step="Show what it would do: schedgen-backups restore … --dry-run",
     job_names=frozenset({"restore_job"}),
     subjects=frozenset({"restore_recovery_point"}),
 )
 AUDIT = RunKind(
-    noun="Audit of the live system",
+    noun="Consistency check of the live system",
     area="audit",
     severity=Severity.MEDIUM,
     next_step="Run it by hand: schedgen-backups audit",
@@ -106,9 +106,7 @@ OTHER_RUN_KINDS = (RETENTION, VERIFICATION, RESTORE, DRILL, AUDIT)
 
 
 def find_run_kind(job_name: str, subject: str) -> RunKind:
-    """Return what a run of this job, or this step of it, is for; a step that is started in the UI has no job
-    of ours.
-    """
+    """Return the run kind of this job or step; a step that is started in the UI has no job of ours."""
     return next(
         (
             run_kind

@@ -1,8 +1,6 @@
-"""Turns failures into alerts and hands them to the notifier: the same text for the hook, the outbox and the
-command line.
+"""Turn failures into alerts for the notifier: the same text for the hook, the outbox and the command line.
 
-The keys of incidents are made here and in `run_kinds`, so that a failure and its repetition, seen by
-different parts, are one incident.
+Incident keys are made here and in `run_kinds`, so that a failure that several parts report is one incident.
 """
 
 from __future__ import annotations
@@ -25,34 +23,34 @@ from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.core.notify.notifier import Notifier, Outcome
 
 RUN_SUBJECT = "run"
-"""Stands for the end of a run in which no step failed."""
+"""Subject of a failed run in which no step failed."""
 STALE_KEY = IncidentKey(area=FRESHNESS_AREA, subject="no verified recovery point")
 DAMAGE_KEY = IncidentKey(area=POINTS_AREA, subject="damaged")
 CLOCK_KEY = IncidentKey(area=CLOCK_AREA, subject="recovery points ahead of it")
 STALE_CLOCK_KEY = IncidentKey(area=CLOCK_AREA, subject="no verified recovery point but those ahead of it")
-"""An incident of its own: what was told of as HIGH would be repeated daily only, while nothing young enough
-is left."""
+"""A separate incident: an incident that was reported as HIGH would be repeated only daily, although no point
+is recent enough."""
 _TOLERATED_LOSS = 0.05
-"""A larger share of objects that vanished since the last night is no matter of single deletions (operators,
+"""Share of objects. If more vanished since the last night, single deletions do not explain it (operators,
 2026-11-28)."""
 _SIZE_CHECKS = ("dump_size_is_plausible", "archive_size_is_plausible")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What failed, as far as Dagster knows."""
+    """A failed step or run, as recorded by Dagster."""
 
     subject: str
     """A step, or a job when no step failed."""
     cause: str
     next_step: str
-    """What to do; empty when the failure does not say it."""
+    """Empty when the failure has none."""
     run_id: str
     job_name: str
 
 
 class AlertService:
-    """Alerts of one site. ConfigurationError when a setting of the alerts is wrong."""
+    """The alerts of one site. Raises ConfigurationError when an alert setting is wrong."""
 
     def __init__(self, config: Config) -> None:
         self.settings = config.alerts
@@ -64,7 +62,7 @@ class AlertService:
         self.notifier = Notifier(channels, self.catalog.directory, name=self.settings.name)
 
     def raise_failure(self, failure: Failure) -> Outcome:
-        """Send an alert of the failed step or run."""
+        """Send an alert for the failed step or run."""
         run_kind = find_run_kind(failure.job_name, failure.subject)
         is_size = failure.subject.endswith(_SIZE_CHECKS)
         return self.raise_trouble(
@@ -77,9 +75,9 @@ class AlertService:
         )
 
     def ping_failure(self, failure: Failure) -> bool:
-        """Tell the heartbeat service that there is no backup.
+        """Report the failure to the heartbeat service; return whether it was accepted.
 
-        False when there is none, it did not answer, or the run was for something else.
+        Return False if no service is configured, it did not answer, or the run is not a backup.
         """
         if not find_run_kind(failure.job_name, failure.subject).is_backup:
             return False
@@ -95,7 +93,7 @@ class AlertService:
         next_step: str = "",
         run_id: str = "",
     ) -> Outcome:
-        """Send an alert of something that is not a failed step."""
+        """Send an alert for something other than a failed step."""
         return self.notifier.report_trouble(
             key,
             Alert(
@@ -110,7 +108,7 @@ class AlertService:
         )
 
     def report_resolved(self, keys: Iterable[IncidentKey]) -> Outcome:
-        """Close the open incidents of these keys with one message."""
+        """Close the open incidents with these keys, with one message for all."""
         return self.notifier.report_resolved(
             frozenset(keys), facts=self._make_facts(""), now=datetime.now(timezone.utc)
         )
@@ -142,7 +140,7 @@ class AlertService:
 
 
 def _describe_place(config: Config) -> str:
-    """Return what stands for a name: the machine and, when its settings are right, the database."""
+    """Return a substitute for BACKUP_NAME: the machine and, if its settings are valid, the database."""
     try:
         return f"{socket.gethostname()}, database {config.database.label}"
     except ConfigurationError:
@@ -150,20 +148,18 @@ def _describe_place(config: Config) -> str:
 
 
 def send_test_alert(notifier: Notifier) -> tuple[Delivery, ...]:
-    """Send every channel a message that nothing is wrong; return what each answered."""
+    """Send a test message through every channel; return the result of each."""
     alert = Alert(
         severity=Severity.INFO,
         title="Test of schedgen-backups",
-        cause="Somebody asked for a test alert. Nothing is wrong.",
+        cause="This is a test alert. Nothing is wrong.",
         raised_at=datetime.now(timezone.utc),
     )
     return tuple(notifier.send(alert))
 
 
 def judge_warning(check_name: str, figures: Mapping[str, object]) -> Severity:
-    """Return how severe a check's warning is: objects that the live system has lost are worse than anything
-    else a check warns of.
-    """
+    """Return the severity of a check's warning; newly missing objects are worse than any other warning."""
     missing, references = figures.get("newly_missing"), figures.get("references")
     if (
         check_name != "references_resolve"

@@ -1,4 +1,4 @@
-"""The command `backup`: takes a recovery point through Dagster, and prints its id or why there is none."""
+"""The command `backup`: take a recovery point in a Dagster run; print its id, or why it failed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ from schedgen_backups.runs.launch import run_backup
 def backup(
     context: typer.Context,
     *,
-    reason: Annotated[str, typer.Option(help="Why this backup is taken, kept in its manifest.")] = "",
+    reason: Annotated[str, typer.Option(help="Why this backup is taken; recorded in the manifest.")] = "",
     label: Annotated[
-        list[str] | None, typer.Option(help="key=value, kept in the manifest; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Label as key=value; recorded in the manifest. Can be given several times."),
     ] = None,
     pin_for: Annotated[
-        str, typer.Option(metavar="SPAN", help="Keep it so long whatever retention says: 12h, 30d, 4w.")
+        str,
+        typer.Option(
+            metavar="DURATION", help="Keep it for this duration whatever retention says: 12h, 30d, 4w."
+        ),
     ] = "",
     write_marker: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Once it is verified, write id, time and labels here, to be sourced."
+            metavar="FILE",
+            help="Write id, time and labels of the verified point to this file, for a shell to source.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -75,14 +80,14 @@ def backup(
 
 
 def _find_last_sizes(directory: Path) -> dict[ArtifactKind, int]:
-    """The sizes of the newest complete point's files; none where there is no point, or nobody would see them."""
+    """Return the sizes of the newest complete point's files; empty without a point or a terminal."""
     if not err.is_terminal or not directory.is_dir():
         return {}
     try:
         complete = [
             point for point in Catalog(directory).list_points() if len(point.artifacts) == len(ArtifactKind)
         ]
-    except BackupError:  # for the run to find, which is told of
+    except BackupError:  # the run finds it too, and reports it
         return {}
     return (
         {artifact.name.kind: artifact.size_bytes for artifact in complete[-1].artifacts} if complete else {}
@@ -90,9 +95,9 @@ def _find_last_sizes(directory: Path) -> dict[ArtifactKind, int]:
 
 
 def _refuse_when_locked(directory: Path) -> None:
-    """LockHeldError at once: a run that is started all the same would wait in the pool until the other ends.
+    """Raise LockHeldError at once: a started run would wait in the pool until the other ends.
 
-    Whatever else is wrong with the directory is for the run to find: a run that fails is told of.
+    Ignore other errors of the directory: the run finds them, and its failure is reported.
     """
     lock = DirectoryLock(directory)
     with suppress(StorageError):
@@ -103,5 +108,7 @@ def _refuse_when_locked(directory: Path) -> None:
 def _split_label(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise ConfigurationError(f"--label {text!r} is not key=value", hint="--label deployment=v2.1.0")
+        raise ConfigurationError(
+            f"invalid label {text!r}: use key=value", hint="Example: --label deployment=v2.1.0"
+        )
     return name, value

@@ -1,4 +1,4 @@
-"""The commands around a deployment of the application: `last` and the rollback it prints, markers, pins."""
+"""What a deployment of the application needs: `last` with the rollback commands, and markers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from schedgen_backups.core.units import describe_labels
 
 @dataclass(frozen=True)
 class Rollback:
-    """Commands that put a recovery point in the place of what is live."""
+    """Commands that replace the live database and bucket with a recovery point."""
 
     database: str
     bucket: str
 
 
 def make_rollback(point: PointListing, config: Config) -> Rollback:
-    """Return the commands for the database and the bucket that are backed up, ready for a shell."""
+    """Return the shell commands for the database and the bucket that are backed up."""
     reader = config.open_reader()
     database, bucket = reader.text("POSTGRES_DB"), reader.text("MINIO_BUCKET")
     point_id = point.point_id.text
@@ -62,22 +62,19 @@ def make_rollback(point: PointListing, config: Config) -> Rollback:
 
 
 def check_marker_folder(path: Path) -> None:
-    """A marker can be written there.
-
-    ConfigurationError otherwise, which is better told before the backup than after it.
-    """
+    """Raise ConfigurationError if no marker can be written there; called before the backup starts."""
     folder = path.absolute().parent
     if path.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigurationError(
-            f"no marker can be written to {path}",
-            hint="--write-marker wants the path of a file in a folder that may be written.",
+            f"the marker {path} cannot be written",
+            hint="Give --write-marker the path of a file in a writable directory.",
         )
 
 
 def write_marker(path: Path, catalog: Catalog, point: PointListing) -> None:
-    """The file tells of the point in lines that a shell can source; whole or not at all.
+    """Write the point's data atomically to the file, as lines that a shell can source.
 
-    StorageError when it cannot be written.
+    Raise StorageError when it cannot be written.
     """
     origin = point.manifest.origin if point.manifest is not None else None
     pin = read_pin(catalog, point.point_id)
@@ -99,7 +96,7 @@ def write_marker(path: Path, catalog: Catalog, point: PointListing) -> None:
     except OSError as error:
         raise StorageError(
             f"the marker {path} cannot be written: {error.strerror}",
-            hint="The recovery point is verified all the same.",
+            hint="The recovery point is verified nevertheless.",
         ) from error
 
 
@@ -110,8 +107,9 @@ def last(
     label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Print the newest verified recovery point and the commands that go back to it; ends with 8 when there is
-    none.
+    """Print the newest verified recovery point and the commands that roll back to it.
+
+    Exit code 8 if there is none.
     """
     config = get_config(context)
     catalog = config.open_catalog()
@@ -119,7 +117,7 @@ def last(
     if point is None or point.manifest is None:
         asked = f" with the label {label}" if label else ""
         raise PointNotFoundError(
-            f"there is no verified recovery point{asked} in {catalog.directory}",
+            f"no verified recovery point{asked} in {catalog.directory}",
             hint="Take one: schedgen-backups backup",
         )
     rollback = make_rollback(point, config)
@@ -153,6 +151,6 @@ def last(
     for name, value in lines.items():
         if value:
             out.print(f"  {name:7} {escape(value)}", soft_wrap=True)
-    out.print("To go back, stop the application and run:", soft_wrap=True)
+    out.print("To roll back, stop the application and run:", soft_wrap=True)
     for command in (rollback.database, rollback.bucket):
         out.print(f"  {escape(command)}", soft_wrap=True)

@@ -1,6 +1,4 @@
-"""The command `drill`: restores a recovery point into scratch servers through Dagster, and prints the results
-and how long it took.
-"""
+"""The command `drill`: restore a point into scratch servers in a Dagster run; print results and times."""
 
 from __future__ import annotations
 
@@ -26,24 +24,25 @@ def drill(
     context: typer.Context,
     point_id: Annotated[
         str,
-        typer.Argument(metavar="[ID|latest]", help="A recovery point, or `latest`: the newest verified one."),
+        typer.Argument(metavar="[ID|latest]", help="Recovery point, or `latest`: the newest verified one."),
     ] = LATEST,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore a recovery point into scratch servers, compare it, open PDFs by key, measure the time; ends
-    with 3 when a check does not hold.
+    """Restore a recovery point into scratch servers, compare it, open PDFs by key and measure the time.
+
+    Exit code 3 if a check fails.
     """
     if point_id != LATEST:
         RecoveryPointId.parse(point_id)
-    with show_work(err, "restoring on trial into scratch servers"):
+    with show_work(err, "restoring into scratch servers"):
         outcome = run_drill(get_config(context), point_id)
     if as_json:
         print_json(_to_json(outcome))
     elif outcome.report is not None:
         _print_report(outcome.report)
     for failure in () if as_json else outcome.failures:
-        # What a check says stands in the table already.
+        # The table already contains the results of the checks.
         if outcome.report is None:
             print_failure(err, failure)
     raise CommandEnd(outcome.exit_code)
@@ -71,9 +70,7 @@ def _print_report(report: DrillReport) -> None:
     table.add_column("phase", no_wrap=True)
     table.add_column("seconds", justify="right")
     for name, seconds in report.seconds.model_dump().items():
-        table.add_row(
-            "[bold]all together (RTO)[/]" if name == "total" else name.replace("_", " "), f"{seconds:.1f}"
-        )
+        table.add_row("[bold]total (RTO)[/]" if name == "total" else name.replace("_", " "), f"{seconds:.1f}")
     out.print(table)
     out.print(f"age of the data (RPO): {format_age(timedelta(seconds=report.rpo_seconds))}")
     out.print(draw_results(report.results))

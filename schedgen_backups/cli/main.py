@@ -1,7 +1,4 @@
-"""The command line: the same work as in the Dagster UI, for terminals, scripts, cron and systemd.
-
-Where it starts and how it ends.
-"""
+"""Entry point and exit of the command line, for terminals, scripts, cron and systemd."""
 
 from __future__ import annotations
 
@@ -24,9 +21,9 @@ _JSON_OPTION = "--json"
 
 
 def main() -> None:
-    """Run the command line and end the process with one of the documented exit codes."""
+    """Run the command line and exit with one of the documented exit codes."""
     try:
-        # Typer's own way of ending knows neither our exit codes nor refusals as JSON.
+        # Typer's standalone mode supports neither our exit codes nor errors as JSON.
         ended = app(standalone_mode=False)
         exit_code = ended if isinstance(ended, int) else 0
     except CommandEnd as end:
@@ -36,7 +33,7 @@ def main() -> None:
         print_refusal(error.message, error.hint, exit_code)
     except typer.TyperException as error:
         exit_code = USAGE_EXIT_CODE
-        print_refusal(error.format_message(), f"`{_name_help()}` shows what it takes.", exit_code)
+        print_refusal(error.format_message(), f"`{_name_help()}` shows the usage.", exit_code)
     except typer.Abort:
         exit_code = CANCELLED_EXIT_CODE
         print_refusal("cancelled", "", exit_code)
@@ -44,7 +41,7 @@ def main() -> None:
 
 
 def print_refusal(message: str, hint: str, exit_code: int) -> None:
-    """Say why a command ended and what to do: on stderr for people, on stdout where JSON was asked for."""
+    """Print why a command failed and what to do: on stderr, or as JSON on stdout with --json."""
     if _JSON_OPTION in sys.argv[1:]:
         print_json({"error": message, "hint": hint, "exit_code": exit_code})
         return
@@ -66,12 +63,12 @@ def begin(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"Read the settings from this file instead of .env; {ENV_FILE_VARIABLE} names one, too.",
+            help=f"Read the settings from this file instead of .env; like {ENV_FILE_VARIABLE}.",
         ),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Every command reads the environment and the environment file; `doctor` checks all settings."""
+    """Read the settings from the environment and the environment file; `doctor` checks them."""
     if version:
         out.print(TOOL_VERSION)
         raise typer.Exit

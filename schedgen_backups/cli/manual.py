@@ -1,4 +1,4 @@
-"""Writes the manual page from what the commands say of themselves, so that `--help` and `man` never differ."""
+"""Generate the manual page from the commands' help, so that `--help` and `man` never differ."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _PAGES = ("README.md", "docs/BACKUP_AUTOMATION.md", "docs/restore.md", "docs/ref
 
 @app.command()
 def manual() -> None:
-    """Print this manual as a page for `man`: schedgen-backups manual | man -l -."""
+    """Print the manual page: schedgen-backups manual | man -l -."""
     out.print(make_manual(), markup=False, end="")
 
 
 def make_manual() -> str:
-    """Return the manual page, in the language of man(7)."""
+    """Return the manual page in man(7) format."""
     return "\n".join(_list_lines()) + "\n"
 
 
@@ -56,14 +56,14 @@ def _list_lines() -> Iterator[str]:
         yield _escape(" ".join(str(command.help).split()))
         yield from _list_options(command)
     status = ", ".join(f"{code}: {meaning}" for code, meaning in STATUS_MEANINGS.items())
-    yield from (".SH EXIT STATUS", f"\\fBstatus\\fR has its own. {_escape(status)}.")
+    yield from (".SH EXIT STATUS", f"\\fBstatus\\fR uses its own codes. {_escape(status)}.")
     for code, meaning in MEANINGS.items():
         yield from (".TP", f".B {code}", _escape(meaning))
     yield from (
         ".SH ENVIRONMENT",
         (
-            f"{_escape(ENV_FILE_VARIABLE)} names the environment file; each variable may also be given as "
-            "NAME_FILE."
+            f"{_escape(ENV_FILE_VARIABLE)} names the environment file. Instead of any variable NAME, NAME_FILE "
+            "can name a file with its value."
         ),
     )
     for variable in VARIABLES:
@@ -84,8 +84,6 @@ def _list_options(command: Any) -> Iterator[str]:
 
 
 def _escape(text: str) -> str:
-    """The text as roff shows it: a backslash begins a request there, and so does a dot or a quote at the
-    beginning of a line.
-    """
+    """Return the text escaped for roff: backslashes, and a dot or quote at the start of a line."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped

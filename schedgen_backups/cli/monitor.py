@@ -1,4 +1,4 @@
-"""The commands that say whether all is well: `status`, `doctor`, `audit`, `alert-test`."""
+"""The monitoring commands: `status`, `doctor`, `audit`, `alert-test`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from schedgen_backups.doctor.results import Verdict
 from schedgen_backups.exit_codes import ALERT_EXIT_CODE, CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
 
 _WARNING_SHARE = 0.8
-"""`status` warns when so much of the allowed age is used up."""
+"""Share of the age limit above which `status` warns."""
 _STATUS_WARNING, _STATUS_CRITICAL = 1, 2
-"""What monitoring plugins end with (Monitoring Plugins Development Guidelines)."""
+"""Exit codes of monitoring plugins (Monitoring Plugins Development Guidelines)."""
 _LISTED_KEYS = 200
 
 
 @app.command()
 def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Say in one line whether there is a young enough verified recovery point.
+    """Print in one line whether the newest verified recovery point is recent enough.
 
-    Ends with 0, 1 (soon too old, a point is damaged, or an incident is open) or 2 (too old or none).
+    Exit code 0 if it is; 1 if it is almost too old, a point is damaged or an incident is open; 2 if it is
+    too old or there is none.
     """
     service = AlertService(get_config(context))
     overview = look_over(service.catalog, datetime.now(timezone.utc))
@@ -63,8 +64,11 @@ def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
 
 @app.command()
 def doctor(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Check every precondition of a backup: settings, servers, versions, privileges, space, clock."""
-    with show_work(err, "looking at settings, servers and disk"):
+    """Check every precondition of a backup: settings, servers, versions, privileges, disk space, clock.
+
+    Exit code 4 if one is not met.
+    """
+    with show_work(err, "checking settings, servers and disk"):
         results = list(examine(get_config(context)))
     if as_json:
         print_json(
@@ -84,16 +88,16 @@ def doctor(context: typer.Context, *, as_json: JsonOption = False) -> None:
 
 @app.command()
 def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Look at the live system: rows whose object is missing, objects that no row refers to.
+    """Check the live system: list rows whose object is missing, and objects that no row refers to.
 
-    Ends with 3 when a row's object is missing.
+    Exit code 3 if the object of a row is missing.
     """
     with show_work(err, "reading the references and listing the bucket"):
         found = check_consistency(get_config(context).live_application)
     if as_json:
         print_json(
             {
-                "looked_at": found.looked_at.isoformat(),
+                "checked_at": found.checked_at.isoformat(),
                 "references": found.reference_count,
                 "objects": found.object_count,
                 "rows_without_object": list(found.rows_without_object),
@@ -110,14 +114,15 @@ def audit(context: typer.Context, *, as_json: JsonOption = False) -> None:
             for key in keys[:_LISTED_KEYS]:
                 out.print(f"{name}: {escape_value(key)}")
             if len(keys) > _LISTED_KEYS:
-                err.print(f"{len(keys) - _LISTED_KEYS} more of {name}; --json has all")
+                err.print(f"{name}: {len(keys) - _LISTED_KEYS} more; --json prints all")
     raise CommandEnd(0 if found.is_coherent else VERIFICATION_EXIT_CODE)
 
 
 @app.command(name="alert-test")
 def send_alert_test(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Send a test alert through every channel and print what each answered; ends with 9 when one did not
-    accept it.
+    """Send a test alert through every channel and print the answers.
+
+    Exit code 9 if a channel did not accept it.
     """
     service = AlertService(get_config(context))
     if not service.notifier.channels:

@@ -1,4 +1,4 @@
-"""The commands about recovery points: `list`, `show`, `verify`, `pin`, `unpin`, `prune`."""
+"""The commands for recovery points: `list`, `show`, `verify`, `pin`, `adopt`, `prune` and others."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def list_points(
     *,
     label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
     since: Annotated[
-        str, typer.Option(help="Only points taken within this span, such as 36h, 30d or 4w.")
+        str,
+        typer.Option(metavar="DURATION", help="Only points taken within this time, such as 36h, 30d or 4w."),
     ] = "",
     state: Annotated[PointState | None, typer.Option(help="Only points in this state.")] = None,
     as_json: JsonOption = False,
@@ -91,8 +92,8 @@ def list_points(
             )
         )
     else:
-        wanted = " of that kind" if label or since or state else ""
-        out.print(f"no recovery points{wanted} in {escape(str(catalog.directory))}")
+        wanted = "matching " if label or since or state else ""
+        out.print(f"no {wanted}recovery points in {escape(str(catalog.directory))}")
     if unmanaged:
         names = ", ".join(path.name for path in unmanaged)
         out.print(f"unmanaged (not made by schedgen-backups, never touched): {escape_value(names)}")
@@ -104,16 +105,15 @@ def show(
     point_id: PointArgument,
     *,
     tables: Annotated[
-        bool, typer.Option("--tables", help="List the tables of the dump instead, with rows and size.")
+        bool, typer.Option("--tables", help="List only the tables of the dump, with rows and size.")
     ] = False,
     objects: Annotated[
-        str | None, typer.Option(help="List the objects whose key begins with this instead; '' for all.")
+        str | None,
+        typer.Option(metavar="PREFIX", help="List only the objects whose key starts with this; '' for all."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one recovery point: its files, what was proven of it and when, who asked for it; or its tables, or
-    its objects.
-    """
+    """Show a recovery point: files, check results, origin; or its tables, or its objects."""
     catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
     if tables or objects is not None:
@@ -135,8 +135,8 @@ def show(
         out.print(f"  [bold red]problem[/]   {escape(problem)}")
     for name in point.unread_files:
         out.print(
-            f"  [yellow]unread[/]    {escape_value(name)} was copied or modified since it was read; it is "
-            "read again"
+            f"  [yellow]unread[/]    {escape_value(name)} was copied or modified after it was read; it will "
+            "be read again"
         )
     out.print(f"  levels     {describe_levels(point)}")
     for name, value in _describe_manifest(point.manifest).items() if point.manifest is not None else ():
@@ -150,23 +150,26 @@ def show(
 def verify(
     context: typer.Context,
     subject: Annotated[
-        str, typer.Argument(metavar="ID|FILE", help="A recovery point, `latest`, or one file of one.")
+        str, typer.Argument(metavar="ID|FILE", help="Recovery point, `latest`, or a file of a point.")
     ] = "",
     *,
     every: Annotated[bool, typer.Option("--all", help="Verify every recovery point.")] = False,
     changed: Annotated[
         bool,
         typer.Option(
-            "--changed", help="Verify those whose files were copied or modified since they were read."
+            "--changed", help="Verify points whose files were copied or modified after they were read."
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read files again from the disk and check every check on them; ends with 3 when one fails."""
+    """Read files from the disk again and perform every check on them.
+
+    Exit code 3 if a check fails.
+    """
     if [bool(subject), every, changed].count(True) != 1:
         raise ConfigurationError(
-            "name either one recovery point or file, or --all, or --changed",
-            hint="schedgen-backups verify latest",
+            "give exactly one of a recovery point or file, --all and --changed",
+            hint="Example: schedgen-backups verify latest",
         )
     if subject and Path(subject).is_file():
         results = {subject: _verify_file(Path(subject))}
@@ -204,8 +207,8 @@ def pin(
     context: typer.Context,
     point_id: PointArgument,
     *,
-    reason: Annotated[str, typer.Option(help="Why the point must stay.")],
-    days: Annotated[int, typer.Option(help="For so many days; 0 until it is unpinned.", min=0)] = 0,
+    reason: Annotated[str, typer.Option(help="Why the point must be kept.")],
+    days: Annotated[int, typer.Option(help="Days to keep it; 0: until it is unpinned.", min=0)] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Keep a recovery point whatever retention says."""
@@ -229,7 +232,7 @@ def pin(
 
 @app.command()
 def unpin(context: typer.Context, point_id: PointArgument, *, as_json: JsonOption = False) -> None:
-    """Let retention decide about a recovery point again."""
+    """Remove the pin, so that retention applies to the recovery point again."""
     catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
     was_pinned = remove_pin(catalog, point.point_id)
@@ -244,16 +247,16 @@ def adopt(
     context: typer.Context,
     point_id: PointArgument,
     *,
-    reason: Annotated[str, typer.Option(help="Why a point of another site counts here.")],
+    reason: Annotated[str, typer.Option(help="Why a point of another site is used here.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Let a recovery point of another site's backup directory count in this one."""
+    """Treat a recovery point that another site took as this site's own."""
     catalog = get_config(context).open_catalog()
     point = resolve_point(catalog, point_id)
     if point.state is not PointState.FOREIGN:
         raise ConfigurationError(
-            f"recovery point {point.point_id} is this site's own",
-            hint="`schedgen-backups list` shows which are foreign.",
+            f"recovery point {point.point_id} already belongs to this site",
+            hint="`schedgen-backups list` shows which points are foreign.",
         )
     now = datetime.now(timezone.utc)
     adoption = Adoption(
@@ -263,7 +266,7 @@ def adopt(
     if as_json:
         print_json({"id": point.point_id.text, "adoption": adoption.model_dump(mode="json")})
     else:
-        out.print(f"{point.point_id} counts as this site's own: {escape(reason)}")
+        out.print(f"{point.point_id} now belongs to this site: {escape(reason)}")
 
 
 @app.command()
@@ -271,13 +274,13 @@ def accept_missing(
     context: typer.Context,
     keys: Annotated[
         list[str],
-        typer.Argument(metavar="KEY...", help="Object keys that the database refers to and nobody has."),
+        typer.Argument(metavar="KEY...", help="Keys of objects that the database refers to and are lost."),
     ],
     *,
-    reason: Annotated[str, typer.Option(help="Why their absence is all right.")],
+    reason: Annotated[str, typer.Option(help="Why their absence is accepted.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Let the absence of these objects raise no alert from now on."""
+    """Accept that these objects are missing: send no more alerts for them."""
     now = datetime.now(timezone.utc)
     user = getpass.getuser()
     accepted = [AcceptedObject(key=key, reason=reason, accepted_by=user, accepted_at=now) for key in keys]
@@ -292,10 +295,12 @@ def accept_missing(
 def prune(
     context: typer.Context,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table, and remove nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the decisions without removing anything.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove the recovery points that no rule of retention keeps, and say why."""
+    """Remove the recovery points that no retention rule keeps, and print the reasons."""
     config = get_config(context)
     catalog, policy = config.open_catalog(), config.retention
     if dry_run:
@@ -358,7 +363,7 @@ def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json
                     for entry in entries
                 ]
             else:
-                # Line by line: a bucket may hold more than a table on a screen.
+                # Line by line: a bucket may hold too many objects for a table in memory.
                 for entry in entries:
                     out.print(
                         f"{format_bytes(entry.size_bytes):>9}  {entry.modified_at:%Y-%m-%d %H:%M:%S}  "
@@ -399,7 +404,7 @@ def _verify_file(path: Path) -> tuple[CheckResult, ...]:
 
 
 def _find_live(config: Config) -> LiveSystem | None:
-    """The live system, where it is configured: a point that was never committed has no verdicts yet."""
+    """Return the live system if it is configured: an uncommitted point has no results yet."""
     try:
         return config.live_application
     except ConfigurationError:

@@ -1,6 +1,4 @@
-"""Draws what a person sees on the terminal: tables of recovery points, check results and failures, bars while
-something runs.
-"""
+"""Terminal output: tables of recovery points and check results, failures, and progress bars."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ _POLL_SECONDS = 0.2
 
 
 def draw_points(points: Iterable[PointListing], now: datetime, pins: Mapping[RecoveryPointId, str]) -> Table:
-    """One line per recovery point, oldest first; `pins` has what is to be said of each point's pin."""
+    """Return a table with a line per recovery point, oldest first; `pins` has each point's pin as text."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("recovery point", "age"):
         table.add_column(name, no_wrap=True)
@@ -86,11 +84,11 @@ def draw_points(points: Iterable[PointListing], now: datetime, pins: Mapping[Rec
 
 
 def draw_results(results: Iterable[CheckResult]) -> Table:
-    """One line per check."""
+    """Return a table with a line per check."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("check", no_wrap=True)
     table.add_column("result", no_wrap=True)
-    table.add_column("what was seen", overflow="fold")
+    table.add_column("details", overflow="fold")
     for result in results:
         table.add_row(
             result.check.value,
@@ -101,7 +99,7 @@ def draw_results(results: Iterable[CheckResult]) -> Table:
 
 
 def draw_tables(tables: Iterable[TableEntry]) -> Table:
-    """One line per table of a dump, in its order."""
+    """Return a table with a line per table of a dump, in its order."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("table", overflow="fold")
     drawn.add_column("rows", justify="right", no_wrap=True)
@@ -112,9 +110,9 @@ def draw_tables(tables: Iterable[TableEntry]) -> Table:
 
 
 def print_precondition_results(console: Console, results: Iterable[PreconditionResult]) -> None:
-    """Print a line per precondition, with the fix below where there is one to make.
+    """Print a line per precondition, and the fix below it if there is one.
 
-    No table: it would break commands at a screen's width.
+    A table would wrap commands at the width of the screen.
     """
     for result in results:
         console.print(
@@ -126,11 +124,11 @@ def print_precondition_results(console: Console, results: Iterable[PreconditionR
 
 
 def draw_plan(plan: RetentionPlan) -> Table:
-    """One line per recovery point: what retention does with it and why."""
+    """Return a table with a line per recovery point: what retention does with it and why."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("recovery point", "state", "decision"):
         table.add_column(name, no_wrap=True)
-    table.add_column("because", overflow="fold")
+    table.add_column("reason", overflow="fold")
     for decision in plan.decisions:
         state = decision.candidate.state
         verdict = "[green]keep[/]" if decision.is_kept else "[yellow]remove[/]"
@@ -151,7 +149,7 @@ def print_failure(console: Console, failure: StepFailure) -> None:
 
 
 def find_highest_level(point: PointListing) -> str:
-    """The highest level that was seen to hold, or a dash."""
+    """Return the highest level that passed, or a dash."""
     passed = [
         level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED
     ]
@@ -159,7 +157,7 @@ def find_highest_level(point: PointListing) -> str:
 
 
 def describe_levels(point: PointListing) -> str:
-    """Every level with its status, lowest first."""
+    """Return every level with its status, lowest first."""
     return ", ".join(
         f"{level.value}: {point.verification.level(level).status.value}" for level in VerificationLevel
     )
@@ -167,9 +165,7 @@ def describe_levels(point: PointListing) -> str:
 
 @contextmanager
 def show_work(console: Console, text: str) -> Generator[None, None, None]:
-    """While the block runs, a terminal shows what is done and for how long: for work whose size nobody knows
-    beforehand.
-    """
+    """Show the text and the elapsed time on a terminal during the block, for work of unknown size."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         progress.add_task(text, total=None)
@@ -180,9 +176,9 @@ def show_work(console: Console, text: str) -> Generator[None, None, None]:
 def show_capture(
     console: Console, directory: Path, expected: Mapping[ArtifactKind, int]
 ) -> Generator[None, None, None]:
-    """While the block runs, a terminal shows how much of each file was written; the staging folder tells.
+    """Show on a terminal during the block how much of each file was written, from the staging directory.
 
-    `expected` has the sizes of the newest point's files: about as much is to come.
+    `expected` has the sizes of the newest point's files, as an estimate of the total.
     """
     if not console.is_terminal:
         yield
@@ -204,12 +200,12 @@ def show_capture(
 def show_progress(
     console: Console, descriptions: Mapping[str, tuple[str, int | None]]
 ) -> Generator[ProgressBars, None, None]:
-    """Bars for phases: name → (description, bytes to come or None).
+    """Yield progress bars for phases: name → (description, expected bytes or None).
 
-    Nothing is drawn where there is no terminal.
+    Draw nothing without a terminal.
     """
     with _make_bars(console) as progress:
-        # The clock of a phase runs from its first byte: the time that is left would be wrong otherwise.
+        # A phase starts with its first byte: the remaining time would be wrong otherwise.
         tasks = {
             name: progress.add_task(text, total=total, start=False)
             for name, (text, total) in descriptions.items()
@@ -226,7 +222,7 @@ class ProgressBars:
         self._started: set[str] = set()
 
     def advance(self, phase: str, size_bytes: int) -> None:
-        """More bytes of this phase have passed."""
+        """Add bytes to this phase."""
         task = self._tasks[phase]
         if phase not in self._started:
             self._started.add(phase)
@@ -235,7 +231,7 @@ class ProgressBars:
 
 
 def _make_bars(console: Console) -> Progress:
-    """Amount, total, rate and the time that is left, on a line of 80 columns."""
+    """Return bars with amount, total, rate and remaining time that fit into 80 columns."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -255,8 +251,8 @@ def _watch_staging(
     progress: Progress, staging: Path, expected: Mapping[ArtifactKind, int], is_done: threading.Event
 ) -> None:
     tasks: dict[ArtifactKind, TaskID] = {}
-    # Until the first byte, and after the last, there is nothing to count: loading Dagster, the snapshot,
-    # reading all again.
+    # Before the first byte and after the last, no bytes are counted: while Dagster loads, the snapshot is
+    # opened, and the files are read again.
     other = progress.add_task("loading Dagster", total=None)
     while not is_done.wait(_POLL_SECONDS):
         for path in staging.glob("*/*.gz"):
@@ -270,7 +266,7 @@ def _watch_staging(
             if name.kind not in tasks:
                 tasks[name.kind] = progress.add_task(_CAPTURES[name.kind], total=expected.get(name.kind))
                 progress.update(other, description="verifying and committing", visible=False)
-            # The last point's size is a guess, and a full bar says nothing.
+            # The last point's size is an estimate; a full bar would be misleading.
             total = expected.get(name.kind)
             progress.update(
                 tasks[name.kind],

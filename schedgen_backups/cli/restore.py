@@ -1,8 +1,7 @@
-"""The commands that restore: a whole point, tables, objects, and rows with their objects; and the log of all
-restores.
+"""The commands that restore a point, tables, objects or rows with their objects, and the restore log.
 
-A command reads its arguments, prepares the restore, shows what would change, asks for the confirmation, and
-lets the restore service do it.
+A command reads its arguments, prepares the restore, shows what would change, asks for confirmation, and
+calls the restore service.
 """
 
 from __future__ import annotations
@@ -60,30 +59,38 @@ _LISTED_FILES = 20
 AsOfOption = Annotated[
     str,
     typer.Option(
-        "--as-of", help="With `latest`: the newest verified point that is not later than this time."
+        "--as-of",
+        metavar="TIME",
+        help="With `latest`: the newest verified point that is not later than this time.",
     ),
 ]
-ReasonOption = Annotated[str, typer.Option(help="Why this is restored, kept in the log of restores.")]
+ReasonOption = Annotated[str, typer.Option(help="Why this is restored; recorded in the restore log.")]
 SafetyOption = Annotated[
     bool,
     typer.Option(
         "--safety-backup/--no-safety-backup",
-        help="Keep what is overwritten in BACKUP_DIR/safety first (default), or do not.",
+        help="Whether to copy what is overwritten to BACKUP_DIR/safety first.",
     ),
 ]
 ConfirmOption = Annotated[
-    str, typer.Option(help="The name of what is written to, instead of typing it when asked.")
+    str, typer.Option(metavar="NAME", help="Name of the target, instead of typing it at the prompt.")
 ]
 DatabaseOption = Annotated[
     str,
     typer.Option(
-        help="postgresql://user@host:5432/name, or the name of a database on the server of the backup."
+        help="Target as postgresql://user@host:5432/name, or the name of a database on the server that is "
+        "backed up."
     ),
 ]
 BucketOption = Annotated[
-    str, typer.Option(help="http(s)://host:port/name, or the name of a bucket on the server of the backup.")
+    str,
+    typer.Option(
+        help="Target as http(s)://host:port/name, or the name of a bucket on the server that is backed up."
+    ),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and write nothing.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would happen without writing anything.")
+]
 
 
 @app.command()
@@ -98,28 +105,30 @@ def restore(
         bool,
         typer.Option(
             "--swap",
-            help="Load beside the database, compare, then exchange the names; the old one stays under "
-            "another name.",
+            help="Load into a second database, compare, then exchange the names; the old database is kept "
+            "under another name.",
         ),
     ] = False,
     into_nonempty: Annotated[
         bool,
         typer.Option(
-            "--into-nonempty", help="Replace what the database holds; overwrite objects of the same keys."
+            "--into-nonempty",
+            help="Replace the contents of the database; overwrite objects that have the same keys.",
         ),
     ] = False,
     create: Annotated[
         bool,
         typer.Option(
             "--create/--no-create",
-            help="Make a database or bucket that is not there (default), or refuse.",
+            help="Create a missing database or bucket (default), or fail.",
             show_default=False,
         ),
     ] = True,
     jobs: Annotated[
         int,
         typer.Option(
-            help="Sessions that load an empty database; more than one give up the single transaction.",
+            help="Concurrent sessions that load an empty database; with more than one, the load is not a "
+            "single transaction.",
             min=1,
             max=64,
         ),
@@ -130,8 +139,9 @@ def restore(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore the database, the bucket or both, into empty targets unless told otherwise, and compare them
-    with what was captured.
+    """Restore the database, the bucket or both, and compare the result with what was captured.
+
+    The targets must be empty unless --swap or --into-nonempty is given.
     """
     config = get_config(context)
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
@@ -165,42 +175,46 @@ def restore(
 def restore_tables(
     context: typer.Context,
     point_id: PointArgument,
-    table: Annotated[list[str], typer.Argument(help="A table, schema.table, or a glob such as 'public.*'.")],
+    table: Annotated[list[str], typer.Argument(help="Table, schema.table, or a glob such as 'public.*'.")],
     *,
     as_of: AsOfOption = "",
     where: Annotated[
-        str, typer.Option(help="A condition on the rows of the only table, as behind WHERE in SQL.")
+        str,
+        typer.Option(
+            metavar="CONDITION", help="SQL condition (after WHERE) for the rows; only with a single table."
+        ),
     ] = "",
     database: Annotated[
         str,
         typer.Option(
-            help="The live database to compare with and write to; by default the one that is backed up."
+            help="Live database to compare with and write to; by default the one that is backed up."
         ),
     ] = "",
     side_database: Annotated[
-        str, typer.Option(help="Name of the database beside it; by default restored_ID.")
+        str, typer.Option(metavar="NAME", help="Name of the side database; by default restored_ID.")
     ] = "",
     diff_only: Annotated[
-        bool, typer.Option("--diff-only", help="Show the difference, and drop the side database again.")
+        bool, typer.Option("--diff-only", help="Show the differences, then drop the side database.")
     ] = False,
     values: Annotated[
         bool,
         typer.Option(
             "--values",
-            help="Show the values that differ, in the backup and live, of up to ten rows of each table.",
+            help="Show the values that differ between backup and live, for up to ten rows per table.",
         ),
     ] = False,
     write: Annotated[
         WriteMode | None,
-        typer.Option(help="Put rows back: the missing ones, or also those that were changed."),
+        typer.Option(help="Write rows back to the live tables: missing rows, or also changed rows."),
     ] = None,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Restore tables into a database beside the live one and show how they differ; with --write put rows
-    back. Reads only the tables' bytes.
+    """Restore tables into a side database and show the differences; with --write, write rows back.
+
+    The side database is on the same server as the live one. Only the tables' bytes are read.
     """
     config = get_config(context)
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
@@ -209,7 +223,7 @@ def restore_tables(
         config, point, tuple(table), database=database, where=where, side_name=side_database
     )
     with ExitStack() as stack:
-        with show_work(err, f"loading {count(len(table), 'table')} beside the live database, and comparing"):
+        with show_work(err, f"loading {count(len(table), 'table')} into a side database and comparing"):
             prepared = stack.enter_context(service.open_tables(request))
         differences = prepared.describe()
         answer: dict[str, object] = {
@@ -218,8 +232,8 @@ def restore_tables(
         }
         if prepared.left_out:
             err.print(
-                "[yellow]note:[/] not in this point, left out when it was taken: the rows of "
-                f"{escape_value(name_some(prepared.left_out))}"
+                "[yellow]note:[/] not in this point, because they were excluded when it was taken: the rows "
+                f"of {escape_value(name_some(prepared.left_out))}"
             )
         if not as_json:
             out.print(draw_diffs(differences))
@@ -227,12 +241,12 @@ def restore_tables(
                 out.print(draw_values(differences))
         if write is not None:
             demand_confirmation(request.target_name, confirm)
-            with show_work(err, "putting rows back"):
+            with show_work(err, "writing rows back"):
                 written = service.write_rows(prepared, write)
             answer["written"] = {rows.table.qualified_name: rows.count for rows in written}
             for rows in () if as_json else written:
                 out.print(
-                    f"{escape_value(rows.table.qualified_name)}: {count(rows.count, 'row')} put back into "
+                    f"{escape_value(rows.table.qualified_name)}: {count(rows.count, 'row')} written back to "
                     f"{escape(request.live.label)}"
                 )
         elif not diff_only:
@@ -246,14 +260,18 @@ def restore_tables(
 def restore_objects(
     context: typer.Context,
     point_id: PointArgument,
-    key: Annotated[list[str], typer.Argument(help="A key, a prefix that ends in /, or a glob.")],
+    key: Annotated[list[str], typer.Argument(help="Key, prefix that ends in /, or glob.")],
     *,
     as_of: AsOfOption = "",
-    to: Annotated[Path | None, typer.Option(help="A folder that gets them as files.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Write them as files into this directory.")
+    ] = None,
     bucket: BucketOption = "",
-    back: Annotated[bool, typer.Option("--back", help="Into the bucket that is backed up.")] = False,
+    back: Annotated[
+        bool, typer.Option("--back", help="Write them into the bucket that is backed up.")
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also replace objects, or files, that are different.")
+        bool, typer.Option("--overwrite", help="Replace objects or files that differ.")
     ] = False,
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
@@ -261,14 +279,15 @@ def restore_objects(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore some objects, reading only their bytes: into a folder, another bucket, or back.
+    """Restore single objects into a directory, another bucket or the live bucket.
 
-    What differs is shown first.
+    The differences are shown first. Only the objects' bytes are read.
     """
     config = get_config(context)
     if sum((to is not None, bool(bucket), back)) != 1:
         raise ConfigurationError(
-            "give exactly one of --to, --bucket and --back", hint="--to FOLDER, --bucket NAME or --back."
+            "give exactly one of --to, --bucket and --back",
+            hint="Use --to DIRECTORY, --bucket NAME or --back.",
         )
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
     point = resolve_point(service.catalog, point_id, as_of=as_of)
@@ -306,7 +325,7 @@ def restore_objects(
         )
     elif not dry_run:
         out.print(
-            f"{count(len(written), 'object')} written into {escape(prepared.bucket.target.label)}, read "
+            f"{count(len(written), 'object')} written to {escape(prepared.bucket.target.label)}, read "
             "back and found equal"
         )
 
@@ -315,23 +334,24 @@ def restore_objects(
 def undelete(
     context: typer.Context,
     point_id: PointArgument,
-    table: Annotated[str, typer.Argument(help="The table whose rows were deleted, such as jobs.")],
+    table: Annotated[str, typer.Argument(help="Table whose rows were deleted, such as jobs.")],
     *,
-    where: Annotated[str, typer.Option(help="Which rows, as behind WHERE in SQL.")],
-    key_column: Annotated[str, typer.Option(help="The table's column that holds object keys.")] = "s3_key",
+    where: Annotated[
+        str, typer.Option(metavar="CONDITION", help="SQL condition (after WHERE) for the rows.")
+    ],
+    key_column: Annotated[str, typer.Option(help="Column of the table with the object keys.")] = "s3_key",
     as_of: AsOfOption = "",
-    database: Annotated[
-        str, typer.Option(help="The live database; by default the one that is backed up.")
-    ] = "",
-    bucket: Annotated[str, typer.Option(help="The live bucket; by default the one that is backed up.")] = "",
+    database: Annotated[str, typer.Option(help="Live database; by default the one that is backed up.")] = "",
+    bucket: Annotated[str, typer.Option(help="Live bucket; by default the one that is backed up.")] = "",
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring back deleted rows with the objects that they refer to: only what is missing is written, objects
-    first.
+    """Restore deleted rows and the objects that they refer to.
+
+    Only missing rows and objects are written, objects first.
     """
     config = get_config(context)
     service = _open_service(config, reason, is_safety_wanted=safety_backup)
@@ -339,7 +359,7 @@ def undelete(
     rows = read_table_request(config, point, (table,), database=database, where=where)
     request = read_undelete_request(config, rows, bucket=bucket, key_column=key_column)
     with ExitStack() as stack:
-        with show_work(err, f"loading {table} beside the live database, and comparing"):
+        with show_work(err, f"loading {table} into a side database and comparing"):
             prepared = stack.enter_context(prepare_undelete(request, service.transfer))
         row_differences, object_differences = prepared.tables.describe(), prepared.objects.describe()
         answer: dict[str, object] = {
@@ -352,11 +372,11 @@ def undelete(
             out.print(draw_objects(object_differences))
             for lost in prepared.lost_keys:
                 why = (
-                    ": BACKUP_EXCLUDE_OBJECTS left it out when the point was taken"
+                    ": BACKUP_EXCLUDE_OBJECTS excluded it when the point was taken"
                     if lost in prepared.excluded_keys
                     else ""
                 )
-                err.print(f"[yellow]note:[/] the archive has no object {escape_value(lost)}{why}")
+                err.print(f"[yellow]note:[/] the archive does not contain {escape_value(lost)}{why}")
         if not dry_run:
             demand_confirmation(request.target_name, confirm)
             with show_work(err, "writing objects, then rows"):
@@ -368,7 +388,7 @@ def undelete(
             if not as_json:
                 out.print(
                     f"{count(undeleted.row_count, 'row')} and {count(len(undeleted.objects), 'object')} "
-                    "brought back"
+                    "restored"
                 )
     if as_json:
         print_json(answer)
@@ -376,14 +396,12 @@ def undelete(
 
 @app.command(name="log")
 def show_log(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Show who restored what, from which point into where, when, why and with what result: every restore of
-    this backup directory.
-    """
+    """Show every restore from this backup directory: time, user, point, target, reason and result."""
     entries = read_restore_log(get_config(context).open_catalog().directory)
     if as_json:
         print_json({"entries": [entry.model_dump(mode="json") for entry in entries]})
         return
-    # In lines, not as a table: on a narrow screen its cells would cut ids and addresses into pieces.
+    # Lines instead of a table: on a narrow screen, its cells would wrap ids and addresses.
     for entry in entries:
         started = entry.started_at.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
         out.print(
@@ -393,16 +411,16 @@ def show_log(context: typer.Context, *, as_json: JsonOption = False) -> None:
         result = f"{entry.result} ({entry.seconds:.1f} s)" + (f"; {entry.reason}" if entry.reason else "")
         out.print(f"  {escape_value(f'{entry.subject} into {entry.target}: {result}')}")
     if not entries:
-        out.print("no restore is in the log")
+        out.print("the restore log is empty")
 
 
 def demand_confirmation(name: str, confirm: str) -> None:
-    """Returns when the target's name was typed or given; RestoreError otherwise, and nothing was written."""
+    """Raise RestoreError, before anything is written, unless the target's name was given or typed."""
     if not confirm and sys.stdin.isatty():
-        confirm = typer.prompt(f"This writes into {name}. Type {name} to go on")
+        confirm = typer.prompt(f"This writes to {name}. Type {name} to continue")
     if confirm != name:
         raise RestoreError(
-            f"not confirmed: {name!r} was not typed, nothing was written", hint=f"--confirm {name}"
+            f"not confirmed: the name {name!r} was not given; nothing was written", hint=f"--confirm {name}"
         )
 
 
@@ -427,11 +445,11 @@ def _print_files(files: PreparedFiles, written: tuple[Path, ...], *, as_json: bo
     for text in lines[:_LISTED_FILES]:
         out.print(escape(text))
     if len(lines) > _LISTED_FILES:
-        out.print(f"{len(lines) - _LISTED_FILES} more; --json names all")
+        out.print(f"{len(lines) - _LISTED_FILES} more; --json prints all")
     done = "written, read back and found equal" if written else "would be written"
     out.print(f"{_measure(files.entries)}, {done}, in {escape(str(files.folder))}")
     if written and files.index_path is not None:
-        out.print(f"whose keys are no names for files: {escape(str(files.index_path))}")
+        out.print(f"list of keys that are not valid file names: {escape(str(files.index_path))}")
 
 
 def _measure(entries: tuple[ObjectEntry, ...]) -> str:
@@ -444,13 +462,13 @@ def _keep_separate(prepared: PreparedTables) -> None:
         f"schedgen-backups: {', '.join(request.names)} of recovery point {request.point.point_id}"
     )
     err.print(
-        f"the tables are in the database {escape(name)} on the same server; look, copy what you need, "
-        f'then: DROP DATABASE "{escape(name)}";'
+        f"the tables are in the database {escape(name)} on the same server; copy what you need, then run: "
+        f'DROP DATABASE "{escape(name)}";'
     )
     if name == make_side_name(request.point.point_id):
         err.print(
-            "to put rows back into the live tables: the same command with --write missing or --write "
-            "changed, once it is dropped"
+            "to write rows back to the live tables, drop that database and repeat the command with --write "
+            "missing or --write changed"
         )
 
 
@@ -473,9 +491,7 @@ def _print_report(report: RestoreReport, *, as_json: bool) -> None:
 
 
 def _describe_phases(prepared: PreparedRestore) -> dict[str, tuple[str, int | None]]:
-    """The phases with the bytes that each counts: those of the files, of the loaded dump, of the objects, and
-    of both read back.
-    """
+    """Return the phases with the bytes of each: files, loaded dump, objects, and both read back."""
     point, database, bucket = prepared.request.point, prepared.database, prepared.bucket
     halves = [ArtifactKind.DATABASE] * (database is not None) + [ArtifactKind.BUCKET] * (bucket is not None)
     sizes = {kind: artifact.size_bytes for kind in halves if (artifact := point.artifact(kind)) is not None}

@@ -19,7 +19,7 @@ PortOption = Annotated[
 
 WorkspaceOption = Annotated[
     Path | None,
-    typer.Option("--workspace", "-w", help="Dagster's workspace file; by default the checkout's."),
+    typer.Option("--workspace", "-w", help="Dagster workspace file; by default that of the checkout."),
 ]
 
 
@@ -31,7 +31,7 @@ def serve(
     port: PortOption = 3000,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Serve the Dagster UI behind the gate and run Dagster's daemon, until Ctrl-C."""
+    """Serve the Dagster UI behind the gate and run the Dagster daemon, until Ctrl-C."""
     from schedgen_backups.ui.processes import (  # noqa: PLC0415 - other commands start without it
         check_port_free,
         find_workspace,
@@ -44,7 +44,7 @@ def serve(
     check_port_free(host, port)
     with hold_home(config.file) as home:
         make_instance(home)
-    address = f"[bold]http://{host}:{port}[/]  Ctrl-C here ends webserver and daemon"
+    address = f"[bold]http://{host}:{port}[/]  Ctrl-C stops the webserver and the daemon"
     chosen = workspace.absolute() if workspace is not None else find_workspace()
     raise CommandEnd(run_ui_and_daemon(home, host, port, chosen, on_answer=lambda: out.print(address)))
 
@@ -64,7 +64,6 @@ def webserver(
     config = get_config(context)
     settings = config.ui
     found = workspace.absolute() if workspace is not None else find_workspace()
-    # Dagster puts the .env of its working directory above the environment: it works in a folder that has
-    # none.
+    # The .env of Dagster's working directory would override the environment: use a directory without one.
     os.chdir(prepare_home(config.file))
     run_webserver(settings, host, port, found)

@@ -1,6 +1,6 @@
-"""Draws the difference between a recovery point and the live system.
+"""Tables of the differences between a recovery point and the live system.
 
-Add what people must see before they let a restore write.
+Add what operators must see before they confirm a restore.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STANDING_STYLES = {
 
 
 def draw_diffs(diffs: Iterable[TableDiff]) -> Table:
-    """One line per table, and some keys below."""
+    """Return a table with a line per table: counts of rows, and some of their keys."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("table", overflow="fold")
     for name in ("only in backup", "only live", "changed", "same"):
@@ -40,7 +40,7 @@ def draw_diffs(diffs: Iterable[TableDiff]) -> Table:
 
 
 def draw_values(diffs: Iterable[TableDiff]) -> Table:
-    """One line per value that differs, of the rows that are named."""
+    """Return a table with a line per differing value of the listed rows."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("table", "row", "column", "in the backup", "live"):
         drawn.add_column(name, overflow="fold")
@@ -58,7 +58,7 @@ def draw_values(diffs: Iterable[TableDiff]) -> Table:
 
 
 def draw_objects(differences: tuple[ObjectDifference, ...]) -> Table:
-    """One line per object that is not the same, up to fifty, and how many are."""
+    """Return a table with a line per object that differs, at most fifty, and the number of equal objects."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     drawn.add_column("object", overflow="fold")
     drawn.add_column("size", justify="right", no_wrap=True)

@@ -1,7 +1,7 @@
-"""Text of others for the terminal: names, rows, keys and messages are anybody's, and a terminal obeys what it
-is sent.
+"""Escape foreign text for the terminal: any user can choose names, keys and values.
 
-Everything that is printed and was not written here goes through one of the two.
+A terminal interprets control characters, so every foreign text that is printed passes through one of these
+functions.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ _LAYOUT = frozenset("\n\t")
 
 
 def escape(text: str) -> str:
-    """Return a message as it is to be printed: no markup, and every control character but line breaks and
-    tabs written out.
-    """
+    """Return a message without markup and with control characters, but line breaks and tabs, escaped."""
     return escape_markup(
         "".join(sign if sign.isprintable() or sign in _LAYOUT else _write_out(sign) for sign in text)
     )
 
 
 def escape_value(text: str) -> str:
-    """Return a value, such as a key or a table's name, in one line: line breaks are written out, too."""
+    """Return a value, such as a key or a table's name, in one line: line breaks are escaped too."""
     return escape_markup("".join(sign if sign.isprintable() else _write_out(sign) for sign in text))
 
 

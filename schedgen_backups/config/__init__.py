@@ -1,5 +1,5 @@
-"""The configuration, read from the environment and from the environment file. Nothing else reads either.
+"""The configuration; only this package reads the environment and the environment file.
 
-Add a variable in `variables`, and read it in the part that it belongs to. No default value stands anywhere
-else. Imports `core` only.
+Add a variable in `variables`, and read it in the part that it belongs to. Default values are defined nowhere
+else. Imports only `core`.
 """

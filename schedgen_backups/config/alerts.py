@@ -1,4 +1,4 @@
-"""Reads who gets alerts, through which channels, and what else they need to say."""
+"""Settings of alerts: recipients, channels and what else an alert contains."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from schedgen_backups.core.settings import LOOPBACK_HOSTS, MailSettings
 
 @dataclass(frozen=True)
 class AlertSettings:
-    """Who gets alerts, and when silence is too long."""
+    """Recipients and channels of alerts, and the age limit of recovery points."""
 
     name: str
-    """What this installation is called; empty when nobody said it."""
+    """Name of this installation; may be empty."""
     webhook_urls: tuple[str, ...] = field(repr=False)
     mail_recipients: tuple[str, ...]
     mail: MailSettings | None
-    is_success_told: bool
+    is_success_reported: bool
     heartbeat_url: str = field(repr=False)
     webserver_url: str
     documentation_url: str
-    """Where docs/ is published; empty when it is not."""
+    """Address at which docs/ is published; empty when it is not."""
     max_age: timedelta
-    """Without a verified recovery point younger than this, something is wrong."""
+    """Maximum age of the newest verified recovery point."""
 
 
 def read_alerts(reader: Reader) -> AlertSettings:
-    """Return who gets alerts. No channel at all is allowed."""
+    """Return the settings of alerts; they may contain no channel."""
     recipients = tuple(part.strip() for part in reader.text("BACKUP_ALERT_EMAIL").split(",") if part.strip())
     mail = None
     if recipients:
@@ -49,7 +49,7 @@ def read_alerts(reader: Reader) -> AlertSettings:
         webhook_urls=tuple(reader.text("BACKUP_ALERT_WEBHOOK_URL").split()),
         mail_recipients=recipients,
         mail=mail,
-        is_success_told=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
+        is_success_reported=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
         heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
         webserver_url=reader.parsed(
             "DAGSTER_WEBSERVER_URL", _parse_public_url, "an address without a login", ""

@@ -1,4 +1,4 @@
-"""The configuration of a site, read once for each command, run and tick, and handed on as one value."""
+"""The configuration of a site, read once per command, run and tick, and passed on as one value."""
 
 from __future__ import annotations
 
@@ -56,31 +56,31 @@ Part = Literal[
 """A property of Config that may raise."""
 _MOST_THREADS = 64
 _CORES_FOR_TWO_DUMPS = 4
-"""One pg_dump, its server and the compression keep two cores busy: a second one gained nothing there
-(2026-11-25: 6.6 s with one and with two)."""
+"""Number of cores from which two pg_dump run by default. One pg_dump, its server and the compression keep two
+cores busy; there, a second one gained nothing (2026-11-25: 6.6 s with one and with two)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Config:
-    """The settings of a site as its environment and its environment file were at one moment.
+    """The settings of a site, from its environment and its environment file at one moment.
 
-    Each part is parsed when it is asked for, and raises a ConfigurationError that names every variable of
-    that part that is missing or wrong. So a wrong part keeps no other part from being used. The parts are
-    frozen values; hand on the part that is needed.
+    Each part is parsed at its first use, and raises a ConfigurationError that names every missing or invalid
+    variable of that part. An invalid part does not affect the others. The parts are frozen values; pass on
+    the part that is needed.
     """
 
     file: EnvironmentFile
     values: Mapping[str, str] = field(repr=False)
-    """Every variable that is set, as it was read."""
+    """Every variable that is set, unparsed."""
     _file_problems: Mapping[str, str] = field(repr=False)
     _named_file: Path | None = None
 
     def reload(self) -> Config:
-        """Return the configuration of the same site as it is now."""
+        """Read the configuration of the same site again."""
         return load_config(self._named_file)
 
     def with_values(self, values: Mapping[str, str]) -> Config:
-        """Return the same with these values in place of those that were read."""
+        """Return a copy with these values instead of those that were read."""
         problems = {name: problem for name, problem in self._file_problems.items() if name not in values}
         return Config(
             self.file,
@@ -90,8 +90,9 @@ class Config:
         )
 
     def check(self, *parts: Part) -> None:
-        """Raise one ConfigurationError that names everything that is wrong with these parts: mending one
-        thing after the other costs a night each.
+        """Raise one ConfigurationError that names everything that is wrong with these parts.
+
+        With one error at a time, each fix would cost a night.
         """
         errors: list[ConfigurationError] = []
         for part in parts:
@@ -106,17 +107,14 @@ class Config:
             )
 
     def open_reader(self) -> Reader:
-        """Return a reader of single variables.
-
-        ConfigurationError when the environment file cannot be used: what it says is unknown.
-        """
+        """Return a reader of single variables; raise ConfigurationError if the environment file is unusable."""
         if self.file.error is not None:
             raise self.file.error
         return self._make_reader()
 
     @cached_property
     def database(self) -> DatabaseSettings:
-        """How the database is reached."""
+        """Connection settings of the database."""
         reader = self.open_reader()
         settings = read_database(reader)
         reader.check()
@@ -124,7 +122,7 @@ class Config:
 
     @cached_property
     def bucket(self) -> BucketSettings:
-        """How the bucket is reached."""
+        """Connection settings of the bucket."""
         reader = self.open_reader()
         settings = read_bucket(reader)
         reader.check()
@@ -132,7 +130,7 @@ class Config:
 
     @cached_property
     def backup_directory(self) -> Path:
-        """The absolute path of the directory of the recovery points; it need not exist."""
+        """Absolute path of the directory of the recovery points; it may not exist."""
         reader = self.open_reader()
         directory = reader.path("BACKUP_DIR")
         reader.check()
@@ -142,7 +140,7 @@ class Config:
 
     @cached_property
     def git_directory(self) -> Path | None:
-        """The application's checkout whose commit is kept with each point, where the operator named one."""
+        """Checkout of the application, whose commit is recorded with each point; None if it is not set."""
         reader = self.open_reader()
         directory = reader.path("BACKUP_GIT_DIRECTORY")
         reader.check()
@@ -150,7 +148,7 @@ class Config:
 
     @cached_property
     def commands(self) -> CommandSettings:
-        """What is run before and after a backup."""
+        """Commands that run before and after a backup."""
         reader = self.open_reader()
         settings = CommandSettings(
             before=reader.text("BACKUP_BEFORE_COMMAND"),
@@ -163,7 +161,7 @@ class Config:
 
     @cached_property
     def capture(self) -> CaptureSettings:
-        """How a recovery point is taken, and how data is moved."""
+        """Settings of taking a recovery point and of transferring data."""
         reader = self.open_reader()
         query = reader.text("BACKUP_REFERENCE_QUERY")
         preset = reader.parsed(
@@ -185,7 +183,7 @@ class Config:
 
     @cached_property
     def schedule(self) -> ScheduleSettings:
-        """When backups run, and what they may take of the machine."""
+        """When backups run, and their limits on this machine."""
         reader = self.open_reader()
         settings = read_schedule(reader)
         reader.check()
@@ -193,7 +191,7 @@ class Config:
 
     @cached_property
     def retention(self) -> RetentionPolicy:
-        """Which recovery points are kept."""
+        """Rules for keeping recovery points."""
         reader = self.open_reader()
         policy = RetentionPolicy(
             keep_days=reader.number("BACKUP_RETENTION_DAYS", 1, 36500),
@@ -207,7 +205,7 @@ class Config:
 
     @cached_property
     def alerts(self) -> AlertSettings:
-        """Who gets alerts, and when silence is too long."""
+        """Recipients and channels of alerts, and the age limit of recovery points."""
         reader = self.open_reader()
         settings = read_alerts(reader)
         reader.check()
@@ -215,9 +213,9 @@ class Config:
 
     @cached_property
     def drill(self) -> DrillSettings:
-        """Where a restore drill restores to."""
+        """Target and checks of restore drills."""
         reader = self.open_reader()
-        # Dagster's own variable, and no setting of ours: its history holds what runs said.
+        # A variable of Dagster, not a setting of ours: its history contains the logs of runs.
         homes = (Path(os.environ["DAGSTER_HOME"]).expanduser(),) if os.environ.get("DAGSTER_HOME") else ()
         hidden = (*homes, *((self.file.path,) if self.file.path is not None else ()))
         settings = read_drill(
@@ -228,7 +226,7 @@ class Config:
 
     @cached_property
     def ui(self) -> UiSettings:
-        """By which names the Dagster UI is reached, and who may log in."""
+        """Host names of the Dagster UI, and who may log in."""
         reader = self.open_reader()
         settings = read_ui(reader)
         reader.check()
@@ -236,20 +234,20 @@ class Config:
 
     @cached_property
     def definitions(self) -> DefinitionSettings:
-        """What Dagster must know when the code location loads; never an error."""
+        """What Dagster needs when the code location loads; never raises."""
         return read_definition_settings(self._make_reader())
 
     @property
     def live_application(self) -> LiveApplication:
-        """The database and the bucket, to be asked about the live system."""
+        """The live database and bucket."""
         return LiveApplication(self.database, self.bucket, self.capture.transfer, self.capture.references)
 
     def open_catalog(self) -> Catalog:
-        """Open the backup directory; ConfigurationError when it does not exist."""
+        """Open the backup directory; raise ConfigurationError if it does not exist."""
         if not self.backup_directory.is_dir():
             raise ConfigurationError(
                 f"BACKUP_DIR {self.backup_directory} is not a directory",
-                hint="Set BACKUP_DIR, or take a first backup.",
+                hint="Set BACKUP_DIR, or take the first backup.",
             )
         return Catalog(self.backup_directory)
 
@@ -258,18 +256,18 @@ class Config:
 
 
 def load_config(env_file: Path | None = None) -> Config:
-    """Read environment and environment file: the named one, otherwise that of BACKUP_ENV_FILE, otherwise the
-    one that is found. Never raises.
+    """Read the environment and the environment file; never raise.
 
-    A variable of the process's environment wins over the file, even an empty one, and so do NAME and
-    NAME_FILE over both of the file.
+    The file is the given one, otherwise that of BACKUP_ENV_FILE, otherwise the one that is found. A variable
+    of the process's environment overrides the file, even if it is empty; NAME and NAME_FILE each override
+    both of the file.
     """
     named = os.environ.get(ENV_FILE_VARIABLE, "").strip()
     return _load(find_environment_file(env_file or (Path(named).expanduser() if named else None)), env_file)
 
 
 def load_config_to_write(env_file: Path) -> Config:
-    """Read environment and this environment file, which need not exist yet."""
+    """Read the environment and this environment file, which may not exist yet."""
     file = find_environment_file(env_file)
     return _load(
         file if env_file.exists() else EnvironmentFile(file.path, file.places, file.folder), env_file
@@ -277,7 +275,7 @@ def load_config_to_write(env_file: Path) -> Config:
 
 
 def choose_environment_file(path: Path) -> None:
-    """Make this the environment file of this process, of its runs and of the programs that it starts."""
+    """Use this environment file in this process, its runs and the programs that it starts."""
     os.environ[ENV_FILE_VARIABLE] = str(path.absolute())
 
 

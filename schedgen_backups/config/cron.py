@@ -1,7 +1,7 @@
-"""What a cron string means: whether Dagster takes it, and how far its ticks lie apart.
+"""Parse cron strings: whether Dagster accepts one, and the time between its ticks.
 
-Read with the library that Dagster carries a copy of, so that commands which need no Dagster need not load it;
-a test compares the two. Nothing here decides when something runs: that is Dagster's business.
+Dagster bundles a copy of croniter, the library used here; so commands need not load Dagster. A test compares
+the two. Only Dagster decides when something runs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from croniter import croniter
 
 _TICKS_AHEAD = 12
 _FIELD_COUNT = 5
-"""croniter reads seconds and years as well; Dagster's schedules have neither."""
+"""croniter also accepts seconds and years; Dagster's schedules have neither."""
 _FEBRUARY, _DAYS_THAT_FEBRUARY_LACKS = [2], ([30], [31])
 
 
 def parse_cron(text: str) -> str:
-    """The cron string as it is; ValueError when Dagster would refuse it."""
+    """Return the cron string unchanged; raise ValueError if Dagster would refuse it."""
     if not croniter.is_valid(text):
         raise ValueError(text)
     read = croniter(text)
@@ -33,9 +33,8 @@ def parse_cron(text: str) -> str:
 
 
 def find_max_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
-    """The longest time between two of the schedule's next ticks, looking a dozen ticks ahead."""
-    # On the zone's own clock, and only then as moments: a tick keeps its hour when the clocks are changed, as
-    # Dagster's do.
+    """Return the longest time between two of the schedule's next dozen ticks."""
+    # Local times first, converted afterwards: like Dagster's, a tick keeps its hour when the clocks change.
     clock = croniter(cron_schedule, datetime.now(timezone).replace(tzinfo=None))
     ticks = [clock.get_next(datetime).replace(tzinfo=timezone).timestamp() for _ in range(_TICKS_AHEAD)]
     return timedelta(seconds=max(later - previous for previous, later in pairwise(ticks)))

@@ -1,4 +1,4 @@
-"""Reads where a restore drill restores to, and what it must fulfil."""
+"""Settings of restore drills: target servers, checks and limits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, Dri
 
 _DEFAULT_FOLDER = ".drill"
 _OTHER_SECRETS = (Path("/run/docker.sock"), Path("/run/secrets"))
-"""Where a container's secrets and the way into its host lie."""
+"""Paths of a container that hold secrets or give access to its host."""
 
 
 def read_drill(reader: Reader, backup_directory: Path, *, hidden_paths: tuple[Path, ...]) -> DrillSettings:
-    """Return where a drill restores to; by default to servers of its own, in a folder of the backup
-    directory.
+    """Return the settings of drills; by default a drill starts its own servers below the backup directory.
 
-    `hidden_paths` are what such servers are not to see beside the backup directory and the Docker engine.
+    Such servers cannot access `hidden_paths`, the backup directory and the Docker engine.
     """
     return DrillSettings(
         directory=reader.path("DRILL_DIR") or backup_directory / _DEFAULT_FOLDER,
@@ -37,10 +36,10 @@ def _read_server(reader: Reader) -> DatabaseSettings | None:
     if not url:
         return None
     try:
-        # The password of the database that is backed up goes to no other server.
+        # The password of the database that is backed up is sent to no other server.
         return parse_database_url(url, reader.text("DRILL_POSTGRES_PASSWORD"), reader)
     except ValueError as error:
-        hint = "It looks like postgresql://user@host:5432/postgres; the password is DRILL_POSTGRES_PASSWORD."
+        hint = "Use postgresql://user@host:5432/postgres; the password is DRILL_POSTGRES_PASSWORD."
         raise ConfigurationError(f"DRILL_DATABASE_URL {error}", hint=hint) from None
 
 

@@ -1,7 +1,7 @@
-"""The environment file: which one is in force, whether it may be trusted, and what it sets.
+"""The environment file: which one is used, whether it can be trusted, and what it sets.
 
-It is named, or lies in one of three fixed places. The current folder does not count: whoever runs a command
-below a folder of somebody else must not run the programs that a file there names.
+It is given by name, or found in one of three fixed places. The current directory is not one of them: a command
+must not run the programs that a file in another user's directory names.
 """
 
 from __future__ import annotations
@@ -32,46 +32,41 @@ def _set_nothing() -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class EnvironmentFile:
-    """The environment file in force, or the fact that there is none."""
+    """The environment file in use, or the fact that there is none."""
 
     path: Path | None
     places: tuple[Path, ...]
-    """Where a file was looked for."""
+    """Places that were searched."""
     folder: Path | None
-    """Absolute folder at which relative paths start; None where they are an error."""
+    """Absolute directory at which relative paths start; None if they are an error."""
     values: Mapping[str, str] = field(default_factory=_set_nothing, repr=False)
-    """What it sets, of the names that are ours."""
+    """The variables of this project that it sets."""
     error: ConfigurationError | None = None
     """Why the file cannot be used."""
     warning: str = ""
-    """What should be changed about a file that can be used."""
+    """What should be changed in a file that can be used."""
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the file was named and lies outside the checkout: its site has nothing to do with the
-        checkout.
-        """
+        """Whether the file was given by name and is outside the checkout, so that its site is unrelated."""
         return self.folder is not None and self.folder.resolve() != find_checkout()
 
     @property
     def advice(self) -> str:
-        """What to do about a setting that is missing or wrong."""
+        """Hint for a setting that is missing or invalid."""
         if self.path is not None:
             return (
                 f"Set it in {self.path} or in the environment; `schedgen-backups doctor` checks all settings."
             )
-        looked = ", ".join(str(place) for place in self.places)
+        searched = ", ".join(str(place) for place in self.places)
         return (
-            f"Set it in the environment or in a file: there is none at {looked}. `schedgen-backups "
-            "doctor` checks all settings."
+            f"Set it in the environment or in an environment file (none exists at {searched}). "
+            "`schedgen-backups doctor` checks all settings."
         )
 
 
 def find_checkout() -> Path | None:
-    """Return the checkout that this package lies in, directly or in its virtual environment.
-
-    None for an installation elsewhere.
-    """
+    """Return the checkout that contains this package, directly or in its virtual environment; None without."""
     package = _find_package()
     prefix = Path(sys.prefix).resolve()
     folders = [package.parent, *([prefix.parent] if package.is_relative_to(prefix) else [])]
@@ -86,9 +81,7 @@ def find_checkout() -> Path | None:
 
 
 def find_environment_file(named: Path | None) -> EnvironmentFile:
-    """Return the named file, otherwise the first of the fixed places that has one; never raises, what is
-    wrong is in `error`.
-    """
+    """Return the named file, otherwise the first one in the fixed places; never raise, but set `error`."""
     checkout = find_checkout()
     if named is not None:
         path = named.absolute()
@@ -102,8 +95,9 @@ def find_environment_file(named: Path | None) -> EnvironmentFile:
 
 
 def choose_file_to_write() -> Path:
-    """Return where an installation without an environment file gets one: in the checkout, otherwise root's in
-    /etc and anybody else's at home.
+    """Return the path for a new environment file.
+
+    It is in the checkout; without one, in /etc for root and in the home directory for other users.
     """
     checkout = find_checkout()
     if checkout is not None:
@@ -120,9 +114,12 @@ def _read(path: Path, places: tuple[Path, ...], folder: Path | None) -> Environm
                 return EnvironmentFile(path, places, folder, error=refusal)
             found = dotenv_values(stream=io.StringIO(opened.read()))
     except FileNotFoundError:
-        hint = f"It is named by --env-file or {ENV_FILE_VARIABLE}. Correct the name, or write the file."
+        hint = f"Correct the path in --env-file or {ENV_FILE_VARIABLE}, or create the file."
         return EnvironmentFile(
-            path, places, folder, error=ConfigurationError(f"there is no environment file {path}", hint=hint)
+            path,
+            places,
+            folder,
+            error=ConfigurationError(f"the environment file {path} does not exist", hint=hint),
         )
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "it is not UTF-8 text") or type(
@@ -139,15 +136,15 @@ def _read(path: Path, places: tuple[Path, ...], folder: Path | None) -> Environm
     values = MappingProxyType(
         {name: value for name, value in found.items() if name in NAMES and value is not None}
     )
-    warning = f"{path} can be written by its group" if status.st_mode & stat.S_IWGRP else ""
+    warning = f"{path} is writable by its group" if status.st_mode & stat.S_IWGRP else ""
     return EnvironmentFile(path, places, folder, values, warning=warning)
 
 
 def _find_refusal(path: Path, status: os.stat_result) -> ConfigurationError | None:
-    """Return why nobody may use this file: it decides which programs are run and where passwords go."""
+    """Return why this file cannot be trusted: it decides which programs run and where passwords are sent."""
     if status.st_mode & stat.S_IWOTH and not stat.S_ISCHR(status.st_mode):
         return ConfigurationError(
-            f"the environment file {path} can be written by everybody", hint=f"chmod o-w {path}"
+            f"the environment file {path} is writable by every user", hint=f"chmod o-w {path}"
         )
     installation = find_checkout() or _find_package()
     if status.st_uid not in {0, os.geteuid(), installation.stat().st_uid}:
@@ -155,7 +152,7 @@ def _find_refusal(path: Path, status: os.stat_result) -> ConfigurationError | No
         return ConfigurationError(
             f"the environment file {path} belongs to {owner}, who is neither root, nor you, nor the owner "
             f"of {installation}",
-            hint=f"Run the command as {owner}, or take the file over: chown root {path}",
+            hint=f"Run the command as {owner}, or change the owner: chown root {path}",
         )
     return None
 
@@ -167,22 +164,22 @@ def _explain_access(path: Path) -> str:
             "its group."
         )
     except OSError:
-        return "Run the command as a user who may read it."
+        return "Run the command as a user who can read it."
 
 
 def _exists(path: Path) -> bool:
     try:
         path.stat()
-    except OSError:  # not there, or in a folder that is closed to this user
+    except OSError:  # missing, or in a directory that this user cannot enter
         return False
     return True
 
 
 def expand_home(path: Path) -> Path | None:
-    """Return the path with `~` as this user's home; None for a user without one."""
+    """Return the path with `~` as this user's home directory; None for a user without one."""
     try:
         return path.expanduser()
-    except RuntimeError:  # a user without a home, as in a container
+    except RuntimeError:  # a user without a home directory, as in a container
         return None
 
 

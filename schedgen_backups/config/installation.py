@@ -1,7 +1,4 @@
-"""Where the files lie that are no Python: Dagster's settings, units, compose files.
-
-In the checkout, or where the wheel has installed them.
-"""
+"""Find the files that are not Python: Dagster's settings, systemd units, compose files."""
 
 from __future__ import annotations
 
@@ -15,13 +12,13 @@ _SHARE = Path("share") / "schedgen-backups"
 
 
 def find_project() -> Path | None:
-    """Return the folder with dagster.yaml, workspace.yaml, deploy/ and docker/.
+    """Return the directory with dagster.yaml, workspace.yaml, deploy/ and docker/.
 
-    None where the package was copied without them.
+    It is the checkout, or where the wheel installed them. None if the package was copied without them.
     """
     checkout = find_checkout()
     if checkout is not None:
         return checkout
-    # As data-files of the wheel (pyproject.toml), in an environment of its own, or below the user's home.
+    # Data files of the wheel (pyproject.toml): in a virtual environment, or below the user's home directory.
     places = (Path(sysconfig.get_path("data")) / _SHARE, Path(site.getuserbase()) / _SHARE)
     return next((place for place in places if (place / "workspace.yaml").is_file()), None)

@@ -1,10 +1,8 @@
-"""Where well-known applications keep the keys of their objects: the reference query of each, and the columns
-that it reads.
+"""Reference queries of well-known applications, and the columns that hold their object keys.
 
-Written from the applications' documentation and sources: Rails' Active Storage guide (table
-`active_storage_blobs`, column `key`), and Supabase Storage (table `storage.objects`; an object is
-`TENANT/BUCKET/NAME/VERSION`, and the tenant of a self-hosted one is `stub`). Add an application with a
-chapter in docs/presets.md and a test on its tables.
+Sources: Rails' Active Storage guide (table `active_storage_blobs`, column `key`), and Supabase Storage (table
+`storage.objects`; an object is `TENANT/BUCKET/NAME/VERSION`, and the tenant of a self-hosted one is `stub`).
+A new application also needs a chapter in docs/presets.md and a test on its tables.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from types import MappingProxyType
 from schedgen_backups.core.settings import KeyColumns, References
 
 NO_PRESET = "none"
-"""Nothing says which object keys the rows hold."""
+"""Preset without a reference query: it is unknown which object keys the rows hold."""
 PRESETS: Mapping[str, References] = MappingProxyType(
     {
         "schedgen": References(),

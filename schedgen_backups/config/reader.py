@@ -1,7 +1,7 @@
-"""Reads single variables (text, numbers, switches, paths) and collects what is wrong with them.
+"""Read single variables (text, numbers, switches, paths) and collect what is wrong with them.
 
-What is wrong is named and never quoted: the value may be a secret that stands in the wrong place, and
-messages reach alerts and run histories.
+Problems name the variable and never quote its value: it may be a misplaced secret, and messages reach alerts
+and run histories.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Value = TypeVar("_Value")
 
 
 class Reader:
-    """Reads values one by one and remembers everything that is wrong, so that one message names it all."""
+    """Reader of single values that collects all problems, so that one message names them all."""
 
     def __init__(
         self, values: Mapping[str, str], file_problems: Mapping[str, str], file: EnvironmentFile
@@ -38,24 +38,25 @@ class Reader:
         return self._values.get(name, "").strip() or DEFAULTS.get(name, "")
 
     def required(self, name: str) -> str:
-        """Return the value; a problem when there is none."""
+        """Return the value; an empty one is a problem."""
         value = self.text(name)
         if not value:
             self._problems.append(f"{name} is not set")
         return value
 
     def parsed(self, name: str, parse: Callable[[str], _Value], expected: str, fallback: _Value) -> _Value:
-        """Return the parsed value, or `fallback` and a problem where `parse` raises."""
+        """Return the parsed value; if `parse` raises, add a problem and return `fallback`."""
         value = self.text(name)
         try:
             return parse(value)
         except (ValueError, KeyError, OSError):
-            self._problems.append(f"{name} is wrong, expected {expected}")
+            self._problems.append(f"{name} is invalid, expected {expected}")
             return fallback
 
     def host(self, name: str) -> str:
-        """Return a host's name or address, or an absolute path (PostgreSQL's socket); a problem when it holds
-        more than that, such as a login.
+        """Return a host name, an address, or an absolute path (PostgreSQL's socket).
+
+        Anything more, such as a login, is a problem.
         """
 
         def parse(value: str) -> str:
@@ -67,13 +68,13 @@ class Reader:
                 raise ValueError
             return value
 
-        return self.parsed(name, parse, "a host's name without a login", "")
+        return self.parsed(name, parse, "a host name without a login", "")
 
     def number(self, name: str, lowest: int, highest: int) -> int:
-        """Return a whole number from `lowest` to `highest`; a problem and the default when it is not one."""
+        """Return a whole number from `lowest` to `highest`; otherwise add a problem and return the default."""
 
         def parse(value: str) -> int:
-            if not (value.isascii() and value.isdecimal()):  # int() takes digits of other scripts, too
+            if not (value.isascii() and value.isdecimal()):  # int() accepts digits of other scripts too
                 raise ValueError(value)
             number = int(value)
             if not lowest <= number <= highest:
@@ -85,7 +86,7 @@ class Reader:
         )
 
     def yes_or_no(self, name: str) -> bool:
-        """Return whether the value is a word for yes."""
+        """Return the value of a switch: true, 1, yes or on."""
 
         def parse(value: str) -> bool:
             if value.lower() not in _TRUE_WORDS | _FALSE_WORDS:
@@ -95,8 +96,9 @@ class Reader:
         return self.parsed(name, parse, "true or false", fallback=False)
 
     def path(self, name: str) -> Path | None:
-        """Return the absolute path, None without a value; a relative one starts at the folder of the
-        environment file.
+        """Return the absolute path, or None without a value.
+
+        A relative path starts at the directory of the environment file.
         """
         value = self.text(name)
         if not value:
@@ -104,36 +106,37 @@ class Reader:
         try:
             return resolve_path(value, self._file)
         except ValueError as error:
-            self._problems.append(f"{name} is wrong: {error}")
+            self._problems.append(f"{name} is invalid: {error}")
             return Path(value)
 
     def check(self) -> None:
-        """Raise ConfigurationError when anything was wrong; no value is ever in it."""
+        """Raise ConfigurationError if there were problems; it never contains a value."""
         if self._problems:
             raise ConfigurationError("; ".join(dict.fromkeys(self._problems)), hint=self._file.advice)
 
 
 def resolve_path(text: str, file: EnvironmentFile) -> Path:
-    """Return the absolute path that a value means.
+    """Return the absolute path for a value.
 
-    ValueError when it is relative and there is nothing that it could be relative to.
+    Raise ValueError if it is relative and no directory is known at which it starts.
     """
     try:
         path = Path(text).expanduser()
     except RuntimeError:
-        raise ValueError("there is no such home") from None
+        raise ValueError("the home directory does not exist") from None
     if path.is_absolute():
         return path
     if file.folder is None:
-        raise ValueError("a relative path has nowhere to start: there is no checkout with a .env here")
+        raise ValueError("a relative path needs a checkout with a .env file; use an absolute path")
     return (file.folder / path).absolute()
 
 
 def read_value_files(
     values: Mapping[str, str], file: EnvironmentFile
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the values with the contents of the files that NAME_FILE names; and for each name whose file is
-    wrong why, never the content.
+    """Return the values with the contents of the files that NAME_FILE names, and the problems by name.
+
+    The problems never contain a file's content.
     """
     read = dict(values)
     problems: dict[str, str] = {}
@@ -148,9 +151,9 @@ def read_value_files(
         try:
             read[name] = resolve_path(text, file).read_text(encoding="utf-8").strip()
         except UnicodeDecodeError:
-            problems[name] = f"{name}{FILE_SUFFIX} names a file that is no text"
+            problems[name] = f"{name}{FILE_SUFFIX} names a file that is not UTF-8 text"
         except ValueError as error:
-            problems[name] = f"{name}{FILE_SUFFIX} is wrong: {error}"
+            problems[name] = f"{name}{FILE_SUFFIX} is invalid: {error}"
         except OSError as error:
             problems[name] = (
                 f"{name}{FILE_SUFFIX} names a file that cannot be read "

@@ -1,6 +1,4 @@
-"""Turns the words of a restore, from the command line and from the Launchpad alike, into the requests of
-`core.restore`.
-"""
+"""Turn the arguments of a restore, from the command line or the Launchpad, into requests of `core.restore`."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ def read_restore_request(
     is_swap: bool,
     creates_targets: bool,
 ) -> RestoreRequest:
-    """Return the restore of a whole point; an empty text leaves that half out.
+    """Return the restore of a whole point; an empty text omits the database or the bucket.
 
-    ConfigurationError when a text means no target.
+    Raise ConfigurationError if a text is not a valid target.
     """
     return RestoreRequest(
         point=point,
@@ -48,21 +46,17 @@ def read_table_request(
     where: str,
     side_name: str = "",
 ) -> TableRequest:
-    """Return the restore of tables; without a text the live database is the one that is backed up."""
+    """Return the restore of tables; if `database` is empty, the live database is the one that is backed up."""
     return TableRequest(point, names, read_live_database(database, config), where, side_name)
 
 
 def read_undelete_request(
     config: Config, rows: TableRequest, *, bucket: str, key_column: str
 ) -> UndeleteRequest:
-    """Return the restore of rows with their objects; without a text the live bucket is the one that is backed
-    up.
-    """
+    """Return the restore of rows with their objects; if `bucket` is empty, use the one that is backed up."""
     return UndeleteRequest(rows, key_column, read_live_bucket(config, bucket))
 
 
 def read_live_bucket(config: Config, bucket: str) -> BucketSettings:
-    """Return the bucket that is named, or without a text the one that is backed up, with the keys of a
-    restore.
-    """
+    """Return the named bucket, by default the one that is backed up, with the keys for restores."""
     return read_bucket_target(bucket or config.bucket.bucket, config)

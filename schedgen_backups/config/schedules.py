@@ -1,4 +1,4 @@
-"""Reads when runs start, how long they may take, and how old their results may get."""
+"""Settings of schedules: when runs start, how long they may take, and how old their results may get."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from schedgen_backups.config.variables import DEFAULT_AUDIT_SCHEDULE, DEFAULT_DR
 _MAX_DRILL_MINUTES = 7 * 24 * 60
 _BACKUP_GRACE = timedelta(hours=2)
 _DRILL_GRACE = timedelta(hours=12)
-"""For a drill that waits for a backup, or for a machine that was off at night."""
+"""Allows for a drill that waits for a backup, and for a machine that was off at night."""
 _UTC = ZoneInfo("UTC")
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """When backups run, and what they may take of the machine."""
+    """When backups run, and their limits on this machine."""
 
     cron: str
     timezone: ZoneInfo
@@ -31,14 +31,13 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class DefinitionSettings:
-    """What Dagster must know when the code location loads.
+    """What Dagster needs when the code location loads.
 
-    A value that cannot be used is replaced by its default, so that the location loads and the run it starts
-    fails with the reason.
+    An invalid value is replaced by its default, so that the location loads and a run fails with the reason.
     """
 
     timezone: str
-    """Of the weekly schedules."""
+    """Time zone of the weekly schedules."""
     backup_cron: str
     backup_timezone: str
     drill_cron: str
@@ -52,13 +51,13 @@ class DefinitionSettings:
     drill_max_minutes: int
     """Longest duration of a drill."""
     has_references: bool
-    """Whether anything says which object keys the rows hold."""
+    """Whether a reference query is configured."""
     has_operator_checks: bool
-    """Whether the operators named SQL checks for drills."""
+    """Whether SQL checks for drills are configured."""
 
 
 def read_schedule(reader: Reader) -> ScheduleSettings:
-    """Return when backups run."""
+    """Return when backups run, and their limits."""
     return ScheduleSettings(
         cron=_read_cron(reader),
         timezone=read_timezone(reader),
@@ -68,7 +67,7 @@ def read_schedule(reader: Reader) -> ScheduleSettings:
 
 
 def read_definition_settings(reader: Reader) -> DefinitionSettings:
-    """Return what definitions need, with defaults in place of what is wrong."""
+    """Return what definitions need, with defaults for invalid values."""
     timezone = read_timezone(reader)
     cron, cron_timezone = _read_usable_schedule(reader)
     drill_cron = reader.parsed("DRILL_SCHEDULE", parse_cron, "a cron string", DEFAULT_DRILL_SCHEDULE)
@@ -89,8 +88,9 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
 
 
 def read_max_age(reader: Reader) -> timedelta:
-    """Return how old the newest verified point may be: BACKUP_MAX_AGE_HOURS, or the schedule's longest gap
-    and two hours.
+    """Return the maximum age of the newest verified point.
+
+    It is BACKUP_MAX_AGE_HOURS, by default the schedule's longest gap plus two hours.
     """
     if reader.text("BACKUP_MAX_AGE_HOURS"):
         hours = reader.parsed("BACKUP_MAX_AGE_HOURS", _parse_hours, f"a whole number from 1 to {24 * 366}", 0)
@@ -100,13 +100,13 @@ def read_max_age(reader: Reader) -> timedelta:
 
 
 def read_drill_max_minutes(reader: Reader) -> int:
-    """Return how long a drill may take."""
+    """Return the maximum duration of a drill."""
     return reader.number("DRILL_MAX_MINUTES", 1, _MAX_DRILL_MINUTES)
 
 
 def read_timezone(reader: Reader) -> ZoneInfo:
     """Return the time zone of all schedules."""
-    return reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone's name such as Africa/Johannesburg", _UTC)
+    return reader.parsed("BACKUP_TIMEZONE", ZoneInfo, "a time zone such as Africa/Johannesburg", _UTC)
 
 
 def _read_cron(reader: Reader) -> str:
@@ -120,8 +120,9 @@ def _read_max_hours(reader: Reader) -> int:
 
 
 def _read_usable_schedule(reader: Reader) -> tuple[str, ZoneInfo]:
-    """Return cron string and time zone of the backup: both as set, or both the default, since one without the
-    other means another time.
+    """Return cron string and time zone of the backup: both as set or both the default.
+
+    One without the other would mean another time.
     """
     try:
         return parse_cron(reader.text("BACKUP_SCHEDULE")), ZoneInfo(reader.text("BACKUP_TIMEZONE"))

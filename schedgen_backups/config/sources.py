@@ -1,4 +1,4 @@
-"""Reads how the database and the bucket are reached, by variables or by a URL."""
+"""Connection settings of databases and buckets, from variables or from a URL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, LIBPQ_VARIA
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-"""libpq's words, the weakest first (PostgreSQL manual, section 34.19)."""
+"""libpq's values, weakest first (PostgreSQL manual, section 34.19)."""
 _DEFAULT_PORT = 5432
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65535
@@ -21,14 +21,14 @@ _LABEL = "(?![-_])[A-Za-z0-9_-]{1,63}(?<![-_])"
 _ENDPOINT = re.compile(
     rf"(?P<host>\[(?P<address>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?)\]|{_LABEL}(?:\.{_LABEL})*)(?::(?P<port>[0-9]{{1,5}}))?"
 )
-"""A host as the minio SDK takes it. What other software reads as another host, such as one with a backslash,
-is not in it."""
+"""A host that the minio SDK accepts. Excluded is what other software may read as another host, such as one
+with a backslash."""
 _CONNECTION_TEXT = re.compile(r"://|:.*@|(?:password|passwd|pwd|secret)\s*=", re.IGNORECASE | re.DOTALL)
 _BUCKET_NAME = re.compile("[A-Za-z0-9._:-]+")
 
 
 def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -> DatabaseSettings:  # noqa: S107 - a variable's name
-    """Return how the database is reached, with the password of this variable."""
+    """Return the connection settings of the database, with the password of this variable."""
     return DatabaseSettings(
         host=reader.host("POSTGRES_HOST"),
         port=reader.number("POSTGRES_PORT", 1, 65535),
@@ -41,7 +41,7 @@ def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -
 
 
 def read_bucket(reader: Reader, *, prefix: str = "", bucket: str | None = None) -> BucketSettings:
-    """Return how the bucket is reached: by MINIO_… or, with a prefix such as DRILL_, by that one's variables."""
+    """Return the connection settings of the bucket from MINIO_… or, with a prefix, such as DRILL_MINIO_…."""
     return BucketSettings(
         endpoint=reader.parsed(f"{prefix}MINIO_ENDPOINT", parse_endpoint, "host:port without http://", ""),
         access_key=reader.required(f"{prefix}MINIO_ACCESS_KEY"),
@@ -56,24 +56,23 @@ def read_bucket(reader: Reader, *, prefix: str = "", bucket: str | None = None) 
 
 
 def parse_database_url(url: str, password: str, reader: Reader, *, user: str = "") -> DatabaseSettings:
-    """Return the database that `postgresql://user@host:port/name` means, with this password and user unless
-    the URL has its own.
+    """Return the database of `postgresql://user@host:port/name`, with this password and user as defaults.
 
-    ValueError says what is wrong.
+    Raise ValueError with a text that follows the name of the setting.
     """
     try:
         parts = conninfo_to_dict(url)
         port = str(parts.get("port") or _DEFAULT_PORT)
     except (psycopg.ProgrammingError, ValueError):
-        raise ValueError("is no URL that PostgreSQL understands") from None
+        raise ValueError("is not a valid PostgreSQL URL") from None
     if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= _LAST_PORT:
-        raise ValueError(f"names a port that is not from 1 to {_LAST_PORT}")
+        raise ValueError(f"has a port outside 1 to {_LAST_PORT}")
     if "://" not in url:
-        raise ValueError("is no URL that PostgreSQL understands")
+        raise ValueError("is not a valid PostgreSQL URL")
     if not parts.get("dbname") or not (parts.get("user") or user):
-        raise ValueError("names no user or no database")
+        raise ValueError("lacks a user or a database")
     if str(parts.get("sslmode") or SSL_MODES[0]) not in SSL_MODES:
-        raise ValueError(f"names an sslmode that is none of {', '.join(SSL_MODES)}")
+        raise ValueError(f"has an invalid sslmode, expected one of {', '.join(SSL_MODES)}")
     return DatabaseSettings(
         host=str(parts.get("host") or "127.0.0.1"),
         port=int(port),
@@ -86,68 +85,65 @@ def parse_database_url(url: str, password: str, reader: Reader, *, user: str = "
 
 
 def parse_name(text: str) -> str:
-    """Return the name as it is.
-
-    ValueError for a URL or a connection string, which may hold a password and is no name to anybody.
-    """
+    """Return the name unchanged; raise ValueError for a URL or connection string, which may hold a password."""
     if _CONNECTION_TEXT.search(text):
         raise ValueError
     return text
 
 
 def parse_bucket_url(url: str) -> tuple[str, str, bool]:
-    """Return endpoint, bucket and whether it is encrypted of `http(s)://host:port/bucket`.
+    """Return endpoint, bucket and whether TLS is used, from `http(s)://host:port/bucket`.
 
-    ValueError says what is wrong and quotes nothing.
+    Raise ValueError with a text that quotes nothing of the URL.
     """
-    # Not by urllib's `urlsplit`: it leaves out line breaks and tabs, and quotes what it refuses.
+    # urllib's `urlsplit` removes line breaks and tabs, and quotes what it refuses.
     if not url.isascii() or not url.isprintable() or any(sign in url for sign in " \\"):
-        raise ValueError("holds spaces, backslashes or other characters that no such URL has")
+        raise ValueError("contains spaces, backslashes or other invalid characters")
     if "?" in url or "#" in url:
-        raise ValueError("holds a query or a fragment")
+        raise ValueError("contains a query or a fragment")
     scheme, _, rest = url.partition("://")
     scheme = scheme.lower()
     if scheme not in _DEFAULT_PORTS:
-        raise ValueError("does not begin with http:// or https://")
+        raise ValueError("does not start with http:// or https://")
     endpoint, _, path = rest.partition("/")
     host, port = _split_endpoint(endpoint)
     bucket = path.removesuffix("/")
     if not _BUCKET_NAME.fullmatch(bucket):
-        raise ValueError("does not end with the name of one bucket")
+        raise ValueError("does not end with the name of a bucket")
     return f"{host.lower()}:{port or _DEFAULT_PORTS[scheme]}", bucket, scheme == "https"
 
 
 def parse_endpoint(text: str) -> str:
-    """Return `host:port` as it is, or `[address]:port` for an address of IPv6.
+    """Return `host:port`, or `[address]:port` for an IPv6 address, unchanged.
 
-    ValueError says what is wrong and quotes nothing.
+    Raise ValueError with a text that quotes nothing of it.
     """
     _host, port = _split_endpoint(text)
     if not port:
-        raise ValueError("names no port")
+        raise ValueError("lacks a port")
     return text
 
 
 def _split_endpoint(text: str) -> tuple[str, int]:
-    """Return host and port, 0 where there is none; ValueError when it is not just that."""
+    """Return host and port, 0 without a port; raise ValueError for anything else."""
     found = _ENDPOINT.fullmatch(text)
     if found is None:
-        raise ValueError("names no host, or more than host and port")
+        raise ValueError("has no valid host, or contains more than host and port")
     if address := found["address"]:
         try:
             IPv6Address(address)
         except ValueError:
-            raise ValueError("names an address of IPv6 that is none") from None
+            raise ValueError("contains an invalid IPv6 address") from None
     if found["port"] is None:
         return found["host"], 0
     port = int(found["port"])
     if not 1 <= port <= _LAST_PORT:
-        raise ValueError(f"names a port that is not from 1 to {_LAST_PORT}")
+        raise ValueError(f"has a port outside 1 to {_LAST_PORT}")
     return found["host"], port
 
 
 def read_ssl_mode(reader: Reader) -> str:
-    """Return libpq's word for how connections to the database are encrypted."""
+    """Return the TLS mode of database connections, as in libpq."""
     return reader.parsed("PGSSLMODE", _parse_ssl_mode, f"one of {', '.join(sorted(SSL_MODES))}", "prefer")
 
 

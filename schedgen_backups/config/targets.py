@@ -1,9 +1,7 @@
-"""Reads what a person names as the target of a restore: a database or a bucket, on the server of the backup
-or elsewhere.
+"""Parse the target of a restore: a database or bucket, on the server that is backed up or elsewhere.
 
-Secrets come from the environment, so that nobody types them into a command, and the password of the source
-goes to no other server: whoever may name a target must not choose who gets it. Add a form of naming a target
-here.
+Secrets come from the environment, so that they are never part of a command. The password of the source is sent
+to no other server: a user who can choose a target must not choose who gets it.
 """
 
 from __future__ import annotations
@@ -26,14 +24,12 @@ _DEFAULT_PORT = 5432
 
 
 def read_database_target(text: str, config: Config) -> DatabaseSettings:
-    """Return the database that `NAME` or `postgresql://user@host:port/name` means.
+    """Return the database of `NAME` or `postgresql://user@host:port/name`; raise ConfigurationError.
 
-    ConfigurationError when it means none.
-
-    A name alone is a database of the server that is backed up. RESTORE_POSTGRES_USER and
-    RESTORE_POSTGRES_PASSWORD are for RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT only, which are by
-    default those of the server that is backed up; POSTGRES_PASSWORD is for that server only. A URL that names
-    a user means that one; one that holds a password is refused.
+    A name alone is a database on the server that is backed up. RESTORE_POSTGRES_USER and
+    RESTORE_POSTGRES_PASSWORD are used only for RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT, by default the
+    server that is backed up. POSTGRES_PASSWORD is used only for that server. A URL can contain a user; a URL
+    with a password is refused.
     """
     reader = config.open_reader()
     user, password, host = (
@@ -65,16 +61,16 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
         ) from None
     if settings.password:
         raise ConfigurationError(
-            "the URL of the database holds a password, which shells, process lists and run histories would "
-            "keep",
-            hint="Name postgresql://user@host:5432/name, and set RESTORE_POSTGRES_PASSWORD. Change the "
-            "password if others can read those.",
+            "the database URL contains a password, which shells, process lists and run histories would "
+            "expose",
+            hint="Use postgresql://user@host:5432/name, and set RESTORE_POSTGRES_PASSWORD. Change the "
+            "password if other users can read those.",
         )
     least = read_ssl_mode(reader)
     if SSL_MODES.index(settings.ssl_mode) < SSL_MODES.index(least):
         raise ConfigurationError(
-            f"the URL of the database asks for sslmode={settings.ssl_mode}, and PGSSLMODE is {least}",
-            hint="Leave sslmode out of the URL, or set PGSSLMODE for this command.",
+            f"the database URL has sslmode={settings.ssl_mode}, which is weaker than PGSSLMODE={least}",
+            hint="Remove sslmode from the URL, or set PGSSLMODE for this command.",
         )
     target = (settings.host.lower(), settings.port)
     if password and target == owner:
@@ -83,8 +79,8 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
         settings = replace(settings, password=reader.required("POSTGRES_PASSWORD"))
     elif password:
         raise ConfigurationError(
-            f"RESTORE_POSTGRES_PASSWORD belongs to {owner[0]}:{owner[1]} and is sent to no other server, "
-            f"and the URL names {target[0]}:{target[1]}",
+            f"RESTORE_POSTGRES_PASSWORD belongs to {owner[0]}:{owner[1]} and is not sent to "
+            f"{target[0]}:{target[1]}, the server in the URL",
             hint="If it is meant for that server, set RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT to it.",
         )
     reader.check()
@@ -92,8 +88,9 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
 
 
 def read_live_database(text: str, config: Config) -> DatabaseSettings:
-    """Return the database that the text means; without one the database that is backed up, as
-    RESTORE_POSTGRES_USER where that is set.
+    """Return the database of the text; for an empty text, the database that is backed up.
+
+    The user is RESTORE_POSTGRES_USER if it is set.
     """
     reader = config.open_reader()
     if not text and not reader.text("RESTORE_POSTGRES_USER"):
@@ -102,12 +99,10 @@ def read_live_database(text: str, config: Config) -> DatabaseSettings:
 
 
 def read_bucket_target(text: str, config: Config) -> BucketSettings:
-    """Return the bucket that `NAME` or `http(s)://host:port/name` means.
+    """Return the bucket of `NAME` or `http(s)://host:port/name`; raise ConfigurationError.
 
-    ConfigurationError when it means none.
-
-    A name alone is a bucket of the server that is backed up. The keys are RESTORE_MINIO_ACCESS_KEY and
-    RESTORE_MINIO_SECRET_KEY, or MINIO_…
+    A name alone is a bucket on the server that is backed up. The keys are RESTORE_MINIO_ACCESS_KEY and
+    RESTORE_MINIO_SECRET_KEY, by default MINIO_ACCESS_KEY and MINIO_SECRET_KEY.
     """
     reader = config.open_reader()
     keys = {
@@ -119,14 +114,14 @@ def read_bucket_target(text: str, config: Config) -> BucketSettings:
     if "://" in text:
         if "@" in text:
             raise ConfigurationError(
-                "the URL of the bucket holds a login",
-                hint="Set RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY in place of it.",
+                "the bucket URL contains a login",
+                hint="Set RESTORE_MINIO_ACCESS_KEY and RESTORE_MINIO_SECRET_KEY instead.",
             )
         try:
             endpoint, text, is_secure = parse_bucket_url(text)
         except ValueError as error:
             raise ConfigurationError(
-                f"--bucket is no URL of a bucket: it {error}",
+                f"--bucket is not a valid bucket URL: it {error}",
                 hint="Use http://host:9000/bucket or https://host/bucket.",
             ) from None
         values |= {"MINIO_ENDPOINT": endpoint, "MINIO_SECURE": str(is_secure)}

@@ -1,4 +1,4 @@
-"""Reads by which names the Dagster UI is reached, and who may log in to it."""
+"""Settings of the Dagster UI: its host names, and who may log in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Address:
-    """A host name or IP address in lower case, IPv6 in brackets, with its port where one is given."""
+    """A host name or IP address in lower case, IPv6 in brackets, with its port if one is given."""
 
     host: str
     port: int | None = None
@@ -25,16 +25,16 @@ class Address:
 
 @dataclass(frozen=True)
 class ProxyLogin:
-    """A reverse proxy has logged the user in, and sends the name in this header."""
+    """Login by a reverse proxy, which sends the user's name in this header."""
 
     header: str
     networks: tuple[IPv4Network | IPv6Network, ...]
-    """Where the proxy's connections come from; the header of anybody else is not believed."""
+    """Addresses of the proxy; the header of any other client is ignored."""
 
 
 @dataclass(frozen=True)
 class UiSettings:
-    """By which names the UI is reached besides loopback ones, and who may log in. No login by default."""
+    """Host names of the UI besides loopback names, and who may log in. No login by default."""
 
     addresses: tuple[Address, ...] = ()
     """Without a port: any port."""
@@ -44,10 +44,7 @@ class UiSettings:
 
 
 def parse_address(text: str) -> Address:
-    """Return host and port of `host`, `host:port`, `[::1]` or `[::1]:port`.
-
-    ValueError when the text is none of them.
-    """
+    """Return host and port of `host`, `host:port`, `[::1]` or `[::1]:port`; raise ValueError otherwise."""
     found = _HOST.fullmatch(text.lower())
     if found is None:
         raise ValueError(text)
@@ -55,9 +52,9 @@ def parse_address(text: str) -> Address:
 
 
 def parse_origin(text: str) -> Address:
-    """Return host and port of an http or https address, with the scheme's port where it gives none.
+    """Return host and port of an http or https address, by default the scheme's port.
 
-    ValueError when it is not one.
+    Raise ValueError if it is not such an address.
     """
     parts = urlsplit(text)
     if parts.scheme not in _DEFAULT_PORTS:
@@ -67,12 +64,12 @@ def parse_origin(text: str) -> Address:
 
 
 def read_ui(reader: Reader) -> UiSettings:
-    """Return by which names the UI is reached and who may log in."""
-    named = reader.parsed("BACKUP_UI_HOSTS", _parse_addresses, "host or host:port, several with commas", ())
+    """Return the settings of the UI."""
+    named = reader.parsed("BACKUP_UI_HOSTS", _parse_addresses, "host or host:port, separated by commas", ())
     own = reader.parsed("DAGSTER_WEBSERVER_URL", _parse_own_address, "an http or https address", ())
     header = reader.parsed("BACKUP_UI_USER_HEADER", _parse_header, "the name of a header", "")
     networks = reader.parsed(
-        "BACKUP_UI_PROXIES", _parse_networks, "IP addresses or networks, several with commas", ()
+        "BACKUP_UI_PROXIES", _parse_networks, "IP addresses or networks, separated by commas", ()
     )
     if header and not networks:
         reader.required("BACKUP_UI_PROXIES")

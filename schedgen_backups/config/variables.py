@@ -21,9 +21,9 @@ DEFAULT_AUDIT_SCHEDULE = "0 6 * * 1"
 class Variable:
     """One environment variable.
 
-    A relative path in a value starts at the directory of the environment file in force, and without one at
-    the checkout. The files in /etc and ~/.config are no place for data: with one of them, or without a
-    checkout, a relative path is an error.
+    A relative path in a value starts at the directory of the environment file in use; without one, at the
+    checkout. The directories of the files in /etc and ~/.config are not for data: with one of these files, or
+    without a checkout, a relative path is an error.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""What Dagster sees: assets, checks, jobs, schedules, sensors, hooks, resources (docs.dagster.io,
-"Definitions").
+"""The Dagster definitions: assets, checks, jobs, schedules, sensors, hooks and resources.
 
-Add a definition here. It calls `core` and turns the result into metadata. No SQL, no file format, no text of
-an alert. Imports everything below `definitions`; only `definitions` and `runs` import it.
+Add a definition here (docs.dagster.io, "Definitions"). It calls `core` and turns the result into metadata. SQL,
+file formats and the texts of alerts live elsewhere. Imports everything below `definitions`; only `definitions`
+and `runs` import it.
 """

@@ -1,9 +1,7 @@
-"""The assets: the live system, its database's dump, its bucket's archive, and the recovery point that they
-make once both are verified.
+"""The assets: live system, database dump, bucket archive, and the recovery point made of verified files.
 
-An asset calls core and turns the record it gets into metadata; add one when there is another noun that exists
-afterwards. A restore is never an asset: "Materialize all" must not overwrite anything. How Dagster runs
-assets: docs.dagster.io, "Assets".
+An asset calls core and turns the returned record into metadata. Add an asset for another kind of stored data.
+A restore is never an asset: "Materialize all" must not overwrite anything (docs.dagster.io, "Assets").
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -47,7 +45,7 @@ live_system = dg.AssetSpec(
     group_name=GROUP,
     owners=OWNERS,
     kinds={"postgres", "s3"},
-    description="The application's database and bucket as they are now. Not made here: only read.",
+    description="The application's database and bucket as they are now. This project only reads them.",
 )
 
 
@@ -60,15 +58,14 @@ live_system = dg.AssetSpec(
     hooks={alert_on_step_failure},
     op_tags={"dagster/priority": "10"},
     description=(
-        "A plain SQL dump of the database from one exported snapshot, as `db_NAME_ID.sql.gz` in the backup "
-        "directory. "
-        "`gunzip -c FILE | psql -v ON_ERROR_STOP=1` loads it anywhere."
+        "A plain SQL dump of the database from one exported snapshot: `db_NAME_ID.sql.gz` in the backup "
+        "directory. You can load it without this tool: `gunzip -c FILE | psql -v ON_ERROR_STOP=1`."
     ),
 )
 def database_dump(
     context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.MaterializeResult:
-    """The backup directory holds a dump of the database for this run's recovery point."""
+    """Dump the database for this run's recovery point into the backup directory."""
     with explain_failure(DATABASE_EXIT_CODE):
         config = backup.config
         config.check("database", "capture", "schedule", "backup_directory", "commands")
@@ -114,15 +111,15 @@ def database_dump(
     hooks={alert_on_step_failure},
     op_tags={"dagster/priority": "5"},
     description=(
-        "Every object of the bucket with its S3 metadata, as `minio_NAME_ID.tar.gz` in the backup directory. "
-        "Listed after the dump's snapshot, so that no referenced upload is missed. `tar xzf FILE` unpacks "
-        "it anywhere."
+        "Every object of the bucket with its S3 metadata: `minio_NAME_ID.tar.gz` in the backup directory. "
+        "The bucket is listed after the dump's snapshot, so that no referenced upload is missed. You can "
+        "unpack it without this tool: `tar xzf FILE`."
     ),
 )
 def minio_archive(
     context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.MaterializeResult:
-    """The backup directory holds an archive of the bucket for this run's recovery point."""
+    """Archive the bucket for this run's recovery point in the backup directory."""
     with explain_failure(BUCKET_EXIT_CODE):
         config = backup.config
         config.check("bucket", "capture", "schedule", "backup_directory", "commands")
@@ -167,17 +164,15 @@ def minio_archive(
     pool=POOL,
     hooks={alert_on_step_failure, announce_recovery_point},
     description=(
-        "The manifest that makes dump and archive one recovery point. Written last, and only when every "
-        "check is seen to hold; "
-        "materialised alone, it looks at what no check of the same run has looked at."
+        "The manifest that makes dump and archive one recovery point. It is written last, and only when every "
+        "check has passed. Checks that have not passed in this run are performed first, for example when "
+        "this asset is materialized alone."
     ),
 )
 def recovery_point(
     context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.MaterializeResult:
-    """The newest pair of dump and archive is committed: this run's, or when materialised alone the newest
-    there is.
-    """
+    """Commit the dump and archive of this run or, when materialized alone, the newest existing pair."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         own_id = find_point_id(context.instance, context.run.run_id)
@@ -186,7 +181,7 @@ def recovery_point(
         own = [point.point_id for point in points if point.point_id == own_id]
         any_left = [
             point.point_id for point in points
-        ]  # committing refuses it and says which half is missing
+        ]  # committing refuses it with an error that names the missing file
         point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
         origin = read_origin(context.run.tags, context.run.run_id)
         context.instance.add_run_tags(context.run.run_id, {run_tags.POINT: point_id.text})
@@ -194,9 +189,8 @@ def recovery_point(
             catalog, point_id, origin=origin, live=backup.config.live_application
         )
         pin = _pin_as_tagged(catalog, point_id, context.run.tags, origin)
-        AlertService(
-            backup.config
-        )  # wrong settings fail the run now that the point is safe: nobody would hear of the next failure
+        # The point is safe; fail the run if alert settings are wrong: the next failure could not be reported.
+        AlertService(backup.config)
     references = manifest.references
     size_bytes = sum(artifact.size_bytes for artifact in manifest.artifacts)
     now = datetime.now(timezone.utc)
@@ -211,7 +205,7 @@ def recovery_point(
             "references": references.reference_count,
             "references_resolved": references.resolved_count,
             "left_out": describe_left_out(manifest.left_out) or "nothing",
-            "reason": origin.reason or "none given",
+            "reason": origin.reason or "not given",
             "pinned": "no" if pin is None else f"{pin.reason}, until {pin.expires_at:%Y-%m-%d}",
             "levels_passed": sum(level.status.value == "passed" for level in verification.levels()),
             "age_seconds": round((now - manifest.snapshot_at).total_seconds(), 1),
@@ -223,9 +217,7 @@ def recovery_point(
 def make_points_observation(
     catalog: Catalog, metadata: Mapping[str, dg.MetadataValue] | None = None
 ) -> dg.AssetObservation:
-    """Return how all recovery points stand now, as an observation of the asset: for runs that change
-    something about them and take none.
-    """
+    """Return the state of all recovery points as an observation, for runs that change points but take none."""
     overview = dg.MetadataValue.md(make_overview(catalog, datetime.now(timezone.utc)))
     return dg.AssetObservation(recovery_point.key, metadata={**(metadata or {}), OVERVIEW_KEY: overview})
 
@@ -234,8 +226,9 @@ ASSETS = (database_dump, minio_archive, recovery_point)
 
 
 def find_point_id(instance: dg.DagsterInstance, run_id: str) -> RecoveryPointId:
-    """The id of the recovery point that a run makes: the second at which the run was created, so that all its
-    steps agree on it.
+    """Return the id of the run's recovery point.
+
+    It is the second at which the run was created, so that all its steps use the same id.
     """
     record = instance.get_run_record_by_id(run_id)
     created_at = record.create_timestamp if record else datetime.now(timezone.utc)
@@ -245,12 +238,12 @@ def find_point_id(instance: dg.DagsterInstance, run_id: str) -> RecoveryPointId:
 
 
 def describe_holder(run_id: str) -> str:
-    """What the lock's file says of a run."""
+    """Return the text in the lock file for a run."""
     return f"run {run_id}"
 
 
 def read_origin(tags: Mapping[str, str], run_id: str) -> Origin:
-    """Who asked for the run and why, as its tags say."""
+    """Return who requested the run and why, from its tags."""
     return Origin(
         reason=tags.get(run_tags.REASON, ""),
         labels={
@@ -275,9 +268,9 @@ def _find_user_name() -> str:
 def _pin_as_tagged(
     catalog: Catalog, point_id: RecoveryPointId, tags: Mapping[str, str], origin: Origin
 ) -> Pin | None:
-    """Pin the point when the run's tags ask for it, with its labels or reason as the reason; return the pin.
+    """Pin the point if the run's tags request it; return the pin.
 
-    ConfigurationError for a bad span.
+    The pin's reason is the run's labels or reason. Raise ConfigurationError for an invalid duration.
     """
     if run_tags.PIN_FOR not in tags:
         return None

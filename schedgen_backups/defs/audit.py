@@ -1,8 +1,7 @@
-"""The look at the live system: a check that every row's object is there, and the job that runs it once a
-week.
+"""The consistency check of the live system: every row's object exists; and the job that runs it weekly.
 
-`core.verify.live_system` looks. The asset is not ours to make, so nothing materialises it; its losses are no
-reason to take no backup, so the check blocks nothing. The command `audit` does the same from a terminal.
+`core.verify.live_system` does the work, and the command `audit` does the same from a terminal. The check
+blocks nothing: a backup must be taken even if the live system lost objects.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -47,5 +46,5 @@ AUDIT_CHECKS = [with_alerts(live_references_resolve)]
 audit_job = dg.define_asset_job(
     "audit_job",
     selection=dg.AssetSelection.checks(live_references_resolve),
-    description="Looks whether every row of the live database has its object in the live bucket.",
+    description="Check that every object that a row of the live database refers to is in the live bucket.",
 )

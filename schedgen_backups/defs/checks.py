@@ -1,8 +1,8 @@
-"""The checks of captures and recovery points: the blocking ones between the files and the commit, and those
-of how all points stand now.
+"""The blocking checks between capture and commit, and the checks of the state of all recovery points.
 
-A check reads the files again, never what an asset remembers, and records what it saw beside them. Run alone,
-it looks at the newest point. `core.verify` does the work. Add one when there is another check.
+A check reads the files again, never metadata of an asset, and stores its result next to them. Run alone, it
+checks the newest point. `core.verify` does the work. A check's docstring is its description in the UI: it says
+what is true if the check passed.
 """
 
 import warnings
@@ -46,9 +46,7 @@ from schedgen_backups.monitoring.watch import make_fresh_result, make_intact_res
 def dump_is_complete(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
-    """Every byte of the dump was read again: the digests match, each table is whole, and pg_dump's last line
-    is there.
-    """
+    """Every byte of the dump was read again: digests match, tables are complete, pg_dump's last line is present."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
         return _report(context, catalog, point, verify_dump(path))
@@ -58,7 +56,7 @@ def dump_is_complete(
 def dump_matches_snapshot(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
-    """The dump has every table of the snapshot, with as many rows as were counted in it."""
+    """The dump has every table of the snapshot, with the number of rows that was counted in it."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
         return _report(context, catalog, point, (verify_dump_against_snapshot(path),))
@@ -68,9 +66,9 @@ def dump_matches_snapshot(
 def dump_size_is_plausible(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
-    """The dump did not shrink by more than half since the point before (HIGH).
+    """The dump did not shrink by more than half since the previous point (HIGH).
 
-    Three times as large is a warning (LOW).
+    A size of three times the previous one is a warning (LOW).
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
@@ -81,7 +79,7 @@ def dump_size_is_plausible(
 def archive_is_readable(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
-    """Every byte of the archive was read again: the digests match, and each object can be taken out."""
+    """Every byte of the archive was read again: the digests match, and every object can be extracted."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
         return _report(context, catalog, point, verify_archive(path))
@@ -91,7 +89,7 @@ def archive_is_readable(
 def every_object_is_archived(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
-    """Each object that the bucket listed is in the archive, or was deleted before it could be read."""
+    """Every object of the bucket's listing is in the archive, or was deleted before it could be read."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
         return _report(context, catalog, point, (verify_every_object(path),))
@@ -101,9 +99,9 @@ def every_object_is_archived(
 def archive_size_is_plausible(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
-    """The objects did not shrink by more than half since the point before (HIGH).
+    """The objects did not shrink by more than half since the previous point (HIGH).
 
-    Three times as large is a warning (LOW).
+    A size of three times the previous one is a warning (LOW).
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
@@ -114,11 +112,9 @@ def archive_size_is_plausible(
 def references_resolve(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
-    """Every object that the database's snapshot refers to is in the archive, or is nowhere to be had: its
-    verdict says why.
+    """Every object that the database's snapshot refers to is in the archive, or is known to be lost.
 
-    A warning, never green, where the references are not configured or the live system lacks objects that it
-    had.
+    A warning if no references are configured, or if the live system lost objects since an earlier point.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, archive_path = _find_subject(context, backup, ArtifactKind.BUCKET)
@@ -138,30 +134,30 @@ def references_resolve(
 def recovery_point_is_intact(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """No committed recovery point is damaged, failed or ahead of the clock.
 
-    Looked at every few minutes by `freshness_watch`, too.
+    The sensor `freshness_watch` also checks this every five minutes.
     """
-    return make_intact_result(_look_over(backup), Catalog(backup.config.backup_directory))
+    return make_intact_result(_make_overview(backup), Catalog(backup.config.backup_directory))
 
 
 @dg.asset_check(asset=recovery_point)
 def recovery_point_is_fresh(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
     """The newest verified recovery point is younger than BACKUP_MAX_AGE_HOURS.
 
-    Looked at every few minutes by `freshness_watch`, too.
+    The sensor `freshness_watch` also checks this every five minutes.
     """
-    return make_fresh_result(_look_over(backup), backup.config.alerts.max_age)
+    return make_fresh_result(_make_overview(backup), backup.config.alerts.max_age)
 
 
-def _look_over(backup: BackupResource) -> Overview:
+def _make_overview(backup: BackupResource) -> Overview:
     with explain_failure(VERIFICATION_EXIT_CODE):
         return look_over(Catalog(backup.config.backup_directory), datetime.now(timezone.utc))
 
 
 def with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
-    """The check tells of its own failures, too."""
+    """Return the check with a hook that sends an alert when it fails."""
     with warnings.catch_warnings():
-        # with_hooks hands out a plain AssetsDefinition (Dagster 1.13); turning it back sets a parameter that
-        # Dagster calls beta.
+        # with_hooks returns a plain AssetsDefinition (Dagster 1.13); converting it back sets a parameter that
+        # Dagster marks as beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.AssetChecksDefinition(**check.with_hooks({alert_on_step_failure}).get_attributes_dict())
 
@@ -181,25 +177,25 @@ _REFERENCES_CHECK = with_alerts(references_resolve)
 
 
 def list_checks(settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
-    """Return the blocking checks of a backup. A check that is not configured would only ever show as failed."""
+    """Return the blocking checks of a backup; a check that is not configured would always show as failed."""
     return [*_FILE_CHECKS, *([_REFERENCES_CHECK] if settings.has_references else [])]
 
 
 CONDITION_CHECKS = [with_alerts(check) for check in (recovery_point_is_intact, recovery_point_is_fresh)]
-"""Of what lies in the directory now. `freshness_watch` reports what they find, so the outbox need not."""
+"""Checks of the directory's current state; `freshness_watch` reports their failures, so the outbox does not."""
 
 
 def _find_subject(
     context: dg.AssetCheckExecutionContext, backup: BackupResource, kind: ArtifactKind
 ) -> tuple[Catalog, PointListing, Path]:
-    """This run's point when it has such a file, otherwise the newest that has one."""
+    """Return this run's point if it has such a file, otherwise the newest point that has one."""
     catalog = backup.open_catalog(describe_holder(context.run.run_id))
     own_id = find_point_id(context.instance, context.run.run_id)
     having = [point for point in catalog.list_points() if point.artifact(kind) is not None]
     own = [point for point in having if point.point_id == own_id]
     if not having:
         raise VerificationError(
-            f"there is no {kind.value} file in {catalog.directory}", hint="Materialise the asset first."
+            f"no {kind.value} file in {catalog.directory}", hint="Materialize the asset first."
         )
     point = (own or having)[-1]
     return catalog, point, point.get_path(kind)
@@ -236,11 +232,10 @@ def _report(
 def _compare_with_previous(
     catalog: Catalog, point: PointListing, kind: ArtifactKind, path: Path
 ) -> dg.AssetCheckResult:
-    """Compared with the newest older file, committed or not: after a drop that was meant, the next night
-    compares with the smaller one.
+    """Compare the size with that of the newest older file, committed or not.
 
-    One that is damaged, of before this format, or leaves out something else, is passed over: it must not keep
-    the next point from being taken.
+    So after an intended drop, the next night compares with the smaller file. Files that are damaged, have an
+    older format or other exclusions are skipped: they must not block the next point.
     """
     source_name = next(
         artifact.name.source_name for artifact in point.artifacts if artifact.name.kind is kind
@@ -288,9 +283,7 @@ def _find_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]] | 
 
 
 def _read_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]]:
-    """Bytes of the rows and the schema, or of the objects, since what compression does to them says nothing;
-    and the patterns of what is left out.
-    """
+    """Return the uncompressed bytes of rows and schema, or of the objects, and the exclusion patterns."""
     if kind is ArtifactKind.DATABASE:
         with open_dump(path) as dump:
             return dump.record.size_bytes, dump.record.excluded_patterns

@@ -1,8 +1,7 @@
-"""The commands that the operator wants to be run around a backup, once for each run, with what they print in
-the run's log.
+"""The operator's commands before and after a backup, run once per run, with their output in the run's log.
 
-Of BACKUP_AFTER_COMMAND and BACKUP_FAILURE_COMMAND exactly one is run at the end of a run whose
-BACKUP_BEFORE_COMMAND was run, or would have been. A run that is killed runs neither.
+A run that has reached BACKUP_BEFORE_COMMAND, set or not, ends with exactly one of BACKUP_AFTER_COMMAND and
+BACKUP_FAILURE_COMMAND. A killed run runs neither.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.system.command import CommandOutcome, run_command
 
 AFTER_SUBJECT = "backup_after_command"
-"""Of the incident of a command that failed at the end of a run; the next backup that goes well closes it."""
+"""Incident of a command that failed at the end of a run; the next successful backup resolves it."""
 
 
 class BackupCommands:
@@ -32,13 +31,13 @@ class BackupCommands:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the run has come to its backup."""
+        """Whether the run has reached its backup."""
         return bool(self._run_id)
 
     def begin(self, run_id: str) -> None:
-        """Run the command before a backup, at the first call of a run.
+        """Run the command before a backup, in the first call of a run.
 
-        CommandError, at each call, when it failed.
+        Raise CommandError in each call if it failed.
         """
         settings = self._config.commands
         if not self._run_id:
@@ -47,14 +46,14 @@ class BackupCommands:
         if self._before is not None and not self._before.is_success:
             raise CommandError(
                 f"BACKUP_BEFORE_COMMAND {self._before.ending}",
-                hint="No backup was taken. The run's log has what the command printed; run it by hand with "
-                "/bin/sh -c.",
+                hint="No backup was taken. The run's log contains the command's output; to test it, run it "
+                "with /bin/sh -c.",
             )
 
     def end(self, *, has_failed: bool) -> None:
-        """Run the command after a backup, or the one on failure.
+        """Run the command after a backup, or the command on failure; send an alert if it fails.
 
-        One that fails is told of: the backup itself has ended.
+        It does not fail the backup, which has ended.
         """
         settings = self._config.commands
         name, text = (
@@ -66,13 +65,13 @@ class BackupCommands:
         if outcome is None or outcome.is_success:
             return
         dg.get_dagster_logger().error(f"{name} {outcome.ending}")
-        with suppress(ConfigurationError):  # settings of alerts that are wrong: the run says so itself
+        with suppress(ConfigurationError):  # wrong alert settings: the run reports them itself
             AlertService(self._config).raise_trouble(
                 BACKUP.make_failure_key(AFTER_SUBJECT),
                 Severity.MEDIUM,
                 "A command at the end of a backup failed",
                 f"{name} {outcome.ending}",
-                next_step="The run's log has what it printed. Run it by hand with /bin/sh -c.",
+                next_step="The run's log contains its output. To test it, run it with /bin/sh -c.",
                 run_id=self._run_id,
             )
 

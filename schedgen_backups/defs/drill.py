@@ -1,9 +1,8 @@
-"""The weekly proof: the job that restores a recovery point into scratch servers, and the asset and checks
-that it reports to.
+"""The restore drill: the job that restores a point into scratch servers, and its asset and checks.
 
-The asset cannot be executed: "Materialize all" takes a backup and drills nothing (docs/decisions/0021). What
-is looked at and measured is core's business (`core.drill`); the checks read what it recorded beside the
-point. When it runs stands in `schedules`.
+The asset cannot be executed: "Materialize all" takes a backup and drills nothing (docs/decisions/0021).
+`core.drill` restores, checks and measures; the checks here read the results that it stored next to the point.
+`schedules` defines when it runs.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -37,16 +36,16 @@ from schedgen_backups.monitoring.failures import explain_failure
 
 DRILL_NAME = "restore_drill"
 DRILL_POOL = "restore_drill"
-"""One drill at a time; it waits for no backup, and no backup for it."""
+"""One drill at a time; drills and backups do not wait for each other."""
 REPORT_KEY = "report"
 
 
 class DrillConfig(dg.Config):
-    """Which recovery point is drilled."""
+    """The recovery point that is drilled."""
 
     point_id: str = Field(
         default=LATEST,
-        description="A recovery point such as 20261122_020000, or `latest`: the newest verified one.",
+        description="Recovery point such as 20261122_020000, or `latest`: the newest verified one.",
     )
 
 
@@ -54,10 +53,9 @@ class DrillConfig(dg.Config):
 def drill_recovery_point(
     context: dg.OpExecutionContext, config: DrillConfig
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """The recovery point was restored somewhere else and looked at; what was measured is reported to the
-    asset.
+    """Restore the recovery point into scratch servers, check it, and report the measurements to the asset.
 
-    A drill that comes to no result is reported, too: the checks would say what the one before found.
+    A drill that fails without a result is reported too: the checks would show the previous drill's results.
     """
     try:
         report, seconds = _drill(context, config, getattr(context.resources, RESOURCE_KEY).config)
@@ -67,7 +65,7 @@ def drill_recovery_point(
             dg.AssetCheckResult(
                 passed=False,
                 severity=dg.AssetCheckSeverity.ERROR,
-                description=f"the drill came to no result: {failure.description}",
+                description=f"the drill failed without a result: {failure.description}",
             ),
         )
         raise
@@ -84,9 +82,7 @@ def drill_recovery_point(
 
 
 def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) -> tuple[DrillReport, float]:
-    """Drill the point of the configuration; return what was found, and how many seconds it took with the
-    removal of everything.
-    """
+    """Drill the configured point; return the report, and the seconds including the clean-up."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         site.check("drill", "capture", "database")
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
@@ -108,9 +104,8 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
 def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:
     """Return the asset that drills report to.
 
-    Nobody can execute it, so that "Materialize all" restores nothing.
-
-    After `max_age` the UI shows it as overdue. For the UI only: there, any drill counts, whatever it found.
+    It cannot be executed, so that "Materialize all" restores nothing. After `max_age` the UI shows it as
+    overdue; for the UI, failed drills count too.
     """
     return dg.AssetSpec(
         DRILL_NAME,
@@ -119,11 +114,10 @@ def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:
         owners=OWNERS,
         kinds={"postgres", "s3"},
         description=(
-            "A recovery point was restored into an empty PostgreSQL and an empty bucket, compared with "
-            "what was captured, and opened by key. "
-            "Nothing that lives is written to, and everything that was started is gone afterwards. "
-            "`rto_seconds` is how long it took. "
-            "`restore_drill_job` does it."
+            "The restore of a recovery point into an empty PostgreSQL server and an empty bucket, compared "
+            "with what was captured; PDFs are opened by key. "
+            "`restore_drill_job` writes nothing to the live system, and removes everything that it started. "
+            "`rto_seconds` is the duration."
         ),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=max_age),
     )
@@ -131,7 +125,7 @@ def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:
 
 @dataclass(frozen=True)
 class _DrillCheck:
-    """A check of the asset, by what a drill records beside the point."""
+    """A check of the asset, from the results that a drill stores next to the point."""
 
     name: str
     description: str
@@ -140,27 +134,27 @@ class _DrillCheck:
 
     @property
     def step_name(self) -> str:
-        """The step that reports it, which a check that somebody starts in the UI has, too."""
+        """Name of the step that reports it, also when the check is started in the UI."""
         return f"{DRILL_NAME}_{self.name}"
 
 
 _CHECKS = (
     _DrillCheck(
         "point_is_restored",
-        "All tables with their rows and all objects were there after the restore.",
+        "All tables with their rows and all objects exist after the restore.",
         (Check.DATABASE_IS_RESTORED, Check.BUCKET_IS_RESTORED),
     ),
     _DrillCheck(
         "point_is_equal",
-        "Dumped and read again from there, it was identical: every row, the schema, every object with its "
-        "metadata. "
-        "A warning, never green, where two versions of PostgreSQL write the schema's text differently.",
+        "The restored data was dumped and read again and is identical: every row, the schema, every object "
+        "with its metadata. "
+        "A warning if two versions of PostgreSQL write the schema's text differently.",
         (Check.DATABASE_IS_EQUAL, Check.BUCKET_IS_EQUAL),
     ),
     _DrillCheck(
         "referenced_pdfs_open",
-        "A sample of the objects that the restored database names was fetched by key from the restored "
-        "bucket, and opened by type.",
+        "A sample of the objects that the restored database refers to was read by key from the restored "
+        "bucket and opened by type.",
         (Check.REFERENCED_PDFS_OPEN,),
     ),
     _DrillCheck(
@@ -170,7 +164,7 @@ _CHECKS = (
     ),
     _DrillCheck(
         "drill_is_in_time",
-        "The drill took no longer than DRILL_MAX_MINUTES. A warning: the data is none the worse for it.",
+        "The drill took no longer than DRILL_MAX_MINUTES. Otherwise a warning: the data is not affected.",
         (Check.DRILL_IS_IN_TIME,),
         is_blocking=False,
     ),
@@ -178,28 +172,28 @@ _CHECKS = (
 
 
 def _make_asset_check(check: _DrillCheck) -> dg.AssetChecksDefinition:
-    """The check as somebody starts it alone: it says what the last drill found."""
+    """Return the check as it runs alone: it reports the results of the last drill."""
 
     @dg.asset_check(
         name=check.name, asset=DRILL_NAME, description=check.description, blocking=check.is_blocking
     )
-    def look(
+    def report_last_drill(
         context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
     ) -> dg.AssetCheckResult:
         found = _read_results(backup, context.run.run_id, check)
         if not found:
             unknown = (
-                "unknown: no recovery point was ever drilled. Launch restore_drill_job, or run: "
+                "unknown: no recovery point has been drilled yet. Launch restore_drill_job, or run: "
                 "schedgen-backups drill"
             )
             return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=unknown)
         return _judge(found, check)
 
-    return look
+    return report_last_drill
 
 
 def _make_report(check: _DrillCheck) -> dg.OpDefinition:
-    """The step of a drill's run that reports the check and fails where it does."""
+    """Return the step of a drill's run that reports the check, and fails if the check fails."""
 
     @dg.op(
         name=f"report_{check.name}",
@@ -213,8 +207,8 @@ def _make_report(check: _DrillCheck) -> dg.OpDefinition:
         if not found:
             with explain_failure(VERIFICATION_EXIT_CODE):
                 raise VerificationError(
-                    f"nothing is known of {check.name}: the point that was drilled is gone",
-                    hint="Drill another one.",
+                    f"no result of {check.name}: the drilled recovery point no longer exists",
+                    hint="Drill another recovery point.",
                 )
         if all(result.status is CheckStatus.NOT_CONFIGURED for _point, result in found):
             context.log.info(f"{check.name} is not configured: {found[0][1].summary}")
@@ -233,7 +227,7 @@ _REPORTS = {check.step_name: _make_report(check) for check in _CHECKS}
 
 
 def list_drill_checks(settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
-    """Return the checks that drills report to, without what is not configured."""
+    """Return the checks that drills report to, without those that are not configured."""
     is_configured = {
         Check.REFERENCED_PDFS_OPEN: settings.has_references,
         Check.OPERATOR_CHECKS_HOLD: settings.has_operator_checks,
@@ -248,8 +242,8 @@ def make_drill_job(max_minutes: int) -> dg.JobDefinition:
         name="restore_drill_job",
         hooks={alert_on_step_failure},
         executor_def=dg.in_process_executor,
-        description="Restores a recovery point into scratch servers, compares it, opens PDFs by key and "
-        "measures how long that takes.",
+        description="Restore a recovery point into scratch servers, compare it, open PDFs by key and "
+        "measure the time.",
         tags={MAX_RUNTIME_TAG: str(max_minutes * PIN_TIME_FACTOR * 60)},
     )
     def restore_drill_job() -> None:
@@ -261,7 +255,7 @@ def make_drill_job(max_minutes: int) -> dg.JobDefinition:
 
 
 def _make_figures(report: DrillReport) -> dict[str, Any]:
-    """Numbers by themselves, so that the UI plots them from drill to drill."""
+    """Return the metadata; each number is a separate entry, so that the UI plots it over time."""
     phases = report.seconds.model_dump()
     return {
         "recovery_point": report.point_id,
@@ -280,8 +274,9 @@ def _make_figures(report: DrillReport) -> dict[str, Any]:
 def _read_results(
     backup: BackupResource, run_id: str, check: _DrillCheck
 ) -> list[tuple[PointListing, CheckResult]]:
-    """Return what the drill of this run recorded of the check, otherwise the last drill, with the point;
-    nothing where there was no drill.
+    """Return the check's results of this run's drill, otherwise of the last drill, with the point.
+
+    Return an empty list without a drill.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
         point = _find_subject(Catalog(backup.config.backup_directory), run_id, check.checks[0])
@@ -325,7 +320,7 @@ def _judge(found: list[tuple[PointListing, CheckResult]], check: _DrillCheck) ->
 
 
 def _find_subject(catalog: Catalog, run_id: str, check: Check) -> PointListing | None:
-    """The point that this run drilled, otherwise the one that was drilled last; None when none ever was."""
+    """Return the point that this run drilled, otherwise the point that was drilled last, otherwise None."""
     found = [
         (result, point)
         for point in catalog.list_points()

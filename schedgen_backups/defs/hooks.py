@@ -1,9 +1,7 @@
-"""What happens the moment a step fails or the recovery point is committed: an alert goes out, and a tag of
-the run says so to the outbox.
+"""Hooks that send an alert when a step fails or a recovery point is committed, and tag the run accordingly.
 
-Hooks sit on the assets and checks themselves, since hooks of a job are silent when somebody presses
-Materialize. They see neither cancelled nor killed runs: the outbox does. A hook that raises changes nothing
-but its own event, and the outbox sends the alert instead.
+They are attached to assets and checks, because hooks of a job do not run when an asset is materialized in the
+UI. They do not see cancelled or killed runs: the outbox does. If a hook raises, the outbox sends the alert.
 """
 
 from contextlib import suppress
@@ -26,11 +24,11 @@ _NEEDED = {RESOURCE_KEY}
 
 @dg.failure_hook(name="alert_on_step_failure", required_resource_keys=_NEEDED)
 def alert_on_step_failure(context: dg.HookContext) -> None:
-    """Send an alert that names the step and the cause; tag the run for this step when a channel accepted it."""
+    """Send an alert with the step and the cause; tag the run for this step if a channel accepted it."""
     step = context.step_key
     run = context.instance.get_run_by_id(context.run_id)
     if run is not None and run.tags.get(f"{run_tags.ALERTED_PREFIX}{step}") == run_tags.REHEARSAL:
-        context.log.info("no alert: without `confirm` nothing was written")
+        context.log.info("no alert: the restore was not confirmed and wrote nothing")
         return
     reason = explain_exception(context.op_exception)
     cause = reason.cause
@@ -59,7 +57,7 @@ def announce_retention(context: dg.HookContext) -> None:
 
 @dg.success_hook(name="announce_verification", required_resource_keys=_NEEDED)
 def announce_verification(context: dg.HookContext) -> None:
-    """Close the incidents of reading points again with one message."""
+    """Close the incidents of verification with one message."""
     service = AlertService(_get_config(context))
     outcome = service.report_resolved(service.list_open_keys(VERIFICATION.area))
     context.log.info(f"recovery of verification: {outcome.value}")
@@ -67,13 +65,13 @@ def announce_verification(context: dg.HookContext) -> None:
 
 @dg.success_hook(name="announce_recovery_point", required_resource_keys=_NEEDED)
 def announce_recovery_point(context: dg.HookContext) -> None:
-    """Ping the heartbeat service, close open incidents, and send the good news where it is wanted."""
+    """Ping the heartbeat service, close open incidents, and report the success if configured."""
     service = AlertService(_get_config(context))
     ping_heartbeat(
         service.settings.heartbeat_url, Signal.SUCCESS, f"recovery point verified, run {context.run_id}"
     )
     service.report_resolved({*service.list_open_keys(BACKUP.area), STALE_KEY})
-    if service.settings.is_success_told:
+    if service.settings.is_success_reported:
         alert = Alert(
             severity=Severity.INFO,
             title="Recovery point verified",
@@ -86,9 +84,9 @@ def announce_recovery_point(context: dg.HookContext) -> None:
 
 
 def report_start(config: Config, run_id: str) -> None:
-    """Tell the heartbeat service that a backup begins.
+    """Report the start of a backup to the heartbeat service.
 
-    Wrong settings of alerts fail the run at its end, when everything is captured.
+    Ignore wrong alert settings here: they fail the run at its end, when everything is captured.
     """
     with suppress(ConfigurationError):
         ping_heartbeat(config.alerts.heartbeat_url, Signal.START, f"backup started, run {run_id}")

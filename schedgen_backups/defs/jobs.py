@@ -1,8 +1,7 @@
-"""The jobs: `backup_job` takes, checks and commits a recovery point, `prune_job` removes those that may go.
+"""The jobs `backup_job`, `prune_job` and `verify_job`; drills, audits and restores have their own modules.
 
-`verify_job` reads those again whose files were copied or modified. Drills, audits and restores have modules
-of their own. A job is a selection of assets with their checks, or one op; add one when a run of another kind
-is wanted. Work belongs to assets and core, times to `schedules`, asking for a run to `sensors`.
+A job is a selection of assets with their checks, or one op. Add one for another run kind. Assets and core do
+the work; `schedules` and `sensors` start the runs.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -26,25 +25,25 @@ from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
 _REREAD_SECONDS = 1800
-"""A backup waits for no longer than this and one point's reading; what is left is asked for again."""
+"""A backup waits at most this long plus the time to read one point; the rest is requested again."""
 
 
 def make_backup_job(settings: DefinitionSettings) -> Any:
     """Return the job that takes a recovery point, with the time limit of this site.
 
-    Its class has no public name in Dagster.
+    The return type has no public name in Dagster.
     """
     return dg.define_asset_job(
         "backup_job",
         selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
-        description="Takes a recovery point of the database and the bucket, verifies it and commits it.",
+        description="Take a recovery point of the database and the bucket, verify it and commit it.",
         tags={MAX_RUNTIME_TAG: str(settings.max_hours * 3600)},
     )
 
 
 @dg.op(pool=POOL)
 def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
-    """Recovery points that no rule keeps are gone; the asset's history says which and why."""
+    """Remove the recovery points that no retention rule keeps; the asset's history records the decisions."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         policy = backup.config.retention
         catalog = backup.open_catalog(describe_holder(context.run_id))
@@ -74,18 +73,18 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
 @dg.job(
     hooks={alert_on_step_failure, announce_retention},
     executor_def=dg.in_process_executor,
-    description="Removes the recovery points that no rule of retention keeps.",
+    description="Remove the recovery points that no retention rule keeps.",
 )
 def prune_job() -> None:
-    """Plans again and removes exactly the files of the points that may go."""
+    """Plan again, and remove only the files of the points that no rule keeps."""
     prune_recovery_points()
 
 
 @dg.op(pool=POOL)
 def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
-    """Recovery points whose files were modified since they were read are read again, newest first.
+    """Read the recovery points again whose files were modified after they were read, newest first.
 
-    VerificationError when one is not as it was.
+    Raise VerificationError if one differs from what was captured.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog = backup.open_catalog(describe_holder(context.run_id))
@@ -107,18 +106,18 @@ def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePa
                 [*(f"{point.point_id} ({point.state.value})" for point in report.wrong), *report.problems]
             )
             raise VerificationError(
-                f"read again, and not as they were captured: {wrong}",
-                hint="`schedgen-backups show ID` says what is wrong with each. Bring its files back from a "
-                "copy, or take a new point.",
+                f"recovery points differ from what was captured: {wrong}",
+                hint="`schedgen-backups show ID` shows what is wrong. Restore the files from a copy, or take "
+                "a new recovery point.",
             )
 
 
 @dg.job(
     hooks={alert_on_step_failure, announce_verification},
     executor_def=dg.in_process_executor,
-    description="Reads the recovery points again whose files were copied, moved or modified since somebody "
-    "read them.",
+    description="Verify the recovery points again whose files were copied, moved or modified after they were "
+    "read.",
 )
 def verify_job() -> None:
-    """Records what it finds beside each point, as a verification by hand does."""
+    """Store the results next to each point, like the command `verify`."""
     reread_recovery_points()

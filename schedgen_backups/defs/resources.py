@@ -1,8 +1,8 @@
-"""The resource through which assets, checks and hooks reach the configuration and the backup directory.
+"""The resource that gives assets, checks and hooks the configuration and the backup directory.
 
-It is made when a run begins and reads the environment then: an edited environment file counts from the next
-run on, and a missing value is a failing run with a clear message. No Dagster `EnvVar`: a missing one makes no
-run at all, only a failed tick.
+It reads the environment when a run starts: an edited environment file applies from the next run, and a missing
+value fails the run with a clear message. With a Dagster `EnvVar`, a missing value would start no run at all,
+only fail the tick.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from schedgen_backups.defs.commands import BackupCommands
 
 RESOURCE_KEY = "backup"
 POOL = "backup_directory"
-"""Steps that write in the directory wait for one another in this pool; the directory's lock is what makes it
-safe."""
+"""Steps that write to the directory wait for each other in this pool; the directory's lock ensures safety."""
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
-"""Seconds after which Dagster's run monitoring ends a run (Dagster documentation, run monitoring)."""
+"""Seconds after which Dagster's run monitoring aborts a run (Dagster documentation, run monitoring)."""
 _ENDED_BADLY = frozenset(
     {dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE}
 )
@@ -39,8 +38,9 @@ class BackupResource:
         self._catalog: Catalog | None = None
 
     def open_catalog(self, holder: str) -> Catalog:
-        """Return the backup directory, writable and locked until the run's end, without what dead runs left
-        in it. LockHeldError otherwise.
+        """Return the backup directory, locked until the end of the run and without files of killed runs.
+
+        Raise LockHeldError if another run holds the lock.
         """
         if self._catalog is None:
             nice = self.config.schedule.nice
@@ -55,7 +55,7 @@ class BackupResource:
         return self._catalog
 
     def close(self) -> None:
-        """Free the lock."""
+        """Release the lock."""
         if self._catalog is not None:
             self._catalog.lock.release()
             self._catalog = None
@@ -65,8 +65,8 @@ def make_backup_resource(config: Config) -> dg.ResourceDefinition:
     """Return the resource of this site."""
 
     @dg.resource(
-        description="The configuration as it is when the run begins, and the backup directory, locked "
-        "until the run's end."
+        description="The configuration at the start of the run, and the backup directory, locked until the "
+        "end of the run."
     )
     def backup(context: dg.InitResourceContext) -> Iterator[BackupResource]:
         opened = BackupResource(config.reload())
@@ -74,7 +74,7 @@ def make_backup_resource(config: Config) -> dg.ResourceDefinition:
             yield opened
         finally:
             try:
-                # Still under the lock: the command after a backup belongs to it.
+                # The lock is still held: the command after a backup is part of the backup.
                 if opened.commands.has_begun:
                     opened.commands.end(has_failed=_has_failed_step(context))
             finally:
@@ -94,12 +94,10 @@ def _has_failed_step(context: dg.InitResourceContext) -> bool:
 
 
 def _sweep_drills(config: Config) -> None:
-    """Remove what killed drills left; what cannot be removed now is the next sweep's, and no reason not to
-    back up.
-    """
+    """Remove what killed drills left; log what cannot be removed, which must not block a backup."""
     try:
         drill = config.drill
-    except ConfigurationError:  # the next drill reports what is wrong
+    except ConfigurationError:  # the next drill reports it
         return
     for line in sweep_scratch(drill):
         dg.get_dagster_logger().warning(line)

@@ -1,8 +1,7 @@
-"""`restore_job`: a restore from the Dagster UI, with what and where to in the Launchpad's config.
+"""`restore_job`: a restore from the Dagster UI, configured in the Launchpad.
 
-It uses the restore service, as the command line does. It only says what it would do until `confirm` holds the
-target's name: a restore is never an asset, and pressing "Launch" without thinking must not overwrite
-anything. Add a field when the command line has the option.
+Like the command line, it uses the restore service. It writes nothing until `confirm` is the target's name: an
+accidental click on "Launch" must not overwrite anything. Add a field when the command line has the option.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -37,22 +36,22 @@ from schedgen_backups.monitoring.failures import explain_failure
 from schedgen_backups.monitoring.markdown import make_list
 
 _HOW_TO = """
-Name in the Launchpad what is restored and where to, launch, and read what would happen; then launch again with `confirm`.
+Configure source and target in the Launchpad, launch, and read what would happen. Then launch again with `confirm`.
 
 | what | configuration |
 | --- | --- |
 | a whole point into new targets | `database: restored`, `bucket: restored` |
-| the live database, replaced at once | `database: NAME`, `swap: true` |
+| the live database, replaced by exchanging names | `database: NAME`, `swap: true` |
 | some tables, compared with the live ones | `tables: [jobs]`, then `write: missing` |
 | deleted rows with their objects | `tables: [jobs]`, `where: id = 7`, `key_column: s3_key`, `write: missing` |
 | some objects | `objects: [uploads/1.pdf]`, `bucket: NAME` or `to_folder: NAME` |
 
-`point` is an id such as 20261122_020000, or `latest`. `confirm` is the name of the database, bucket or folder that is written to.
+`point` is an id such as 20261122_020000, or `latest`. `confirm` is the name of the target database, bucket or directory.
 """
 
 
 class RestoreConfig(dg.Config):
-    """What is restored from which point into where."""
+    """Source and target of a restore."""
 
     point: str = Field(default="latest", description="Id of a recovery point, or `latest`.")
     as_of: str = Field(
@@ -60,56 +59,65 @@ class RestoreConfig(dg.Config):
     )
     database: str = Field(
         default="",
-        description="Target database: postgresql://user@host:5432/name, or a name on the server of the "
-        "backup.",
+        description="Target database: postgresql://user@host:5432/name, or a name on the server that is "
+        "backed up.",
     )
     bucket: str = Field(
         default="",
-        description="Target bucket: http(s)://host:port/name, or a name on the server of the backup.",
+        description="Target bucket: http(s)://host:port/name, or a name on the server that is backed up.",
     )
     tables: list[str] = Field(
-        default=[], description="Only these tables, compared with the live ones; `write` puts rows back."
+        default=[],
+        description="Restore only these tables and compare them with the live ones; `write` writes rows back.",
     )
-    where: str = Field(default="", description="Only these rows of the only table, as behind WHERE in SQL.")
+    where: str = Field(
+        default="",
+        description="SQL condition (after WHERE) for the rows; only with a single table.",
+    )
     write: str = Field(
-        default="", description="For tables: `missing` or `changed` rows are put back; empty compares only."
+        default="",
+        description="With `tables`: write `missing` or `changed` rows back; if empty, only compare.",
     )
     key_column: str = Field(
         default="",
-        description="With one table and `write: missing`: also bring back the objects that this column "
-        "names.",
+        description="With one table and `write: missing`: also restore the objects whose keys are in this "
+        "column.",
     )
     objects: list[str] = Field(
-        default=[], description="Only these objects: keys, prefixes that end in /, globs."
+        default=[], description="Restore only these objects: keys, prefixes that end in /, globs."
     )
-    to_folder: str = Field(default="", description="Objects go into this folder below BACKUP_DIR/restored.")
-    overwrite: bool = Field(
-        default=False, description="Objects, or files, that are different are replaced, too."
+    to_folder: str = Field(
+        default="",
+        description="With `objects`: write them as files into this directory below BACKUP_DIR/restored.",
     )
+    overwrite: bool = Field(default=False, description="Replace objects or files that differ.")
     into_nonempty: bool = Field(
-        default=False, description="A whole restore may replace what the targets hold."
+        default=False,
+        description="Replace the contents of the database; overwrite objects that have the same keys.",
     )
     swap: bool = Field(
-        default=False, description="Restore beside the database, compare, then exchange the names."
+        default=False,
+        description="Load into a second database, compare, then exchange the names; the old database is kept "
+        "under another name.",
     )
-    create: bool = Field(default=True, description="A database or bucket that is not there is made.")
+    create: bool = Field(default=True, description="Create a missing database or bucket.")
     jobs: int = Field(
         default=1,
-        description="Sessions that load an empty database; more than one give up the single transaction.",
+        description="Concurrent sessions that load an empty database; with more than one, the load is not a "
+        "single transaction.",
     )
     confirm: str = Field(
         default="",
-        description="The name of the database, bucket or `to_folder` that is written to; without it "
-        "nothing is written.",
+        description="Name of the target database, bucket or `to_folder`; without it nothing is written.",
     )
     safety_backup: bool = Field(
-        default=True, description="Keep what is overwritten in BACKUP_DIR/safety first."
+        default=True, description="Copy what is overwritten to BACKUP_DIR/safety first."
     )
-    reason: str = Field(default="", description="Kept in the log of restores.")
+    reason: str = Field(default="", description="Why this is restored; recorded in the restore log.")
 
 
 class _Work:
-    """One run's restore: tells what it would do, and does it when it was confirmed."""
+    """One run's restore: it reports what it would do, and does it if it was confirmed."""
 
     def __init__(self, context: dg.OpExecutionContext, config: RestoreConfig, site: Config) -> None:
         self._log = context.log
@@ -123,11 +131,11 @@ class _Work:
 
     @property
     def point_id(self) -> str:
-        """The id of the point that is restored."""
+        """Id of the point that is restored."""
         return self._point.point_id.text
 
     def run(self) -> dict[str, dg.MetadataValue]:
-        """What was found and done, for the run's events."""
+        """Restore what is configured; return the metadata for the run's event."""
         if self._config.tables:
             return self._restore_tables()
         if self._config.objects:
@@ -137,7 +145,7 @@ class _Work:
     def _is_confirmed(self, name: str) -> bool:
         if self._config.confirm == name:
             return True
-        self._log.warning(f"nothing was written: launch again with `confirm: {name}` to do it")
+        self._log.warning(f"nothing was written: to restore, launch again with `confirm: {name}`")
         return False
 
     def _restore_whole(self) -> dict[str, dg.MetadataValue]:
@@ -167,7 +175,7 @@ class _Work:
             summaries = "; ".join(
                 f"{result.check.value}: {result.summary}" for result in report.results if not result.is_passed
             )
-            raise VerificationError(f"restored, and not seen to be equal: {summaries}")
+            raise VerificationError(f"restored, but not confirmed to be equal: {summaries}")
         return found
 
     def _restore_tables(self) -> dict[str, dg.MetadataValue]:
@@ -177,7 +185,7 @@ class _Work:
         )
         if config.write not in {"", *(mode.value for mode in WriteMode)}:
             raise RestoreError(
-                f"`write: {config.write}` names no rows", hint="Use missing, changed, or leave it empty."
+                f"invalid value `write: {config.write}`", hint="Use missing, changed, or leave it empty."
             )
         if config.key_column:
             return self._undelete(request)
@@ -238,11 +246,10 @@ class _Work:
 def restore_recovery_point(
     context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]
 ) -> None:
-    """What the config names is restored; without its confirmation only what would happen was told."""
+    """Restore what is configured; without confirmation, only report what would happen."""
     if not (config.database or config.bucket or config.tables or config.objects or config.confirm):
         context.log.warning(
-            "nothing was restored: the configuration names nothing to restore. `how_to_restore` below says "
-            "how to go on."
+            "nothing was restored: the configuration is empty. See `how_to_restore` in the next event."
         )
         context.log_event(
             dg.AssetObservation("restores", metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)})
@@ -264,10 +271,9 @@ def restore_recovery_point(
     hooks={alert_on_step_failure},
     executor_def=dg.in_process_executor,
     description=(
-        "Restores what the Launchpad's configuration names: a whole point, tables, rows with their "
-        "objects, or objects. "
-        "Tells what it would do until `confirm` holds the target's name. Launched as it is, it says how to "
-        "go on and writes nothing."
+        "Restore a whole point, tables, rows with their objects, or objects, as configured in the Launchpad. "
+        "Nothing is written, and the run only reports what it would do, unless `confirm` is the target's "
+        "name. Launched with an empty configuration, it shows how to configure a restore."
     ),
     config={
         "ops": {
@@ -278,5 +284,5 @@ def restore_recovery_point(
     },
 )
 def restore_job() -> None:
-    """One restore; see the config's fields."""
+    """Restore once; see the fields of the configuration."""
     restore_recovery_point()

@@ -1,8 +1,7 @@
-"""The schedules, in BACKUP_TIMEZONE, running as soon as the daemon does: BACKUP_SCHEDULE, DRILL_SCHEDULE,
-AUDIT_SCHEDULE.
+"""The schedules BACKUP_SCHEDULE, DRILL_SCHEDULE and AUDIT_SCHEDULE, in BACKUP_TIMEZONE, on by default.
 
-Add other schedules here; what they run belongs to `jobs`. How Dagster treats missed ticks: one run is made up
-for after the daemon was down.
+Add other schedules here, and their jobs in `jobs`. After the daemon was down, Dagster starts one run for the
+missed ticks.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ def make_schedules(settings: DefinitionSettings) -> list[dg.ScheduleDefinition]:
             "backup_job",
             settings.backup_cron,
             settings.backup_timezone,
-            "Takes a recovery point every night (BACKUP_SCHEDULE, BACKUP_TIMEZONE).",
+            "Takes a recovery point, by default every night (BACKUP_SCHEDULE, BACKUP_TIMEZONE).",
         ),
         _make_schedule(
             "weekly_drill_schedule",
             "restore_drill_job",
             settings.drill_cron,
             settings.timezone,
-            "Drills a restore every week (DRILL_SCHEDULE, BACKUP_TIMEZONE).",
+            "Runs a restore drill, by default every week (DRILL_SCHEDULE, BACKUP_TIMEZONE).",
         ),
         *([_make_audit_schedule(settings)] if settings.has_references else []),
     ]
@@ -39,8 +38,8 @@ def _make_audit_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition:
         "audit_job",
         settings.audit_cron,
         settings.timezone,
-        "Looks every week whether each row of the live database has its object in the live bucket "
-        "(AUDIT_SCHEDULE).",
+        "Checks, by default every week, that every object that a row of the live database refers to is in the "
+        "live bucket (AUDIT_SCHEDULE, BACKUP_TIMEZONE).",
     )
 
 

@@ -1,8 +1,7 @@
-"""The four sensors: one reports what happened, one looks at what lies there, one asks for retention, one for
-reading points again.
+"""The four sensors: for alerts, for the state of the points, for retention and for verification.
 
-A sensor's body ends within seconds (Dagster ends it after 60). Deletion is a job (`jobs.prune_job`), alerts
-are made in `outbox`, and core decides what may be deleted. Add a sensor for another thing to watch.
+A sensor's function returns within seconds (Dagster aborts it after 60). `jobs.prune_job` removes points, core
+decides which ones, and `outbox` sends the alerts.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -49,17 +48,15 @@ def make_sensors(config: Config, checks: Iterable[dg.AssetChecksDefinition]) -> 
 
 
 def _read_cursor(context: dg.SensorEvaluationContext, kind: type[_Cursor]) -> _Cursor | None:
-    """Return what the last tick left, or None where there is nothing, or something that another version or a
-    person wrote: as at the first look.
-    """
+    """Return the cursor of the last tick; None if there is none or it has another version's format."""
     try:
         return kind.model_validate_json(context.cursor or "")
     except ValidationError:
         return None
 
 
-def _note_look(config: Config, name: str) -> None:
-    with suppress(ConfigurationError):  # runs say what is wrong with the settings
+def _record_tick(config: Config, name: str) -> None:
+    with suppress(ConfigurationError):  # runs report what is wrong with the settings
         record_tick(config.backup_directory, name, datetime.now(timezone.utc))
 
 
@@ -68,19 +65,16 @@ def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.Senso
         name=OUTBOX_NAME,
         minimum_interval_seconds=_OUTBOX_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Sends the alerts of failed and cancelled runs, failed ticks and warnings that nothing "
-        "else has sent, and reports what is over.",
+        description="Sends the alerts that no hook has sent, for failed and cancelled runs, failed ticks and "
+        "warnings of checks, and reports resolved incidents.",
     )
     def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        """Sends the alerts of failed and cancelled runs, failed ticks and warnings that no hook has sent, and
-        reports what is over.
-        """
         cursor = _read_cursor(context, OutboxCursor) or OutboxCursor()
         current = config.reload()
         after = work_through_outbox(context.instance, AlertService(current), cursor, check_keys)
-        _note_look(current, OUTBOX_NAME)
+        _record_tick(current, OUTBOX_NAME)
         context.update_cursor(after.model_dump_json())
-        return dg.SkipReason("everything was told" if after != cursor else "nothing new")
+        return dg.SkipReason("everything was reported" if after != cursor else "nothing new")
 
     return alert_outbox
 
@@ -90,23 +84,20 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
         name=WATCH_NAME,
         minimum_interval_seconds=_FRESHNESS_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Alerts when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one "
-        "is damaged, even when no run ever started.",
+        description="Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, "
+        "when one is damaged, or when the clock is wrong, even if no run has started.",
     )
     def freshness_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        """Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, or one is
-        damaged, even when no run ever started.
-        """
         cursor = _read_cursor(context, WatchCursor) or start_watch()
-        # Before anything can fail: the wait for the first point begins with the first look.
+        # Before anything can fail: the age limit starts with the first tick if no point exists yet.
         context.update_cursor(cursor.model_dump_json())
         current = config.reload()
-        cursor, words = watch_site(
+        cursor, summary = watch_site(
             context.instance, AlertService(current), cursor, datetime.now(timezone.utc)
         )
-        _note_look(current, WATCH_NAME)
+        _record_tick(current, WATCH_NAME)
         context.update_cursor(cursor.model_dump_json())
-        return dg.SkipReason(words)
+        return dg.SkipReason(summary)
 
     return freshness_watch
 
@@ -117,22 +108,22 @@ def _make_retention_sensor(config: Config) -> dg.SensorDefinition:
         job_name="prune_job",
         minimum_interval_seconds=_RETENTION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Asks for prune_job when recovery points may go; the same plan is asked for once a day.",
+        description="Starts prune_job when retention no longer keeps a recovery point; for the same points at "
+        "most once a day.",
     )
     def retention_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """Asks for `prune_job` when recovery points may go; the same plan is asked for once."""
         del context
         current = config.reload()
         catalog = Catalog(current.backup_directory)
         if not catalog.directory.is_dir():
-            return dg.SkipReason("there are no recovery points yet")
+            return dg.SkipReason("no recovery points yet")
         plan = plan_pruning(catalog, current.retention, datetime.now(timezone.utc))
         if not plan.removed:
             return dg.SkipReason(
                 plan.refusal or f"nothing to remove, {len(plan.kept)} recovery points are kept"
             )
         ids = ",".join(decision.candidate.point_id.text for decision in plan.removed)
-        # The day is part of the key: what could not be removed today is asked for again tomorrow.
+        # The day is part of the key: what could not be removed today is requested again tomorrow.
         key = hashlib.sha256(f"{datetime.now(timezone.utc):%Y-%m-%d} {ids}".encode()).hexdigest()[:16]
         return dg.RunRequest(run_key=key, tags={run_tags.RETENTION_PLAN: key})
 
@@ -145,17 +136,14 @@ def _make_verification_sensor(config: Config) -> dg.SensorDefinition:
         job_name="verify_job",
         minimum_interval_seconds=_VERIFICATION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Asks for verify_job when files were copied or modified since somebody read them; the "
-        "same files are asked for once a day.",
+        description="Starts verify_job when files of a recovery point were copied or modified after they were "
+        "read; for the same files at most once a day.",
     )
     def verification_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        """Asks for `verify_job` when files were copied or modified since somebody read them; the same files
-        are asked for once a day.
-        """
         del context
         due = find_unread(Catalog(config.reload().backup_directory))
         if not due:
-            return dg.SkipReason("every recovery point was read as it lies there")
+            return dg.SkipReason("no recovery point needs to be read again")
         described = " ".join(
             f"{artifact.path.name} {artifact.modified_ns}" for point in due for artifact in point.artifacts
         )

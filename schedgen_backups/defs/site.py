@@ -1,4 +1,4 @@
-"""All definitions of a site: which assets, checks, jobs, schedules and sensors there are."""
+"""All Dagster definitions of a site."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from schedgen_backups.defs.sensors import make_sensors
 def build_site_definitions(config: Config) -> dg.Definitions:
     """Return the definitions of one site.
 
-    Times and limits are those of the configuration now; runs and ticks read it again.
+    Schedules and limits are fixed here; runs and ticks read the configuration again.
     """
     settings = config.definitions
     checks = [
@@ -41,6 +41,6 @@ def build_site_definitions(config: Config) -> dg.Definitions:
         sensors=make_sensors(config, checks),
         schedules=make_schedules(settings),
         resources={RESOURCE_KEY: make_backup_resource(config)},
-        # One process per run: the lock lives in it, and nothing is left behind when it ends.
+        # One process per run: it holds the lock, and nothing remains when it exits.
         executor=dg.in_process_executor,
     )

@@ -1,4 +1,4 @@
-"""What stands in for the application: its schema, plausible data, and a way to destroy both.
+"""A substitute for the application: its schema, plausible data, and a way to destroy both.
 
-Add what the demo and the tests need to look like the real thing. Nothing that production runs may come here.
+For the demo and the tests only; production code never lives here.
 """

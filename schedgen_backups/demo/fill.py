@@ -1,8 +1,7 @@
-"""Fills the application that the environment names with the demo's data, once: `python -m
-schedgen_backups.demo.fill`, in docker/compose.demo.yaml.
+"""Fill the configured database and bucket with demo data, once: `python -m schedgen_backups.demo.fill`.
 
-Waits for the two servers, and leaves a database alone that holds anything. What the data is like belongs to
-`seed`; production never runs this.
+Used by docker/compose.demo.yaml, never in production. It waits for the two servers, and does not change a
+database that contains data.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ _PAUSE_SECONDS = 2
 
 
 def fill_once(database: DatabaseSettings, bucket: BucketSettings) -> SeedSummary | None:
-    """The database and the bucket hold the demo's data.
+    """Fill the database and the bucket with demo data; return None if the database already had tables.
 
-    None when the database held something before. Errors of the servers after two minutes.
+    Raise the errors of the servers after two minutes.
     """
     for attempt in range(1, _TRIES + 1):
         try:
             return None if _holds_tables(database) else seed_application(database, bucket)
         except (DatabaseUnreachableError, S3Error, HTTPError):
-            # They are being started. Objects go first, in one order: what a try has left is written again.
+            # The servers are starting. The seed gives the same objects: a retry writes them again.
             if attempt == _TRIES:
                 raise
             time.sleep(_PAUSE_SECONDS)
@@ -51,5 +50,5 @@ if __name__ == "__main__":
     sys.stdout.write(
         f"{filled.users} users, {filled.jobs} jobs, {filled.objects} objects\n"
         if filled
-        else "the database holds data already\n"
+        else "the database already contains data\n"
     )

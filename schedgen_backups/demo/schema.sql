@@ -1,4 +1,4 @@
--- The schedule generator's tables, as far as they matter to a backup.
+-- The tables of the schedule generator that are relevant for a backup.
 
 CREATE TYPE job_status AS ENUM ('pending', 'processing', 'completed', 'failed');
 CREATE TYPE pdf_type AS ENUM ('lecture', 'test', 'exam');

@@ -1,7 +1,6 @@
-"""Fills an empty database and an empty bucket with what the application would hold, and destroys both again.
+"""Fill an empty database and an empty bucket with application data, and destroy both again.
 
-Add here what the demo's data should contain: odd keys, tags, states of jobs. How a PDF looks is
-`timetable`'s; nothing that production runs may come here.
+Add here what the demo data should contain: odd keys, tags, states of jobs. `timetable` makes the PDFs.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ PICTURES = 24
 SHARE_WITH_A_FILE = 0.95
 SHARE_WITH_TAGS = 0.1
 PDF_TYPES = ("lecture", "test", "exam")
-# What people call their files; most keys are the plain first one.
+# File names as users choose them; most keys use the plain first one.
 FILE_NAMES = (
     *("timetable.pdf",) * 12,
     *("My timetable (final).pdf", "Stundenplan Übersicht.pdf", "100% sure.pdf", "a%20b+c.pdf"),
@@ -51,7 +50,7 @@ FILE_NAMES = (
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """What was put in: rows, objects, and the objects' size."""
+    """Numbers of rows and objects, and the objects' size."""
 
     users: int
     jobs: int
@@ -84,10 +83,10 @@ def seed_application(
     job_count: int = 2000,
     seed: int = DEFAULT_SEED,
 ) -> SeedSummary:
-    """The database holds the application's tables, full, and the bucket one PDF for every job with a key.
+    """Fill the database with the application's tables, and the bucket with a PDF for every job with a key.
 
-    The database must be empty; the bucket is made when it is missing. The same `seed` gives the same rows and
-    bytes. Errors of psycopg and of the minio SDK come through as they are.
+    The database must be empty; a missing bucket is created. The same `seed` gives the same rows and bytes.
+    Errors of psycopg and of the minio SDK are raised unchanged.
     """
     random = Random(seed)
     users = [UUID(int=random.getrandbits(128), version=4) for _ in range(user_count)]
@@ -115,15 +114,16 @@ def seed_application(
 
 
 def destroy_application(database: DatabaseSettings, bucket: BucketSettings) -> None:
-    """The database exists and is empty, and so does the bucket; sessions on the database were ended.
+    """Replace the database and the bucket by empty ones; terminate sessions on the database.
 
-    ConfigurationError when either is not on the loopback address: nobody's production is destroyed by a demo.
+    Raise ConfigurationError if either is not on the loopback address, so that a demo cannot destroy production
+    data.
     """
     host = bucket.endpoint.rpartition(":")[0]
     if not database.is_local or host not in LOOPBACK_HOSTS:
         raise ConfigurationError(
             f"refused to destroy {database.label} and {bucket.label}: not on this machine's loopback address",
-            hint="this is for the demo's own servers",
+            hint="This works only with the demo's own servers.",
         )
     name = sql.Identifier(database.database)
     with connect_database(database.with_database("postgres")) as connection:
@@ -138,7 +138,7 @@ def destroy_application(database: DatabaseSettings, bucket: BucketSettings) -> N
         doomed = [DeleteObject(key) for key in found if key is not None]
         for error in client.remove_objects(bucket.bucket, doomed):
             raise BucketError(
-                f"{bucket.label}: {error.name} was not removed: {error.message}", hint="run it again"
+                f"{bucket.label}: {error.name} was not removed: {error.message}", hint="Run it again."
             )
 
 
@@ -190,7 +190,7 @@ def _upload(client: Minio, bucket: str, job: _Job, content: bytes) -> int:
             BytesIO(content),
             len(content),
             content_type="application/pdf",
-            # The SDK takes ASCII only.
+            # The SDK accepts only ASCII.
             metadata={"original-filename": quote(job.file_name), "uploaded-by": str(job.user_id)},
             tags=tags,
         )
@@ -198,7 +198,7 @@ def _upload(client: Minio, bucket: str, job: _Job, content: bytes) -> int:
     try:
         put(tags)
     except S3Error as error:
-        # There are servers without tags.
+        # Some servers do not support tags.
         if tags is None or error.code != "NotImplemented":
             raise
         put(None)

@@ -1,7 +1,6 @@
-"""Sets up what the demo and its UI need: both servers, an environment that points to them, a Dagster home of
-their own.
+"""Set up the demo: both servers, an environment that points to them, and a separate DAGSTER_HOME.
 
-Everything lies in one folder and on loopback; the operators' own .env and .dagster are not touched.
+Everything is in one directory and on loopback; the operator's .env and .dagster are not touched.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ BUCKET = "schedgen-pdfs"
 
 @dataclass(frozen=True)
 class Stage:
-    """The two running servers and the folder that holds everything."""
+    """The two running servers and the directory that contains everything."""
 
     folder: Path
     postgres: EmbeddedPostgres
@@ -43,20 +42,17 @@ class Stage:
 
     @property
     def backup_directory(self) -> Path:
-        """Where the demo's recovery points are."""
+        """Directory of the demo's recovery points."""
         return self.folder / "backups"
 
 
 @contextmanager
 def open_stage(folder: Path) -> Generator[Stage, None, None]:
-    """Run both servers within the block, with an environment of this process that points to them and to
-    nothing else.
-    """
+    """Run both servers during the block; this process's environment then points only to them."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with EmbeddedPostgres(folder / "postgres") as postgres, EmbeddedS3(folder / "s3") as s3:
         stage = Stage(folder, postgres, s3)
-        # The demo's runs and its Dagster read the environment as those of an operator do, and nothing of the
-        # operators' own may reach them.
+        # The demo's runs and its Dagster read the environment; the operator's settings must not reach them.
         before = dict(os.environ)
         for name in NAMES:
             os.environ.pop(name, None)
@@ -71,7 +67,7 @@ def open_stage(folder: Path) -> Generator[Stage, None, None]:
 
 def _write_env(stage: Stage) -> Path:
     """Write the environment file of the demo; return its path."""
-    # As in production: the backup's key may only read, the restore's may write.
+    # As in production: the key for backups can only read, the key for restores can write.
     database, bucket, writer = stage.database, stage.s3.read_only_settings(BUCKET), stage.bucket
     values = {
         "POSTGRES_HOST": database.host,

@@ -1,8 +1,6 @@
-"""PDF timetables that look like what students upload: several pages, some with a picture, a few KB to some
-hundred.
+"""PDF timetables like those that students upload: several pages, some with a picture, up to some hundred KB.
 
-Add here what changes how such a file looks. Where it is stored and which job it belongs to is `seed`'s
-business.
+Add here what changes the content of such a file. `seed` decides where it is stored and to which job it belongs.
 """
 
 from __future__ import annotations
@@ -20,8 +18,7 @@ if TYPE_CHECKING:
 
 # A fixed date makes the same random seed give the same bytes.
 CREATION_DATE = datetime(2026, 2, 2, 8, 0, tzinfo=timezone.utc)
-# As long as a UUID's text, so that replacing it moves no byte that the file's cross-reference table points
-# to.
+# As long as a UUID, so that replacing it does not move any byte to which the cross-reference table points.
 TITLE_PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri")
 MODULES = (
@@ -33,7 +30,7 @@ LARGEST_PICTURE_SIDE_PIXELS = 520
 
 
 def make_picture(random: Random) -> bytes:
-    """A JPEG of noise, 10 to 300 KB: like a scan or a campus map, it does not compress further."""
+    """Return a JPEG of noise, 10 to 300 KB; like a scan or a campus map, it does not compress further."""
     side = random.randint(90, LARGEST_PICTURE_SIDE_PIXELS)
     stream = io.BytesIO()
     Image.frombytes("RGB", (side, side), random.randbytes(side * side * 3)).save(stream, "JPEG", quality=60)
@@ -41,9 +38,7 @@ def make_picture(random: Random) -> bytes:
 
 
 def make_timetable(random: Random, pictures: list[bytes]) -> bytes:
-    """A valid PDF of one to six pages whose title is `TITLE_PLACEHOLDER`; every third one holds one of
-    `pictures`.
-    """
+    """Return a valid PDF of one to six pages with the title `TITLE_PLACEHOLDER`; every third has a picture."""
     document = FPDF()
     document.set_creation_date(CREATION_DATE)
     document.set_title(TITLE_PLACEHOLDER)
@@ -67,12 +62,12 @@ def make_timetable(random: Random, pictures: list[bytes]) -> bytes:
 
 
 def with_title(timetable: bytes, title: UUID) -> bytes:
-    """The same timetable under another title: different bytes, the same length, still a valid PDF."""
+    """Return the timetable with another title: different bytes, the same length, still a valid PDF."""
     return timetable.replace(TITLE_PLACEHOLDER.encode(), str(title).encode(), 1)
 
 
 def make_events(random: Random, module_count: int) -> list[dict[str, str | int]]:
-    """What the application's parser makes of a timetable: calendar events, for `jobs.result`."""
+    """Return calendar events for `jobs.result`, as the application's parser makes them from a timetable."""
     return [
         {
             "module": random.choice(MODULES),

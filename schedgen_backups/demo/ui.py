@@ -1,7 +1,7 @@
-"""Runs the demo's two servers with the Dagster UI and daemon on localhost, until somebody presses Ctrl-C.
+"""Run the demo's two servers with the Dagster UI and daemon on localhost, until Ctrl-C.
 
-The data is seeded once and kept, so that backups can be compared from start to start. Only for trying out:
-production starts `serve`, or webserver and daemon as services, with an environment of its own.
+The data is seeded once and kept, so that backups of several starts can be compared. Production uses `serve`, or
+webserver and daemon as services, with its own environment.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from schedgen_backups.ui.processes import check_port_free, find_workspace, make_
 
 
 def run_ui(folder: Path, port: int, console: Console) -> int:
-    """Servers, webserver and daemon ran until they were interrupted; returns 0, or the exit code of a Dagster
-    that ended by itself.
-    """
+    """Run servers, webserver and daemon until interrupted; return 0, or the exit code of a failed process."""
     check_port_free(LOOPBACK, port)
     console.print(f"starting a PostgreSQL and an S3 server in {escape(str(folder / 'ui'))}")
     with open_stage(folder / "ui") as stage:
@@ -34,12 +32,12 @@ def run_ui(folder: Path, port: int, console: Console) -> int:
             make_instance(home)
         log = folder / "ui.log"
         console.print(
-            f"recovery points: {escape(str(stage.backup_directory))}; what Dagster prints: {escape(str(log))}"
+            f"recovery points: {escape(str(stage.backup_directory))}; Dagster's log: {escape(str(log))}"
         )
-        console.print("starting the Dagster UI and its daemon")
+        console.print("starting the Dagster UI and the daemon")
         address = (
             f"[bold]http://{LOOPBACK}:{port}[/]  open Lineage, press [bold]Materialize all[/]; "
-            "Ctrl-C here ends everything"
+            "Ctrl-C stops everything"
         )
         return run_ui_and_daemon(
             home, LOOPBACK, port, find_workspace(), log=log, on_answer=lambda: console.print(address)
@@ -50,7 +48,7 @@ def _seed_once(stage: Stage, console: Console) -> None:
     try:
         with connect_database(stage.database) as connection:
             is_seeded = count_user_objects(connection) > 0
-    except BackupError:  # the database is not there yet
+    except BackupError:  # the database does not exist yet
         is_seeded = False
     if not is_seeded:
         with console.status("seeding 1,000 users and 2,000 jobs with their PDFs"):

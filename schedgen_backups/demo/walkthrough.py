@@ -1,7 +1,6 @@
-"""The demo as a story: seed, back up through Dagster, verify, destroy the originals, restore them, prove them
-equal, and tell what was proven.
+"""The demo: seed, back up through Dagster, verify, destroy the originals, restore and compare.
 
-Every step is what an operator would do with the command line.
+Every step is one that an operator would do on the command line.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _Result = TypeVar("_Result")
 
 
 class _Reporter:
-    """Prints each step with the seconds it took, and keeps them for the end."""
+    """Prints each step with its duration, and keeps the durations for the summary."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -54,14 +53,11 @@ class _Reporter:
 
 
 def run_walkthrough(folder: Path, console: Console) -> int:
-    """The demo ran from start to end; returns 0 when everything was proven equal.
-
-    Runs again and again in the same folder.
-    """
+    """Run the demo; return 0 if every check passed. It can be repeated in the same directory."""
     started = time.monotonic()
     reporter = _Reporter(console)
     console.print(
-        f"starting a PostgreSQL and an S3 server in {escape(str(folder / 'run'))}; the whole takes about a "
+        f"starting a PostgreSQL and an S3 server in {escape(str(folder / 'run'))}; the demo takes about a "
         "minute"
     )
     with open_stage(folder / "run") as stage:
@@ -104,7 +100,7 @@ def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -
     reporter.report(
         "destroy the originals",
         lambda: destroy_application(stage.database, stage.bucket),
-        lambda _nothing: "database dropped and made anew, bucket emptied",
+        lambda _nothing: "database dropped and created again, bucket emptied",
     )
     request = RestoreRequest(
         point, read_database_target(DATABASE, config), read_bucket_target(BUCKET, config)
@@ -120,7 +116,7 @@ def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -
     console.print()
     console.print(_draw_times(reporter.rows, time.monotonic() - started))
     resolved = f"{references.resolved_count} of {references.reference_count}" if references else "unknown"
-    console.print(f"PDFs that the database refers to and the recovery point holds: {resolved}")
+    console.print(f"PDFs that the database refers to and the recovery point contains: {resolved}")
     console.print()
     console.print("[bold]The files[/] (plain gzip: gunzip, psql and tar read them)")
     for path in sorted(stage.backup_directory.glob(f"*{outcome.point_id}*")):
@@ -150,5 +146,5 @@ def _draw_times(rows: list[tuple[str, str, float]], total_seconds: float) -> Tab
     table.add_column("seconds", justify="right")
     for step, _text, seconds in rows:
         table.add_row(step, f"{seconds:.1f}")
-    table.add_row("[bold]all together[/]", f"[bold]{total_seconds:.1f}[/]")
+    table.add_row("[bold]total[/]", f"[bold]{total_seconds:.1f}[/]")
     return table

@@ -1,4 +1,4 @@
-"""Whether this installation can work: settings, servers, privileges, space, clock.
+"""Checks of what a backup needs: settings, servers, privileges, disk space, clock.
 
-Add a precondition here. Examining one changes nothing. Imports `config` and `core` only.
+Add a precondition here. Checking one changes nothing. Imports only `config` and `core`.
 """

@@ -1,8 +1,7 @@
-"""Looks at every precondition of a backup and says what is wrong and how to mend it, without writing
-anything.
+"""Check every precondition of a backup, and say what is wrong and how to fix it. Nothing is written.
 
-Each precondition is a small function that yields results; add one when a backup can fail for another reason
-that is visible beforehand.
+Each precondition is a small function that yields results. Add one for each further cause of a failed backup
+that can be detected beforehand.
 """
 
 from __future__ import annotations
@@ -45,16 +44,16 @@ from schedgen_backups.doctor.operation import (
     now_utc,
 )
 from schedgen_backups.doctor.restores import examine_restores
-from schedgen_backups.doctor.results import PreconditionResult, Verdict, look_at
+from schedgen_backups.doctor.results import PreconditionResult, Verdict, yield_with_errors
 
 _CLOCK_TOLERANCE_SECONDS = 60
 _FEW_NIGHTS = 7
 _SPACE_FACTOR = 1.5
-"""Free space against the last point: room for growth, and for the temporary index."""
+"""Free space needed, relative to the largest recent point: growth and the temporary index are included."""
 
 
 def examine(config: Config) -> Iterator[PreconditionResult]:
-    """Yield a result per precondition, as they are examined; errors met on the way are results too."""
+    """Yield the result of each precondition when it is known; errors are results too."""
     yield from _examine_file(config.file)
     is_complete = yield from _read(
         "settings of the backup",
@@ -67,27 +66,27 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
         yield PreconditionResult(
             "name",
             Verdict.NOTE,
-            "BACKUP_NAME is not set: alerts name the machine and the database",
-            "Set it to what people call this installation.",
+            "BACKUP_NAME is not set: alerts name the machine and the database instead",
+            "Set BACKUP_NAME to the name of this installation.",
         )
     if (yield from _read("settings of the drill", lambda: config.check("drill"))):
-        yield from look_at("drill", lambda: _examine_drill(config.drill))
+        yield from yield_with_errors("drill", lambda: _examine_drill(config.drill))
     if not is_complete:
         return
-    yield from look_at("backup directory", lambda: _examine_directory(config.backup_directory))
+    yield from yield_with_errors("backup directory", lambda: _examine_directory(config.backup_directory))
     if config.git_directory is not None and not (config.git_directory / ".git").exists():
         detail = (
-            f"BACKUP_GIT_DIRECTORY {config.git_directory} is not a checkout: points are taken without "
-            "a commit"
+            f"BACKUP_GIT_DIRECTORY {config.git_directory} is not a Git checkout: recovery points do not "
+            "record a commit"
         )
         yield PreconditionResult(
-            "git", Verdict.NOTE, detail, "Name the folder that holds `.git`, or leave the setting out."
+            "git", Verdict.NOTE, detail, "Set it to the directory that contains `.git`, or unset it."
         )
     catalog, now = Catalog(config.backup_directory), now_utc()
-    yield from look_at("schedule", lambda: examine_starters(config, catalog, now))
-    yield from look_at("sensors", lambda: examine_sensors(catalog, now))
+    yield from yield_with_errors("schedule", lambda: examine_starters(config, catalog, now))
+    yield from yield_with_errors("sensors", lambda: examine_sensors(catalog, now))
     yield from examine_definitions()
-    yield from look_at("verified point", lambda: examine_proofs(config, catalog, now))
+    yield from yield_with_errors("verified point", lambda: examine_proofs(config, catalog, now))
     if has_alerts:
         yield from examine_channels(config)
     if has_database:
@@ -95,17 +94,17 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     if has_bucket:
         yield from examine_bucket(config.bucket, config.capture.transfer)
     if has_database and has_bucket:
-        yield from look_at("restore", lambda: examine_restores(config, catalog))
+        yield from yield_with_errors("restore", lambda: examine_restores(config, catalog))
 
 
 def examine_database(database: DatabaseSettings, capture: CaptureSettings) -> Iterator[PreconditionResult]:
-    """Yield what is found in the database; that it cannot be reached is a result too."""
-    yield from look_at("database", lambda: _examine_database(database, capture))
+    """Yield the results for the database; a failed connection is a result too."""
+    yield from yield_with_errors("database", lambda: _examine_database(database, capture))
 
 
 def examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Iterator[PreconditionResult]:
-    """Yield what is found in the bucket; that it cannot be reached is a result too."""
-    yield from look_at("bucket", lambda: _examine_bucket(bucket, transfer))
+    """Yield the results for the bucket; a failed connection is a result too."""
+    yield from yield_with_errors("bucket", lambda: _examine_bucket(bucket, transfer))
 
 
 def _examine_file(file: EnvironmentFile) -> Iterator[PreconditionResult]:
@@ -116,7 +115,7 @@ def _examine_file(file: EnvironmentFile) -> Iterator[PreconditionResult]:
         yield PreconditionResult(
             subject,
             Verdict.OK,
-            f"none at {', '.join(str(place) for place in file.places)}: the environment alone counts",
+            f"none at {', '.join(str(place) for place in file.places)}: only the environment is used",
         )
     elif file.warning:
         yield PreconditionResult(subject, Verdict.NOTE, file.warning, f"chmod g-w {file.path}")
@@ -153,37 +152,42 @@ def _examine_drill(drill: DrillSettings) -> Iterator[PreconditionResult]:
         yield PreconditionResult(
             "drill",
             Verdict.OK,
-            "its own PostgreSQL server does not see recovery points, settings and Dagster's history",
+            "its own PostgreSQL server cannot access recovery points, settings and Dagster's history",
         )
     else:
         yield PreconditionResult(
             "drill",
             Verdict.NOTE,
-            "its own PostgreSQL server runs as this user and could read this user's files: there are no "
-            "user namespaces here",
-            "Dumps are loaded without superuser rights all the same. Name another server in "
-            "DRILL_DATABASE_URL to be safer.",
+            "its own PostgreSQL server runs as this user and can read this user's files: user namespaces "
+            "are not available here",
+            "Dumps are loaded without superuser rights nevertheless. To be safer, set DRILL_DATABASE_URL "
+            "to another server.",
         )
 
 
 def _examine_directory(directory: Path) -> Iterator[PreconditionResult]:
-    """Nothing is made: the first backup makes the folder."""
+    """Check the directory without creating it: the first backup does."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
-        fix = "Make the folder and give it to the user that runs the backups."
+        fix = "Create the directory and make the user that runs the backups its owner."
         yield PreconditionResult(
-            "backup directory", Verdict.PROBLEM, f"{existing} cannot be written by this user", fix
+            "backup directory",
+            Verdict.PROBLEM,
+            f"{existing} is not a directory that this user can write to",
+            fix,
         )
         return
-    state = "can be written" if existing == directory else "is not there yet: the first backup makes it"
+    state = "is writable" if existing == directory else "does not exist yet: the first backup creates it"
     yield PreconditionResult("backup directory", Verdict.OK, f"{directory} {state}")
     points = Catalog(directory).list_points() if directory.is_dir() else ()
     free = shutil.disk_usage(existing).free
     needed = int(max((point.size_bytes for point in points[-3:]), default=0) * _SPACE_FACTOR)
     nights = count_nights(points, free)
-    room = f", room for {count(nights, 'more point')} of the newest one's size" if nights is not None else ""
+    room = (
+        f", enough for {count(nights, 'more point')} of the newest one's size" if nights is not None else ""
+    )
     detail = f"{format_bytes(free)} free{room}"
-    fix = "Make room, or move BACKUP_DIR to a larger disk."
+    fix = "Free disk space, or move BACKUP_DIR to a larger disk."
     verdict = (
         Verdict.PROBLEM
         if free <= needed
@@ -198,8 +202,8 @@ def _examine_encryption(database: DatabaseSettings) -> Iterator[PreconditionResu
     if database.is_local or database.ssl_mode in TLS_MODES or not _is_public(database):
         return
     detail = (
-        f"PGSSLMODE={database.ssl_mode} lets a connection to {database.host}, which is not in a "
-        "private network, be in plaintext"
+        f"PGSSLMODE={database.ssl_mode} allows an unencrypted connection to {database.host}, which is not "
+        "in a private network"
     )
     yield PreconditionResult(
         "encryption",
@@ -212,7 +216,7 @@ def _examine_encryption(database: DatabaseSettings) -> Iterator[PreconditionResu
 def _is_public(database: DatabaseSettings) -> bool:
     try:
         found = socket.getaddrinfo(database.host, database.port, type=socket.SOCK_STREAM)
-    except OSError:  # connecting says why
+    except OSError:  # the connection reports the reason
         return False
     return any(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_kind, address in found)
 
@@ -226,21 +230,25 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
         )
         if facts.session.is_pooled:
             detail = (
-                "a pooler of sessions stands between: programs take its settings, and each backup "
+                "the connection goes through a pooler in session mode: its settings apply, and each backup "
                 "needs BACKUP_DUMP_JOBS + 2 of its sessions"
             )
             yield PreconditionResult(
-                "pooler", Verdict.NOTE, detail, "Connect to the server itself where that can be done."
+                "pooler", Verdict.NOTE, detail, "Connect to the server directly if you can."
             )
         yield _judge_clock(snapshot.taken_at, "database server")
-        yield from look_at("pg_dump", lambda: _examine_client(database, capture.transfer, facts.server_major))
+        yield from yield_with_errors(
+            "pg_dump", lambda: _examine_client(database, capture.transfer, facts.server_major)
+        )
         tables = snapshot.list_tables()
-        yield from look_at("privileges", lambda: _examine_privileges(snapshot.check_privileges, len(tables)))
+        yield from yield_with_errors(
+            "privileges", lambda: _examine_privileges(snapshot.check_privileges, len(tables))
+        )
         if not tables and not capture.is_empty_allowed:
-            fix = "Is POSTGRES_DB right? If it is meant to be empty, set BACKUP_ALLOW_EMPTY=true."
+            fix = "Check POSTGRES_DB. If the database is meant to be empty, set BACKUP_ALLOW_EMPTY=true."
             yield PreconditionResult("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
         if capture.exclusions.tables:
-            yield from look_at("exclusions", lambda: _examine_exclusions(snapshot, capture))
+            yield from yield_with_errors("exclusions", lambda: _examine_exclusions(snapshot, capture))
         note = snapshot.find_reference_problem(capture.references)
         known = [
             name
@@ -248,11 +256,11 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
             if preset.built_in is not None and snapshot.has_table(preset.built_in.table)
         ]
         fix = (
-            f"These tables are those of another application: set BACKUP_PRESET={known[0]}"
+            f"These tables belong to another application: set BACKUP_PRESET={known[0]}"
             if known
             else (
-                "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys, or live without the proof "
-                "that every referenced object is there."
+                "Set BACKUP_REFERENCE_QUERY to a SELECT of the object keys. Without it, no check confirms "
+                "that every referenced object exists."
             )
         )
         yield PreconditionResult(
@@ -271,23 +279,23 @@ def _examine_exclusions(snapshot: Snapshot, capture: CaptureSettings) -> Iterato
     yield PreconditionResult(
         "exclusions",
         Verdict.OK,
-        f"the rows of {name_some(names)} are left out" if names else "no table is left out",
+        f"the rows of {name_some(names)} are excluded" if names else "no table is excluded",
     )
     if views := snapshot.find_views_of(excluded):
         detail = (
-            f"{name_some(views)} read tables that are left out: a restore fills them from what is "
-            "there, and cannot where their query then fails"
+            f"{name_some(views)} read excluded tables: a restore refreshes them from the restored rows, "
+            "and fails if their query then fails"
         )
         yield PreconditionResult(
             "exclusions",
             Verdict.NOTE,
             detail,
-            "Prove it: schedgen-backups backup, then schedgen-backups drill",
+            "Test it: schedgen-backups backup, then schedgen-backups drill",
         )
     if unused:
-        detail = f"BACKUP_EXCLUDE_TABLE_DATA names no table of the database with {', '.join(unused)}"
+        detail = f"no table of the database matches BACKUP_EXCLUDE_TABLE_DATA {', '.join(unused)}"
         yield PreconditionResult(
-            "exclusions", Verdict.NOTE, detail, "Name a table, schema.table or a glob such as public.log_*."
+            "exclusions", Verdict.NOTE, detail, "Use a table, schema.table or a glob such as public.log_*."
         )
 
 
@@ -311,7 +319,7 @@ def _examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Itera
         first = next(client.list_objects(), None)
         if first is None:
             yield PreconditionResult(
-                "bucket", Verdict.NOTE, f"{bucket.label} is empty", "Is MINIO_BUCKET right?"
+                "bucket", Verdict.NOTE, f"{bucket.label} is empty", "Check MINIO_BUCKET."
             )
             return
         with client.open_object(first.key) as opened:
@@ -319,26 +327,24 @@ def _examine_bucket(bucket: BucketSettings, transfer: TransferSettings) -> Itera
             yield _judge_clock(opened.head.answered_at, "S3 server")
         client.read_tags(first.key)
         versions = {
-            True: "keeps versions",
-            False: "keeps no versions",
-            None: "does not tell whether it keeps versions",
+            True: "versioning is on",
+            False: "versioning is off",
+            None: "the server does not report whether versioning is on",
         }[client.is_versioned()]
-        yield PreconditionResult(
-            "bucket", Verdict.OK, f"{bucket.label} can be listed and read; it {versions}"
-        )
+        yield PreconditionResult("bucket", Verdict.OK, f"{bucket.label} can be listed and read; {versions}")
 
 
-def _judge_clock(told: datetime, server: str) -> PreconditionResult:
-    skew = abs((datetime.now(timezone.utc) - told).total_seconds())
+def _judge_clock(reported: datetime, server: str) -> PreconditionResult:
+    skew = abs((datetime.now(timezone.utc) - reported).total_seconds())
     is_close = skew < _CLOCK_TOLERANCE_SECONDS
     return PreconditionResult(
         "clock",
         Verdict.OK if is_close else Verdict.PROBLEM,
-        f"{skew:.0f} s apart from the {server}'s",
+        f"differs by {skew:.0f} s from the {server}'s clock",
         ""
         if is_close
         else (
-            "Run a time service (chrony, systemd-timesyncd) on both hosts: ids and retention are made of "
-            "times."
+            "Run a time service (chrony, systemd-timesyncd) on both hosts: ids and retention depend on the "
+            "time."
         ),
     )

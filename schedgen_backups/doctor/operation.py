@@ -1,6 +1,4 @@
-"""Looks at what keeps an installation going: what starts backups, how old its proofs are, whether alerts
-reach anybody, how long the disk lasts.
-"""
+"""Check the operation: what starts backups, the age of the proofs, whether alerts arrive, disk space."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ _CRON_FILES = (Path("/etc/cron.d/schedgen-backups"),)
 _SENSORS = frozenset({"alert_outbox", "freshness_watch"})
 _CLOCK_TOLERANCE = timedelta(minutes=1)
 _LOAD_TIMEOUT_SECONDS = 180
-"""Far above the two seconds that a load takes (2026-11-29): Dagster's own limit for a code location's start."""
+"""Dagster's own limit for the start of a code location; a load takes two seconds (2026-11-29)."""
 _SENSOR_LIMIT = 3 * RECORD_INTERVAL
 _DAEMON_WORDS = (
     b"dagster-daemon",
@@ -37,7 +35,7 @@ _DAEMON_WORDS = (
 
 
 def examine_starters(config: Config, catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
-    """Yield what starts backups on this machine, and when it last did."""
+    """Yield what starts backups on this machine, and the age of the newest backup."""
     found = [
         *(f"the systemd timer {path.name}" for path in _TIMERS if path.exists()),
         *(f"cron, by {path}" for path in _CRON_FILES if path.exists()),
@@ -47,7 +45,7 @@ def examine_starters(config: Config, catalog: Catalog, now: datetime) -> Iterato
     last = (
         f"; the newest backup is {format_age(now - points[-1].point_id.taken_at)} old"
         if points
-        else "; there is no backup yet"
+        else "; no backup exists yet"
     )
     schedule = f"{config.schedule.cron} in {config.schedule.timezone}"
     if found:
@@ -56,60 +54,60 @@ def examine_starters(config: Config, catalog: Catalog, now: datetime) -> Iterato
         )
     else:
         detail = (
-            f"{schedule}, and nothing on this machine is seen to start it: no timer, no file in "
+            f"{schedule}, but nothing was found on this machine that starts it: no timer, no file in "
             f"/etc/cron.d, no running Dagster daemon{last}"
         )
         yield PreconditionResult(
             "schedule",
             Verdict.NOTE,
             detail,
-            "Where another machine or container does, all is well; otherwise run setup, or serve.",
+            "Ignore this if another machine or container starts it; otherwise run `schedgen-backups setup` "
+            "or `schedgen-backups serve`.",
         )
 
 
 def examine_sensors(catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
-    """Yield whether the sensors look; nothing where none ever did, or where a timer or cron starts the
-    backups, which needs none.
+    """Yield when each sensor last ran.
+
+    Yield nothing if none ever ran, or if a timer or cron starts the backups: they need no sensors.
     """
     if any(path.exists() for path in (*_TIMERS, *_CRON_FILES)):
         return
     ticks = read_ticks(catalog.directory)
-    for name, looked_at in sorted((name, ticks[name]) for name in _SENSORS & ticks.keys()):
-        age = now - looked_at
+    for name, ran_at in sorted((name, ticks[name]) for name in _SENSORS & ticks.keys()):
+        age = now - ran_at
         if age < -_CLOCK_TOLERANCE:
             detail = (
-                f"{name} looked at {looked_at:%Y-%m-%d %H:%M} UTC, which is still to come: this clock "
-                "is wrong, or was then"
+                f"{name} last ran at {ran_at:%Y-%m-%d %H:%M} UTC, which is in the future: this machine's "
+                "clock is wrong, or was then"
             )
             yield PreconditionResult(
                 "sensors",
                 Verdict.PROBLEM,
                 detail,
-                "Set the clock right (timedatectl); the next look writes another time.",
+                "Correct the clock (timedatectl); the sensor's next run records a new time.",
             )
         elif age <= _SENSOR_LIMIT:
-            yield PreconditionResult("sensors", Verdict.OK, f"{name} looked {format_age(age)} ago")
+            yield PreconditionResult("sensors", Verdict.OK, f"{name} last ran {format_age(age)} ago")
         else:
             detail = (
-                f"{name} last looked {format_age(age)} ago: nobody tells of killed runs, or of points "
-                "that are missing or damaged"
+                f"{name} last ran {format_age(age)} ago: no alerts are sent for killed runs, or for missing "
+                "or damaged recovery points"
             )
             yield PreconditionResult(
                 "sensors",
                 Verdict.PROBLEM,
                 detail,
-                "Start Dagster's daemon again, and look at the page of the sensor in the UI.",
+                "Restart the Dagster daemon, and check the sensor's page in the UI.",
             )
 
 
 def examine_definitions() -> Iterator[PreconditionResult]:
-    """Yield whether Dagster could load the assets and jobs with these settings: a schedule whose code
-    location does not load starts nothing.
-    """
+    """Yield whether Dagster can load the definitions with these settings; otherwise no schedule runs."""
     command = [sys.executable, "-c", "import schedgen_backups.definitions"]
     fix = (
-        "Until it loads, neither schedule nor sensors run. Install the package with its dependencies "
-        "again; if it stays so, report these lines."
+        "Until they load, neither the schedule nor the sensors run. Reinstall the package with its "
+        "dependencies; if the error remains, report it."
     )
     try:
         done = subprocess.run(
@@ -127,25 +125,20 @@ def examine_definitions() -> Iterator[PreconditionResult]:
     if done.returncode == 0:
         yield PreconditionResult("Dagster definitions", Verdict.OK, "they load with these settings")
     else:
-        reason = (done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"])[-1]
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         yield PreconditionResult("Dagster definitions", Verdict.PROBLEM, f"they do not load: {reason}", fix)
 
 
 def examine_proofs(config: Config, catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
-    """Yield how old the newest verified point is, and how long ago one was restored on trial."""
+    """Yield the age of the newest verified point, and when a point last passed a restore drill."""
     verified = list_verified(catalog)
     max_age = config.definitions.max_age
     if not verified:
-        yield PreconditionResult(
-            "verified point", Verdict.NOTE, "there is none yet", "schedgen-backups backup"
-        )
+        yield PreconditionResult("verified point", Verdict.NOTE, "none yet", "schedgen-backups backup")
         return
     age = now - verified[-1].point_id.taken_at
     is_fresh = age <= max_age
-    detail = (
-        f"the newest is {verified[-1].point_id}, {format_age(age)} old; an alert comes after "
-        f"{format_age(max_age)}"
-    )
+    detail = f"the newest, {verified[-1].point_id}, is {format_age(age)} old (limit {format_age(max_age)})"
     yield PreconditionResult(
         "verified point",
         Verdict.OK if is_fresh else Verdict.PROBLEM,
@@ -160,32 +153,32 @@ def examine_proofs(config: Config, catalog: Catalog, now: datetime) -> Iterator[
         yield PreconditionResult(
             "restore proven",
             Verdict.NOTE,
-            "no point was ever restored and found equal",
+            "no recovery point has been restored and found equal yet",
             "schedgen-backups drill",
         )
     elif now - restored > limit:
         detail = (
-            f"a point was last restored and found equal {format_age(now - restored)} ago, and "
-            f"{format_age(limit)} is the limit"
+            f"a recovery point was last restored and found equal {format_age(now - restored)} ago "
+            f"(limit {format_age(limit)})"
         )
         yield PreconditionResult("restore proven", Verdict.NOTE, detail, "schedgen-backups drill")
     else:
         yield PreconditionResult(
             "restore proven",
             Verdict.OK,
-            f"a point was restored and found equal {format_age(now - restored)} ago",
+            f"a recovery point was last restored and found equal {format_age(now - restored)} ago",
         )
 
 
 def examine_channels(config: Config) -> Iterator[PreconditionResult]:
-    """Yield, for each channel, what it answered last. Sends nothing."""
+    """Yield the result of each channel's last delivery; send nothing."""
     settings = config.alerts
     channels = make_channels(settings.webhook_urls, settings.mail_recipients, settings.mail)
     if not channels:
         yield PreconditionResult(
             "alerts",
             Verdict.NOTE,
-            "no channel is configured: nobody is told when a backup fails",
+            "no channel is configured: no alert is sent when a backup fails",
             "Set BACKUP_ALERT_WEBHOOK_URL.",
         )
     for channel in channels:
@@ -195,7 +188,7 @@ def examine_channels(config: Config) -> Iterator[PreconditionResult]:
             yield PreconditionResult(
                 subject,
                 Verdict.NOTE,
-                "no message was ever sent from this backup directory",
+                "no message has been sent for this backup directory yet",
                 "schedgen-backups alert-test",
             )
         elif last.is_accepted:
@@ -205,20 +198,21 @@ def examine_channels(config: Config) -> Iterator[PreconditionResult]:
         else:
             detail = f"the last message was refused at {last.refused_at:%Y-%m-%d %H:%M} UTC: {last.answer}"
             yield PreconditionResult(
-                subject, Verdict.PROBLEM, detail, "Mend the channel, then: schedgen-backups alert-test"
+                subject, Verdict.PROBLEM, detail, "Fix the channel, then run: schedgen-backups alert-test"
             )
     if not settings.heartbeat_url:
-        detail = "BACKUP_HEARTBEAT_URL is not set: nothing outside notices when this whole machine is dead"
+        detail = "BACKUP_HEARTBEAT_URL is not set: no alert is sent when this machine is down"
         yield PreconditionResult(
             "heartbeat",
             Verdict.NOTE,
             detail,
-            "Set it to a check of a monitoring service, or ask `status` from another machine.",
+            "Set it to a check of a monitoring service, or run `schedgen-backups status` from another "
+            "machine.",
         )
 
 
 def count_nights(points: tuple[PointListing, ...], free_bytes: int) -> int | None:
-    """Return how many more points of the newest one's size fit; None where there is no point."""
+    """Return how many more points of the newest one's size fit; None without a point."""
     sizes = [point.size_bytes for point in points if point.size_bytes]
     return free_bytes // sizes[-1] if sizes else None
 
@@ -233,7 +227,7 @@ def _is_daemon_running() -> bool:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes()
-        except OSError:  # it has ended, or is another user's
+        except OSError:  # it has exited, or belongs to another user
             continue
         if int(folder.name) != os.getpid() and any(words in command for words in _DAEMON_WORDS):
             return True
@@ -241,5 +235,5 @@ def _is_daemon_running() -> bool:
 
 
 def now_utc() -> datetime:
-    """Return the time of this machine."""
+    """Return this machine's time."""
     return datetime.now(timezone.utc)

@@ -1,6 +1,4 @@
-"""Looks at what this installation could restore right now: which point, as which role, into which server, and
-what it lacks for that.
-"""
+"""Check what this installation can restore now: which point, with which role and into which server."""
 
 from __future__ import annotations
 
@@ -16,16 +14,13 @@ from schedgen_backups.core.restore.database import MAINTENANCE_DATABASE
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.units import name_some
-from schedgen_backups.doctor.results import PreconditionResult, Verdict, look_at
+from schedgen_backups.doctor.results import PreconditionResult, Verdict, yield_with_errors
 
 _ROLES_DOCUMENT = "docs/restore.md, The roles"
 
 
 def examine_restores(config: Config, catalog: Catalog) -> Iterator[PreconditionResult]:
-    """Yield what could be restored, and whether the role and the keys of restores may do it.
-
-    Nothing is written, on either server.
-    """
+    """Yield what can be restored, and whether the role and the keys for restores allow it; write nothing."""
     point = find_newest_verified(catalog)
     if point is not None:
         database, bucket = config.database.database, config.bucket.bucket
@@ -33,9 +28,9 @@ def examine_restores(config: Config, catalog: Catalog) -> Iterator[PreconditionR
             f"schedgen-backups restore {point.point_id} --database {database}_restored --bucket "
             f"{bucket}-restored"
         )
-        yield PreconditionResult("restore", Verdict.OK, f"to try it, beside the live system: {command}")
-    yield from look_at("restore of the database", lambda: _examine_role(config))
-    yield from look_at("restore of the bucket", lambda: _examine_keys(config))
+        yield PreconditionResult("restore", Verdict.OK, f"to try one next to the live system: {command}")
+    yield from yield_with_errors("restore of the database", lambda: _examine_role(config))
+    yield from yield_with_errors("restore of the bucket", lambda: _examine_keys(config))
 
 
 def _examine_role(config: Config) -> Iterator[PreconditionResult]:
@@ -48,14 +43,14 @@ def _examine_role(config: Config) -> Iterator[PreconditionResult]:
         ):
             lacking = _list_lacking(connection, config.database)
     except DatabaseError as error:
-        # The role of the backup need not reach that database; one that is meant for restores must.
+        # The backup's role need not reach that database; a role for restores must.
         verdict = Verdict.NOTE if target.user == config.database.user else Verdict.PROBLEM
         yield PreconditionResult(subject, verdict, error.message, error.hint)
         return
     if lacking:
         detail = (
-            f"the role {target.user} {' and '.join(lacking)}: it restores into an empty database that "
-            "others made for it, and no more"
+            f"the role {target.user} {' and '.join(lacking)}: it can only restore into an existing empty "
+            "database"
         )
         yield PreconditionResult(
             subject,
@@ -68,7 +63,7 @@ def _examine_role(config: Config) -> Iterator[PreconditionResult]:
         yield PreconditionResult(
             subject,
             Verdict.OK,
-            f"the role {target.user} may make databases on {place} and exchange {target.database}",
+            f"the role {target.user} can create databases on {place} and replace {target.database}",
         )
 
 
@@ -79,20 +74,20 @@ def _list_lacking(connection: Connection, live: DatabaseSettings) -> list[str]:
     is_superuser, may_create = row or (False, False)
     if is_superuser:
         return []
-    lacking = [] if may_create else ["may not make databases"]
+    lacking = [] if may_create else ["cannot create databases"]
     owner = connection.execute(
         "SELECT r.rolname FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba"
         " WHERE d.datname = %s AND NOT pg_catalog.pg_has_role(d.datdba, 'USAGE')",
         (live.database,),
     ).fetchone()
-    return [*lacking, *([f"is no member of {owner[0]}, which owns {live.database}"] if owner else [])]
+    return [*lacking, *([f"is not a member of {owner[0]}, which owns {live.database}"] if owner else [])]
 
 
 def _examine_keys(config: Config) -> Iterator[PreconditionResult]:
     subject, target = "restore of the bucket", read_bucket_target(config.bucket.bucket, config)
     if target.access_key == config.bucket.access_key:
         missing = name_some(["RESTORE_MINIO_ACCESS_KEY", "RESTORE_MINIO_SECRET_KEY"])
-        detail = "the keys of the backup would have to write: others are not set"
+        detail = "no keys for restores are set: a restore would write with the keys of the backup"
         yield PreconditionResult(
             subject, Verdict.NOTE, detail, f"Set {missing}, here or when you restore ({_ROLES_DOCUMENT})."
         )
@@ -104,5 +99,5 @@ def _examine_keys(config: Config) -> Iterator[PreconditionResult]:
     yield PreconditionResult(
         subject,
         Verdict.OK,
-        f"the restore's own keys open {target.label}; whether they may write is seen when they do",
+        f"the keys for restores can access {target.label}; write permission is not checked",
     )

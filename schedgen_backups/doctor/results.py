@@ -1,4 +1,4 @@
-"""What a look at a precondition comes to, and how errors become results."""
+"""The result of checking a precondition, and the conversion of errors into results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from schedgen_backups.core.errors import BackupError
 
 
 class Verdict(str, Enum):
-    """What a look came to."""
+    """Verdict on one precondition."""
 
     OK = "ok"
     NOTE = "note"
@@ -19,7 +19,7 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class PreconditionResult:
-    """One precondition, how it stands, and what to do about it."""
+    """One precondition, whether it is met, and what to do if it is not."""
 
     subject: str
     verdict: Verdict
@@ -27,9 +27,11 @@ class PreconditionResult:
     fix: str = ""
 
 
-def look_at(subject: str, look: Callable[[], Iterator[PreconditionResult]]) -> Iterator[PreconditionResult]:
-    """Yield what is found; an error of ours is a result, too."""
+def yield_with_errors(
+    subject: str, examine: Callable[[], Iterator[PreconditionResult]]
+) -> Iterator[PreconditionResult]:
+    """Yield the results; yield a BackupError as a result too."""
     try:
-        yield from look()
+        yield from examine()
     except BackupError as error:
         yield PreconditionResult(subject, Verdict.PROBLEM, error.message, error.hint)

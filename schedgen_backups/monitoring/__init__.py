@@ -1,5 +1,5 @@
-"""What Dagster records about runs and ticks, turned into alerts.
+"""Alerts made from what Dagster records about runs and ticks.
 
-Add here what can fail without a hook noticing. No definitions: `defs` wires these functions into sensors.
-Private Dagster names are used in `ticks` only.
+Add here what can fail without a hook noticing. No definitions live here: `defs` calls these functions from
+sensors. Only `ticks` uses private Dagster names.
 """

@@ -1,6 +1,4 @@
-"""Failures of steps as Dagster records them: written with exit code and hint, and read back as cause and next
-step.
-"""
+"""Write step failures to Dagster with exit code and hint, and read them back as cause and next step."""
 
 from __future__ import annotations
 
@@ -24,25 +22,25 @@ _HINT_KEY = "hint"
 _OWN_CODES = (ConfigurationError, LockHeldError, CommandError, StorageError)
 """Errors that mean the same in every step."""
 INTERRUPTION = "DagsterExecutionInterruptedError"
-"""What Dagster makes of SIGINT and SIGTERM during a step; the class itself is not part of its public names."""
+"""Name of the error that Dagster raises for SIGINT and SIGTERM during a step; the class is not public."""
 _UNKNOWN = "no reason is known"
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a step failed, and what to do about it."""
+    """The cause of a failed step, and what to do about it."""
 
     cause: str
     next_step: str = ""
-    """Empty when the failure does not say it."""
+    """Empty when the failure has none."""
 
 
 @contextmanager
 def explain_failure(exit_code: int) -> Generator[None, None, None]:
-    """Let errors of core within the block fail the step with their message and hint.
+    """Turn an error of core in the block into a step failure with its message and hint.
 
-    The exit code is the given one, unless settings, another run, the backup directory or a command of the
-    operator are the reason.
+    The step fails with the given exit code, unless the cause is a setting, another run, the backup directory
+    or a command of the operator.
     """
     try:
         yield
@@ -61,7 +59,7 @@ def explain_failure(exit_code: int) -> Generator[None, None, None]:
 
 
 def explain_exception(error: BaseException | None) -> Reason:
-    """Return why a step failed, from its exception."""
+    """Return the reason of a step's failure from its exception."""
     if isinstance(error, dg.Failure):
         return Reason(error.description or "", _read_hint(error.metadata))
     if isinstance(error, BackupError):
@@ -70,24 +68,25 @@ def explain_exception(error: BaseException | None) -> Reason:
 
 
 def explain_step_failure(event: dg.DagsterEvent) -> Reason:
-    """Return why a step failed, from the event log."""
+    """Return the reason of a step's failure from the event log."""
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return Reason(data.user_failure_data.description, _read_hint(data.user_failure_data.metadata))
     if data.error is not None and data.error.cls_name == INTERRUPTION:
-        return Reason("cancelled: somebody or something ended its process")
+        return Reason("cancelled: the process was interrupted (SIGINT or SIGTERM)")
     error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
     return Reason(error.message.strip() if error is not None else _UNKNOWN)
 
 
 def explain_run_failure(event: dg.DagsterEvent | None) -> str:
-    """Return why a run failed in which no step did: the innermost error, otherwise the message of whoever
-    marked the run as failed.
+    """Return the reason of a failed run in which no step failed; "" if it is unknown.
+
+    It is the innermost error, otherwise the message with which the run was marked as failed.
     """
     if event is None:
         return ""
     data = event.job_failure_data
-    # Against its annotation there is none when somebody marked the run as failed.
+    # Contrary to its annotation, it is None when the run was marked as failed from outside.
     error = data.error if data is not None else None  # pyright: ignore[reportUnnecessaryComparison]
     while error is not None and error.cause is not None:
         error = error.cause
@@ -95,7 +94,7 @@ def explain_run_failure(event: dg.DagsterEvent | None) -> str:
 
 
 def find_check_description(instance: dg.DagsterInstance, check_key: dg.AssetCheckKey, run_id: str) -> str:
-    """Return what the newest evaluation of this check in this run said; an empty text when there is none."""
+    """Return the description of the check's newest evaluation in this run; "" if there is none."""
     for record in instance.event_log_storage.get_asset_check_execution_history(check_key, limit=5):
         if record.run_id == run_id and isinstance(record.evaluation, dg.AssetCheckEvaluation):
             return record.evaluation.description or ""

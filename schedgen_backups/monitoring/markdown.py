@@ -1,8 +1,7 @@
-"""Tables in Markdown for the metadata of assets: what an operator reads in the UI instead of a list of
-numbers.
+"""Markdown tables for the metadata of assets, as the UI shows them.
 
-Values of the operators and of the database go into cells as plain text. Add a table here; which asset shows
-it is its own business.
+Values of the operators and of the database go into cells as plain text. Which asset shows a table is decided
+in `defs`.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ _LISTED_TABLES = 200
 _LISTED_POINTS = 50
 _OVERVIEW_HEADER = ("recovery point", "state", "level", "age", "size", "proofs, pin, labels, reason")
 OVERVIEW_KEY = "recovery_points"
-"""The table of all points in the metadata of `recovery_point` and of its check."""
+"""Metadata key of the table of all points, on `recovery_point` and on its check."""
 _SIGNS = re.compile(r"[\\`*_{}\[\]()<>#+!|~&]")
-"""What Markdown or HTML would read as more than itself (CommonMark 0.31, section 2.4)."""
+"""Characters that have a meaning in Markdown or HTML (CommonMark 0.31, section 2.4)."""
 
 
 def make_overview(catalog: Catalog, now: datetime) -> str:
     """Return a table of the newest recovery points, newest first: state, level, ages, sizes, pin and labels.
 
-    It fits beside the keys of metadata.
+    It is narrow enough for the UI's column of metadata values.
     """
     points = catalog.list_points() if catalog.directory.is_dir() else ()
     rows = [_describe_point(catalog, point, now) for point in reversed(points[-_LISTED_POINTS:])]
@@ -46,9 +45,7 @@ def make_overview(catalog: Catalog, now: datetime) -> str:
 
 
 def describe_points(catalog: Catalog) -> str:
-    """Return the same without what differs at every look, in a form for programs: who compares two of them
-    sees whether anything changed.
-    """
+    """Return a digest of the points' states, levels and pins, without ages: it differs when one changed."""
     points = catalog.list_points() if catalog.directory.is_dir() else ()
     described = [
         (
@@ -63,7 +60,7 @@ def describe_points(catalog: Catalog) -> str:
 
 
 def make_levels_table(verification: Verification) -> str:
-    """Return a table of the levels of verification, lowest first, with status and time."""
+    """Return a table of the verification levels, lowest first, with status and time."""
     rows = [(level.level.value, level.status.value, _describe_time(level)) for level in verification.levels()]
     return _make_table(("level", "status", "checked (UTC)"), rows)
 
@@ -81,7 +78,7 @@ def make_tables_table(tables: Iterable[TableEntry]) -> str:
 
 
 def make_list(lines: Iterable[str]) -> str:
-    """Return the lines as a list."""
+    """Return the lines as a Markdown list."""
     return "\n".join(f"- {_escape(line)}" for line in lines)
 
 

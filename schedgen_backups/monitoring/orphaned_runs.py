@@ -1,8 +1,7 @@
-"""Finds runs of the command line whose process is gone, and marks them as failed: Dagster watches only the
-runs that its daemon started.
+"""Mark runs of the command line whose process is dead as failed.
 
-Without this, a killed `schedgen-backups backup` would stay "started" for ever, hold its place in the pool,
-and nobody would be told.
+Dagster monitors only the runs that its daemon started. A killed `schedgen-backups backup` would stay
+"started" forever, keep its slot in the pool and cause no alert.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.system.lock import FileLock
 
 _START_TIME_FIELD = 21
-"""`starttime` in /proc/PID/stat (proc(5), field 22): a process id comes again, together with this it does
-not."""
+"""`starttime` in /proc/PID/stat (proc(5), field 22): process ids are reused, but not with the same start
+time."""
 _LOCKS_FOLDER = "running"
 _NAME_BYTES = 16
 _LOCK_NAME = re.compile(r"[0-9a-f]{32}")
@@ -31,20 +30,18 @@ _ACTIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dagster
 
 
 def describe_process(process_id: int) -> str:
-    """What names this process on this host for good; an empty text when there is none, or no /proc to tell."""
+    """Return host, id and start time of the process; "" if it or /proc does not exist."""
     try:
         stat = Path(f"/proc/{process_id}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-    # The second field is the program's name in brackets and may hold anything.
+    # The second field is the program's name in parentheses and may contain any character.
     fields = stat.rpartition(")")[2].split()
     return f"{socket.gethostname()}:{process_id}:{fields[_START_TIME_FIELD - 2]}"
 
 
 def fail_orphaned_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
-    """Unfinished runs that a process of the command line had begun and left by dying are failed; returns
-    their ids.
-    """
+    """Mark unfinished runs whose command line process died as failed; return their ids."""
     failed: list[str] = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_ACTIVE)):
         if _is_orphaned(instance, run):
@@ -52,7 +49,7 @@ def fail_orphaned_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
                 run,
                 message="the process of the command line exited without reporting an error: it was killed",
             )
-            # The daemon would do it too, where one runs; without it the next backup would wait for ever.
+            # A running daemon does this too. Without one, the next backup would wait forever.
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             failed.append(run.run_id)
     return tuple(failed)
@@ -60,8 +57,9 @@ def fail_orphaned_runs(instance: dg.DagsterInstance) -> tuple[str, ...]:
 
 @contextmanager
 def mark_own_run(instance: dg.DagsterInstance) -> Generator[dict[str, str], None, None]:
-    """Yield the tags of a run that this process executes within the block, by which others see whether it
-    still does.
+    """Yield the tags for a run that this process executes in the block.
+
+    Other processes see from them whether this one still executes the run.
     """
     tags = {run_tags.PROCESS: process} if (process := describe_process(os.getpid())) else {}
     lock = FileLock(_get_locks_folder(instance) / secrets.token_hex(_NAME_BYTES))
@@ -100,9 +98,9 @@ def _is_orphaned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def _find_lock(instance: dg.DagsterInstance, run: dg.DagsterRun) -> FileLock | None:
-    """Return the run's lock, where this process sees its file."""
+    """Return the run's lock, if its file is visible to this process."""
     name = run.tags.get(run_tags.RUN_LOCK, "")
-    # Tags can be set by whoever launches a run.
+    # Anyone who launches a run can set its tags.
     if not _LOCK_NAME.fullmatch(name):
         return None
     path = _get_locks_folder(instance) / name
@@ -110,5 +108,5 @@ def _find_lock(instance: dg.DagsterInstance, run: dg.DagsterRun) -> FileLock | N
 
 
 def _get_locks_folder(instance: dg.DagsterInstance) -> Path:
-    # In the compose deployment it is on the volume that every container of ours has.
+    # In the compose deployment it is on the volume that all our containers share.
     return Path(instance.storage_directory()) / _LOCKS_FOLDER

@@ -1,6 +1,4 @@
-"""Sends the alerts that no hook has delivered, from Dagster's records, until a channel accepts them, and
-reports resolved incidents.
-"""
+"""Send the alerts that no hook delivered until a channel accepts them, and report resolved incidents."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ _HISTORY_LIMIT = 20
 def list_resolved_keys(
     instance: dg.DagsterInstance, service: AlertService, check_keys: list[dg.AssetCheckKey]
 ) -> frozenset[IncidentKey]:
-    """Return the keys of open incidents whose cause has gone well after their last alert."""
+    """Return the keys of open incidents whose cause succeeded after their last alert."""
     incidents = service.notifier.read_incidents()
     if not incidents:
         return frozenset()
@@ -43,29 +41,29 @@ def list_resolved_keys(
     committed_at = (
         newest.manifest.committed_at if newest is not None and newest.manifest is not None else None
     )
-    went_well_at = {BACKUP.area: committed_at, STALE_KEY.area: committed_at}
-    went_well_at |= {
+    succeeded_at = {BACKUP.area: committed_at, STALE_KEY.area: committed_at}
+    succeeded_at |= {
         run_kind.area: _find_success(instance, run_kind)
         for run_kind in OTHER_RUN_KINDS
         if run_kind.area in areas
     }
     if RESTORE.area in areas:
-        # By the log of restores: a run without its confirmation succeeds and restores nothing, and people
-        # restore on the command line, too.
-        went_well_at[RESTORE.area] = find_last_success(service.catalog.directory)
+        # From the restore log: a run without confirmation succeeds and restores nothing, and operators
+        # restore on the command line too.
+        succeeded_at[RESTORE.area] = find_last_success(service.catalog.directory)
     passed_at = (
         {check_key.name: _find_pass(instance, check_key) for check_key in check_keys}
         if CHECK_AREA in areas
         else {}
     )
     tick_names = frozenset(incident.key.subject for incident in incidents if incident.key.area == TICK_AREA)
-    over = {IncidentKey(area=TICK_AREA, subject=name) for name in list_resolved(instance, tick_names)}
+    resolved = {IncidentKey(area=TICK_AREA, subject=name) for name in list_resolved(instance, tick_names)}
     for incident in incidents:
         key = incident.key
-        good_at = passed_at.get(key.subject) if key.area == CHECK_AREA else went_well_at.get(key.area)
+        good_at = passed_at.get(key.subject) if key.area == CHECK_AREA else succeeded_at.get(key.area)
         if good_at is not None and good_at > incident.announced_at:
-            over.add(key)
-    return frozenset(over)
+            resolved.add(key)
+    return frozenset(resolved)
 
 
 def _make_check_key(check_key: dg.AssetCheckKey) -> IncidentKey:
@@ -73,7 +71,7 @@ def _make_check_key(check_key: dg.AssetCheckKey) -> IncidentKey:
 
 
 def _find_success(instance: dg.DagsterInstance, run_kind: RunKind) -> datetime | None:
-    """Return when a run of this kind last succeeded, if none has failed since."""
+    """Return when a run of this kind last succeeded; None if one has failed since."""
     finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     records: list[dg.RunRecord] = []
     for job_name in run_kind.job_names:
@@ -86,10 +84,10 @@ def _find_success(instance: dg.DagsterInstance, run_kind: RunKind) -> datetime |
 
 
 def _find_pass(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> datetime | None:
-    """When the check was last seen to hold, if it has not failed since."""
+    """Return when the check last passed; None if it has failed since."""
     for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=_HISTORY_LIMIT):
         if record.event is not None and isinstance(record.evaluation, dg.AssetCheckEvaluation):
-            # Not the record's own time: that is when the check was planned, to the second.
+            # The record's own time is when the check was planned, in whole seconds.
             return (
                 datetime.fromtimestamp(record.event.timestamp, timezone.utc)
                 if record.evaluation.passed
@@ -103,27 +101,27 @@ WILL_RETRY_TAG = "dagster/will_retry"
 _BATCH = 20
 _PART_SECONDS = 8
 _TICK_SECONDS = 18
-"""After so long nothing further is reported, by one part or in this tick: what is begun then takes one
-exchange with a channel at most, ten seconds. Dagster ends a tick after 60 s, and then the cursor stays where
-it was."""
-_OLDEST = timedelta(days=2)
-"""What happened longer ago than this before the outbox first looked is history, not news."""
+"""Time limits of one part and of the whole tick; nothing further is reported afterwards.
+
+A report that has already started takes one exchange with a channel at most: ten seconds. Dagster aborts a
+tick after 60 s, and then the cursor does not advance."""
+_MAX_INITIAL_AGE = timedelta(days=2)
+"""The first run of the outbox ignores events that are older than this."""
 _UNREMARKABLE = f" {CheckStatus.NOT_CONFIGURED.value}: "
-"""In the description of a warning that only says so: every time the same, and the UI shows it."""
-_Made = TypeVar("_Made")
+"""Part of the description of a warning that needs no alert: it is the same every time, and the UI shows it."""
+_Result = TypeVar("_Result")
 
 
 class OutboxCursor(FrozenModel):
-    """Up to where everything was told."""
+    """The position up to which everything was reported."""
 
     since_seconds: float = 0
-    """What happened before is history. Set at the first look and kept: what nobody accepted for days is late,
-    not lost."""
+    """Earlier events are ignored. Set by the first run and then kept, so that alerts that no channel accepted
+    for days are sent late instead of never."""
     failure_id: int = 0
     cancel_id: int = 0
     tick_seconds: dict[str, float] = {}
-    """For each schedule and sensor by itself: a tick bears the time it was due, which may be hours before it
-    fails."""
+    """Per schedule and sensor. A tick's time is when it was due, which may be hours before it fails."""
     check_ids: dict[str, int] = {}
 
 
@@ -133,12 +131,12 @@ def work_through_outbox(
     cursor: OutboxCursor,
     check_keys: list[dg.AssetCheckKey],
 ) -> OutboxCursor:
-    """Everything since the cursor was told or is still to be told; returns how far it came.
+    """Report everything after the cursor, as time permits; return the new cursor.
 
-    A part that raises is told, and the others go on.
+    A part that raises is reported, and the other parts continue.
     """
     tick_ends_at = time.monotonic() + _TICK_SECONDS
-    since_seconds = cursor.since_seconds or (datetime.now(timezone.utc) - _OLDEST).timestamp()
+    since_seconds = cursor.since_seconds or (datetime.now(timezone.utc) - _MAX_INITIAL_AGE).timestamp()
 
     def begin() -> _Part:
         ends_at = min(tick_ends_at, time.monotonic() + _PART_SECONDS)
@@ -175,7 +173,7 @@ def work_through_outbox(
         lambda: service.report_resolved(list_resolved_keys(instance, service, check_keys)),
         None,
     )
-    # Last: a channel that does not answer keeps no news from the others.
+    # Last, so that a channel that does not answer delays no new alerts.
     if time.monotonic() < tick_ends_at:
         _guard(service, "alerts that wait for a channel", service.notifier.flush_spool, 0)
     return OutboxCursor(
@@ -187,24 +185,24 @@ def work_through_outbox(
     )
 
 
-def _guard(service: AlertService, part: str, look: Callable[[], _Made], otherwise: _Made) -> _Made:
-    """Return what the part came to.
+def _guard(service: AlertService, part: str, work: Callable[[], _Result], default: _Result) -> _Result:
+    """Return the part's result; if it raises, send an alert and return the default.
 
-    One that raises must not keep the others from reporting, and nothing else would report it.
+    An error in one part must not stop the others, and nothing else reports it.
     """
     key = IncidentKey(area=OUTBOX_AREA, subject=part)
     try:
-        made = look()
-    except Exception as error:  # noqa: BLE001 - see above; the reason is in the alert
+        result = work()
+    except Exception as error:  # noqa: BLE001 - other parts must go on; the reason is in the alert
         reason = explain_exception(error)
-        next_step = reason.next_step or "Look at the page of the sensor alert_outbox."
+        next_step = reason.next_step or "Check the page of the sensor alert_outbox in the UI."
         service.raise_trouble(
             key, Severity.HIGH, f"Alerts may be missing: {part}", reason.cause, next_step=next_step
         )
-        return otherwise
+        return default
     if key in service.list_open_keys(OUTBOX_AREA):
         service.report_resolved({key})
-    return made
+    return result
 
 
 @dataclass(frozen=True)
@@ -214,13 +212,13 @@ class _Part:
     instance: dg.DagsterInstance
     service: AlertService
     horizon: datetime
-    """What happened before is history."""
+    """Earlier events are ignored."""
     ends_at: float
-    """By the monotonic clock."""
+    """On the monotonic clock."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the rest is for the next tick."""
+        """Whether the time limit has passed; the rest is left to the next tick."""
         return time.monotonic() >= self.ends_at
 
 
@@ -250,8 +248,9 @@ def _report_runs(part: _Part, wanted: dg.RunStatusChangeRecordsFilter, after_id:
 def _report_failed(
     instance: dg.DagsterInstance, service: AlertService, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None
 ) -> bool:
-    """Whether each failure of the run is told; one that is, is tagged, so that it is not told again while
-    another waits for a channel.
+    """Report the failures of the run; return whether none is left to report.
+
+    Tag each reported failure, so that only undelivered alerts are retried.
     """
     failures = _list_failures(instance, run, ended_by)
     if run_tags.HEARTBEAT not in run.tags and any(
@@ -280,12 +279,12 @@ def _list_failures(
         if entry.dagster_event is not None and entry.dagster_event.step_key
     ]
     if not events:
-        cause = explain_run_failure(ended_by) or "its process ended without a word"
+        cause = explain_run_failure(ended_by) or "the process exited without reporting an error"
         return {
             RUN_SUBJECT: Failure(
                 run.job_name,
                 cause,
-                "Look at the run's page and at the machine's memory.",
+                "Check the run's page in the UI, and whether the machine ran out of memory.",
                 run.run_id,
                 run.job_name,
             )
@@ -304,14 +303,14 @@ def _report_cancelled(service: AlertService, run: dg.DagsterRun) -> bool:
         run_kind.make_cancellation_key(job_name),
         Severity.HIGH if run_kind.is_backup else run_kind.severity,
         f"{run_kind.noun} cancelled: {job_name}",
-        "Somebody or something ended the run; nothing of its unfinished steps was kept.",
+        "The run was cancelled; nothing of its unfinished steps was kept.",
         next_step=run_kind.next_step,
         run_id=run.run_id,
     ).is_settled
 
 
 def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, float]:
-    told = dict(after_seconds)
+    reported = dict(after_seconds)
     floor_seconds = part.horizon.timestamp()
     for tick in list_failed_ticks(
         part.instance,
@@ -320,19 +319,19 @@ def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, flo
         except_names=frozenset({OUTBOX_NAME}),
     ):
         if part.is_over:
-            return told
+            return reported
         outcome = part.service.raise_trouble(
             IncidentKey(area=TICK_AREA, subject=tick.name),
             Severity.CRITICAL,
             f"No run was started: {tick.name}",
             tick.reason,
-            next_step="Look at the schedule's or sensor's page; `schedgen-backups doctor` checks the "
-            "settings.",
+            next_step="Check the page of the schedule or sensor in the UI; `schedgen-backups doctor` checks "
+            "the settings.",
         )
         if not outcome.is_settled:
-            return told
-        told[tick.source] = tick.at_seconds
-    return told
+            return reported
+        reported[tick.source] = tick.at_seconds
+    return reported
 
 
 def _report_checks(part: _Part, keys: list[dg.AssetCheckKey], after_ids: dict[str, int]) -> dict[str, int]:
@@ -342,7 +341,7 @@ def _report_checks(part: _Part, keys: list[dg.AssetCheckKey], after_ids: dict[st
 
 
 def _report_check(part: _Part, key: dg.AssetCheckKey, after_id: int) -> int:
-    """Checks that failed as a warning: their run went on, so nothing else tells of them."""
+    """Report evaluations that failed as a warning: their run continued, so nothing else reports them."""
     history = part.instance.event_log_storage.get_asset_check_execution_history(key, limit=_BATCH)
     for record in sorted(
         (record for record in history if record.id > after_id), key=lambda record: record.id
@@ -351,8 +350,8 @@ def _report_check(part: _Part, key: dg.AssetCheckKey, after_id: int) -> int:
         if not isinstance(evaluation, dg.AssetCheckEvaluation):  # planned
             run = part.instance.get_run_by_id(record.run_id)
             if run is not None and not run.is_finished:
-                break  # looked at again next time
-            after_id = record.id  # its run ended before it was reached
+                break  # retried in the next tick
+            after_id = record.id  # its run ended before it was evaluated
             continue
         is_news = record.create_timestamp >= part.horizon.timestamp() and _is_warning(evaluation)
         if is_news and (
@@ -364,15 +363,16 @@ def _report_check(part: _Part, key: dg.AssetCheckKey, after_id: int) -> int:
 
 
 def report_checks_of_run(service: AlertService, result: dg.ExecuteInProcessResult) -> None:
-    """Tell what the checks of a run of the command line warn of, and which warnings are over: where cron
-    starts it, no sensor does.
+    """Report the check warnings of a run of the command line, and those that are resolved.
+
+    No sensor runs where cron starts the backups.
     """
     evaluations = result.get_asset_check_evaluations()
     for evaluation in filter(_is_warning, evaluations):
         _report_warning(service, evaluation, result.run_id)
     passed = {_make_check_key(evaluation.asset_check_key) for evaluation in evaluations if evaluation.passed}
-    if over := passed & service.list_open_keys(CHECK_AREA):
-        service.report_resolved(over)
+    if resolved := passed & service.list_open_keys(CHECK_AREA):
+        service.report_resolved(resolved)
 
 
 def _is_warning(evaluation: dg.AssetCheckEvaluation) -> bool:

@@ -1,7 +1,6 @@
-"""Reads which ticks of schedules and sensors failed, which Dagster's public names do not tell.
+"""Read which ticks of schedules and sensors failed, which Dagster's public API does not offer.
 
-The only module that uses Dagster's own inside names for it; a Dagster that renames them breaks here and
-nowhere else.
+Only this module uses Dagster's private names for it; if Dagster renames them, only this module breaks.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ _LIMIT = 20
 
 @dataclass(frozen=True)
 class FailedTick:
-    """One tick that failed, so that no run came of it."""
+    """One failed tick; it started no run."""
 
     name: str
-    """Of the schedule or sensor."""
+    """Name of the schedule or sensor."""
     source: str
-    """The same for each tick of the schedule or sensor, and for no other's."""
+    """Identifies the schedule or sensor."""
     at_seconds: float
     """Seconds since 1970."""
     reason: str
@@ -35,7 +34,7 @@ def list_failed_ticks(
     floor_seconds: float,
     except_names: frozenset[str],
 ) -> list[FailedTick]:
-    """Failed ticks of each source after its time and after the floor, oldest first."""
+    """Return the failed ticks of each source after its time and after the floor, oldest first."""
     found: list[FailedTick] = []
     for state in instance.all_instigator_state():
         if state.instigator_name in except_names:
@@ -61,7 +60,7 @@ def list_failed_ticks(
 
 
 def list_resolved(instance: dg.DagsterInstance, names: frozenset[str]) -> frozenset[str]:
-    """Those of the named schedules and sensors whose newest finished tick did not fail."""
+    """Return those of the named schedules and sensors whose newest finished tick did not fail."""
     resolved: set[str] = set()
     finished = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
     for state in instance.all_instigator_state():

@@ -1,8 +1,7 @@
-"""Looks at the recovery points as they lie there now: reports when the newest is too old, when one is
-damaged, when the clock is wrong.
+"""Check the stored recovery points: alert when the newest is too old, one is damaged or the clock is wrong.
 
-The checks of the asset `recovery_point` say the same in the UI, and are evaluated here whenever something
-changed. Needs no run to have started.
+This also evaluates the checks of the asset `recovery_point` whenever something changed, so that the UI shows
+the same. It needs no run.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ WATCH_NAME = "freshness_watch"
 INTACT_CHECK = "recovery_point_is_intact"
 FRESH_CHECK = "recovery_point_is_fresh"
 _REPEAT = timedelta(hours=6)
-"""An evaluation that says the same as the last is written so seldom: each is a row of Dagster's database."""
+"""Interval at which an unchanged evaluation is written again: each is a row of Dagster's database."""
 
 
 class WatchCursor(FrozenModel):
-    """What the watch knows of its last look."""
+    """What the sensor keeps between two ticks."""
 
     watched_since: AwareDatetime
-    """Before the first point, silence is measured from here."""
+    """Start of the age limit while no verified point exists."""
     reported: str = ""
-    """What the checks said last."""
+    """The last written state of the checks."""
     reported_at: AwareDatetime | None = None
 
 
 def make_intact_result(overview: Overview, catalog: Catalog) -> dg.AssetCheckResult:
-    """Return the result of the check on every point's files, with the table of all points."""
+    """Return the result of the check of every point's files, with the table of all points."""
     return dg.AssetCheckResult(
         passed=overview.is_intact,
         severity=dg.AssetCheckSeverity.ERROR,
@@ -50,7 +49,7 @@ def make_intact_result(overview: Overview, catalog: Catalog) -> dg.AssetCheckRes
 def make_fresh_result(
     overview: Overview, max_age: timedelta, *, watched_since: datetime | None = None
 ) -> dg.AssetCheckResult:
-    """Return the result of the check on the newest verified point's age."""
+    """Return the result of the check of the newest verified point's age."""
     is_fresh = not overview.freshness.is_too_old(max_age, watched_since=watched_since)
     return dg.AssetCheckResult(
         passed=is_fresh,
@@ -62,20 +61,18 @@ def make_fresh_result(
 def watch_site(
     instance: dg.DagsterInstance, service: AlertService, cursor: WatchCursor, now: datetime
 ) -> tuple[WatchCursor, str]:
-    """Report what is wrong with the recovery points and what is right again; return the cursor for the next
-    look, and the look in words.
-    """
+    """Alert on problems of the recovery points and on resolved ones; return the new cursor and a summary."""
     overview = look_over(service.catalog, now)
     max_age = service.settings.max_age
     intact = make_intact_result(overview, service.catalog)
     fresh = make_fresh_result(overview, max_age, watched_since=cursor.watched_since)
     newest = overview.freshness.newest
-    # Not the age: it is another at every look.
-    words = (
+    # Without the age, which changes in every tick.
+    state = (
         f"{fresh.passed}; {newest.point_id if newest else None}; {intact.description}; "
         f"{describe_points(service.catalog)}"
     )
-    if words != cursor.reported or cursor.reported_at is None or now - cursor.reported_at >= _REPEAT:
+    if state != cursor.reported or cursor.reported_at is None or now - cursor.reported_at >= _REPEAT:
         for name, result in ((INTACT_CHECK, intact), (FRESH_CHECK, fresh)):
             instance.report_runless_asset_event(
                 dg.AssetCheckEvaluation(
@@ -87,7 +84,7 @@ def watch_site(
                     metadata=result.metadata,
                 )
             )
-        cursor = cursor.model_copy(update={"reported": words, "reported_at": now})
+        cursor = cursor.model_copy(update={"reported": state, "reported_at": now})
     outcomes = [*_report_points(service, overview), *_report_age(service, overview, cursor)]
     return cursor, "; ".join(
         (overview.describe_freshness(max_age), overview.describe_intactness(), *outcomes)
@@ -96,7 +93,7 @@ def watch_site(
 
 def _report_points(service: AlertService, overview: Overview) -> list[str]:
     outcomes: list[str] = []
-    over = {
+    resolved = {
         key
         for key, points in (
             (DAMAGE_KEY, overview.broken),
@@ -105,16 +102,16 @@ def _report_points(service: AlertService, overview: Overview) -> list[str]:
         )
         if not points
     }
-    service.report_resolved(over)
+    service.report_resolved(resolved)
     if overview.broken:
         outcome = service.raise_trouble(
             DAMAGE_KEY,
             Severity.HIGH,
             f"{_count(len(overview.broken))} damaged",
-            f"{overview.describe_broken()}. What is damaged counts for nothing and is never removed; other "
-            "points are as they were.",
-            next_step="`schedgen-backups show ID` names the files. Bring them back from a copy, or move "
-            "all files of that point elsewhere.",
+            f"{overview.describe_broken()}. Damaged points are not used for restores and are never removed; "
+            "other points are not affected.",
+            next_step="`schedgen-backups show ID` names the files. Restore them from a copy, or move all "
+            "files of that point to another directory.",
         )
         outcomes.append(f"damaged; alert {outcome.value}")
     if overview.ahead:
@@ -123,9 +120,9 @@ def _report_points(service: AlertService, overview: Overview) -> list[str]:
             STALE_CLOCK_KEY if is_newest_lost else CLOCK_KEY,
             Severity.CRITICAL if is_newest_lost else Severity.HIGH,
             f"{_count(len(overview.ahead))} ahead of the clock",
-            f"{overview.describe_ahead()}. This clock is wrong, or that of the host which took them was; "
-            "they count for nothing until it is later.",
-            next_step="Set the clock right (timedatectl). Such a point can be restored by its id.",
+            f"{overview.describe_ahead()}. This machine's clock is wrong, or the clock of the host that took "
+            "them was. They do not count as recent until their time has passed.",
+            next_step="Correct the clock (timedatectl). Such a point can be restored by its id.",
         )
         outcomes.append(f"ahead of the clock; alert {outcome.value}")
     return outcomes
@@ -133,16 +130,16 @@ def _report_points(service: AlertService, overview: Overview) -> list[str]:
 
 def _report_age(service: AlertService, overview: Overview, cursor: WatchCursor) -> list[str]:
     freshness, max_age = overview.freshness, service.settings.max_age
-    # Where points are ahead, the clock is the incident, and its alert says so.
+    # If points are ahead of the clock, the incident of the clock covers this.
     if overview.ahead or not freshness.is_too_old(max_age, watched_since=cursor.watched_since):
         return []
     outcome = service.raise_trouble(
         STALE_KEY,
         Severity.CRITICAL,
         f"No verified recovery point for {max_age.total_seconds() / 3600:.0f} hours",
-        f"The newest verified recovery point: {freshness.describe()}.",
-        next_step="Look at the schedule and at the runs of the last days; take one now: schedgen-backups "
-        "backup",
+        f"Newest verified recovery point: {freshness.describe()}.",
+        next_step="Check the schedule and the runs of the last days; take a recovery point now: "
+        "schedgen-backups backup",
     )
     return [f"too old; alert {outcome.value}"]
 
@@ -152,5 +149,5 @@ def _count(number: int) -> str:
 
 
 def start_watch() -> WatchCursor:
-    """Return the cursor of the first look."""
+    """Return the cursor of the first tick."""
     return WatchCursor(watched_since=datetime.now(timezone.utc))

@@ -1,12 +1,11 @@
-"""The run launcher of the container deployment, named in docker/dagster.yaml: Dagster's own, confined and
-patient with runs of the command line.
+"""The run launcher of the container deployment (docker/dagster.yaml): Dagster's own, with restrictions.
 
-A run's container can write to Dagster's database, and so into the record of the next run. Image, volumes,
-environment, networks and limits of a container come from the launcher's configuration only; Dagster's
-launcher would merge what the record says over it.
+A run's container can write to Dagster's database, and so to the record of the next run. Therefore image,
+volumes, environment, networks and limits of a container come only from the launcher's configuration; Dagster's
+launcher would let the record override it.
 
-Dagster's run monitoring asks the launcher whether a run's container is alive. A backup of the command line
-has none, and would be marked as failed while it works; `orphaned_runs` watches such runs.
+Dagster's run monitoring asks the launcher whether a run's container is alive. A backup of the command line has
+no container and would be marked as failed while it works; `orphaned_runs` monitors such runs.
 """
 
 from __future__ import annotations
@@ -26,13 +25,11 @@ from schedgen_backups import run_tags
 from schedgen_backups.core.errors import ConfigurationError
 
 _RUN_LABEL = "dagster/run_id"
-"""Dagster's launcher gives it to the container of each run."""
+"""Label that Dagster's launcher sets on the container of each run."""
 
 
 class ContainerRunLauncher(DockerRunLauncher):
-    """Launches each run in a container of its own, made of this launcher's configuration and of nothing that
-    the run's record says.
-    """
+    """Launches each run in its own container, configured only by this launcher, never by the run's record."""
 
     def __init__(
         self,
@@ -60,20 +57,22 @@ class ContainerRunLauncher(DockerRunLauncher):
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """Return Dagster's schema with `volumes`, each `source:path` or `{env: NAME}`: only the environment
-        knows the volumes' names.
+        """Return Dagster's schema with `volumes`: each is `source:path` or `{env: NAME}`.
+
+        The names of the volumes are known only from the environment.
         """
         fields = {name: kind for name, kind in super().config_type().items() if name != "network"}
         return {**fields, "volumes": dg.Field(dg.Array(dg.StringSource), is_required=False, default_value=[])}
 
     def get_container_context(self, dagster_run: DagsterRun) -> DockerContainerContext:
-        """Return what this launcher is configured with, whatever the run's record says."""
+        """Return this launcher's configuration and ignore the run's record."""
         del dagster_run
         return self._run_context
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """How the run's container is; a run of the command line counts as running until `orphaned_runs` or
-        its time limit ends it.
+        """Return the state of the run's container.
+
+        A run of the command line counts as running until `orphaned_runs` or its time limit ends it.
         """
         if run_tags.PROCESS in run.tags:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
@@ -88,8 +87,8 @@ class ContainerRunLauncher(DockerRunLauncher):
         return self._run_image
 
     def _get_container(self, run: DagsterRun | None) -> Container | None:
-        # The container's id is a tag of the run's record: without the label another container of the host
-        # would be stopped.
+        # The container's id is a tag in the run's record: without this check of the label, any container of
+        # the host could be stopped.
         container: Container | None = super()._get_container(run)  # pyright: ignore[reportUnknownMemberType]
         if run is None or container is None:
             return None

@@ -1,9 +1,7 @@
-"""The folder of the Dagster instance: where it is, that it is private, and that it holds a dagster.yaml.
+"""DAGSTER_HOME: choose it, and create it under a lock, private and with a dagster.yaml.
 
-Makes it under a lock of its own.
-
-Dagster makes its SQLite files at the first use and stamps their schema; two processes that do so at once
-leave files that no process can use again.
+At the first use, Dagster creates its SQLite files and marks their schema version. Two processes that do so
+concurrently leave unusable files.
 """
 
 from __future__ import annotations
@@ -42,14 +40,14 @@ def _find_default(file: EnvironmentFile) -> Path | None:
 
 @contextmanager
 def hold_home(file: EnvironmentFile) -> Generator[Path, None, None]:
-    """Prepare DAGSTER_HOME; within the block no other process of ours opens an instance there.
+    """Prepare DAGSTER_HOME; during the block no other process of ours opens an instance there.
 
-    Errors as of `prepare_home`.
+    Raise the errors of `prepare_home`.
     """
     home = prepare_home(file)
     if not os.access(home, os.W_OK):
-        # In a container it holds a dagster.yaml only, and the instance lies in a database. Where it should
-        # not be so, Dagster says it next.
+        # In a container it contains only a dagster.yaml, and the instance is in a database. Anywhere else,
+        # Dagster reports the error next.
         yield home
         return
     with FileLock(home / _LOCK_NAME).waited_for():
@@ -57,23 +55,20 @@ def hold_home(file: EnvironmentFile) -> Generator[Path, None, None]:
 
 
 def prepare_home(file: EnvironmentFile) -> Path:
-    """Set DAGSTER_HOME to a folder with a dagster.yaml and return it: the configured one, otherwise that of
-    the environment file's place.
+    """Set DAGSTER_HOME to a directory with a dagster.yaml and return it.
 
-    That is `.dagster` in the checkout for the checkout's own file, /var/lib/schedgen-backups for the
-    machine's, ~/.local/state/schedgen-backups for the user's. ConfigurationError when it is not set and the
-    settings are another file's: two sites must not share a history. StorageError when it cannot be made or
-    written.
+    If it is not set, it depends on the environment file: `.dagster` in the checkout for the checkout's file,
+    /var/lib/schedgen-backups for the file in /etc, ~/.local/state/schedgen-backups for the file in ~/.config.
+    For any other file, raise ConfigurationError: two sites must not share a history. Raise StorageError if it
+    cannot be created or written.
     """
-    # Dagster's own variable, which its programs read and hand on: not a setting of ours, and set here for the
-    # instance of this process.
+    # Dagster's own variable, not a setting of ours: Dagster's programs read it and pass it on.
     configured = os.environ.get(HOME_VARIABLE)
     chosen = Path(configured) if configured else _find_default(file)
     if chosen is None:
         raise ConfigurationError(
-            "DAGSTER_HOME is not set, and the settings are those of a file that has no place of its own "
-            "for it",
-            hint="Set it to the folder of the Dagster instance; it is made when it is not there.",
+            "DAGSTER_HOME is not set, and the environment file in use has no default for it",
+            hint="Set it to the directory of the Dagster instance; a missing directory is created.",
         )
     home = chosen.expanduser().absolute()
     project = find_project()
@@ -81,14 +76,15 @@ def prepare_home(file: EnvironmentFile) -> Path:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = home / "dagster.yaml"
         if not config.exists() and project is not None:
-            if config.is_symlink():  # to a checkout that has moved, or is gone after an upgrade
+            if config.is_symlink():  # to a checkout that was moved, or removed by an upgrade
                 config.unlink(missing_ok=True)
-            with suppress(FileExistsError):  # another process was as fast
+            with suppress(FileExistsError):  # another process created it
                 config.symlink_to(project / "dagster.yaml")
     except OSError as error:
         raise StorageError(
             f"DAGSTER_HOME {home} cannot be used: {error.strerror or type(error).__name__}",
-            hint="Make room on its disk, or give the folder and its files to the user that runs the backups.",
+            hint="Free disk space, or make the user that runs the backups the owner of the directory and its "
+            "files.",
         ) from error
     os.environ[HOME_VARIABLE] = str(home)
     return home

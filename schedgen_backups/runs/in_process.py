@@ -1,7 +1,6 @@
-"""Runs a job against the Dagster instance in this process, so that a run of the command line appears in the
-UI.
+"""Run a job in this process against the Dagster instance, so that the run appears in the UI.
 
-Commands come here through `launch`. Add what a command needs from Dagster.
+Commands call it through `launch`. Add what a command needs from Dagster.
 """
 
 from __future__ import annotations
@@ -46,28 +45,26 @@ _GIT_TIMEOUT_SECONDS = 10
 
 
 def make_tags(config: Config, reason: str, labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the run tags that tell who asked for a backup and why; commit and branch of the checkout that
-    the configuration names.
-    """
+    """Return the run tags: user, reason and labels, and commit and branch of the configured checkout."""
     tags = {f"{run_tags.LABEL_PREFIX}{name}": value for name, value in labels.items()}
     tags |= {
         run_tags.REASON: reason,
     }
-    with suppress(ConfigurationError):  # `doctor` names it; no backup is refused for want of a commit's name
+    with suppress(ConfigurationError):  # `doctor` reports it; a backup works without the commit's name
         if (checkout := config.git_directory) is not None:
             tags |= {
                 run_tags.GIT_COMMIT: _ask_git(checkout, "rev-parse", "HEAD"),
                 run_tags.GIT_BRANCH: _ask_git(checkout, "rev-parse", "--abbrev-ref", "HEAD"),
             }
-    with suppress(KeyError, OSError):  # a user without a name
+    with suppress(KeyError, OSError):  # a user without a name, as in a container
         tags[run_tags.USER] = getpass.getuser()
     return {name: value for name, value in tags.items() if value}
 
 
 def run_backup_job(config: Config, tags: Mapping[str, str]) -> BackupResult:
-    """Run the backup job against the instance of DAGSTER_HOME; how it ended is in the result.
+    """Run the backup job against the instance of DAGSTER_HOME; return its result, also for a failed run.
 
-    StorageError when Dagster cannot run it.
+    Raise StorageError if Dagster cannot run it.
     """
     with _open_instance(config, "backup_job") as instance:
         result = _run_job(config, instance, "backup_job", tags, {})
@@ -80,9 +77,9 @@ def run_backup_job(config: Config, tags: Mapping[str, str]) -> BackupResult:
 
 
 def run_drill_job(config: Config, point_id: str, tags: Mapping[str, str]) -> DrillResult:
-    """Run the drill's job against the instance of DAGSTER_HOME; how it ended is in the result.
+    """Run the drill's job against the instance of DAGSTER_HOME; return its result, also for a failed run.
 
-    StorageError when Dagster cannot run it.
+    Raise StorageError if Dagster cannot run it.
     """
     with _open_instance(config, "restore_drill_job") as instance:
         result = _run_job(
@@ -103,7 +100,7 @@ def run_drill_job(config: Config, point_id: str, tags: Mapping[str, str]) -> Dri
 def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstance, None, None]:
     """Open the instance of DAGSTER_HOME for a run of this job.
 
-    What fails before or around the run is told here: no hook and no sensor sees it.
+    Send an alert for failures before or around the run: no hook and no sensor sees them.
     """
     try:
         with ExitStack() as stack:
@@ -114,12 +111,12 @@ def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstanc
             except BackupError:
                 raise
             except Exception as error:
-                # The first line: what follows is SQL and its parameters.
+                # Only the first line: SQL and its parameters follow.
                 reason = str(error).strip().partition("\n")[0]
                 raise StorageError(
                     f"Dagster cannot work in DAGSTER_HOME: {type(error).__name__}: {reason}",
-                    hint="Look at its space and permissions. When another version of Dagster made it: "
-                    "`dagster instance migrate`, or another folder.",
+                    hint="Check its disk space and permissions. If another version of Dagster created it, run "
+                    "`dagster instance migrate` or use another directory.",
                 ) from error
     except BackupError as error:
         _send_alert(config, Failure(job_name, error.message, error.hint, run_id="", job_name=job_name))
@@ -127,9 +124,7 @@ def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstanc
 
 
 def _send_alert(config: Config, failure: Failure) -> None:
-    with suppress(
-        BackupError
-    ):  # settings of alerts that are wrong: the command prints the failure all the same
+    with suppress(BackupError):  # wrong alert settings: the command prints the failure anyway
         service = AlertService(config)
         service.raise_failure(failure)
         service.ping_failure(failure)
@@ -151,11 +146,11 @@ def _run_job(
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **run_config},
         )
-    with suppress(BackupError):  # settings of alerts that are wrong: the run says so itself
+    with suppress(BackupError):  # wrong alert settings: the run reports them itself
         service = AlertService(config)
         report_checks_of_run(service, result)
         if result.success:
-            # Where cron starts it, no sensor sees that what was wrong is over.
+            # If cron starts the backups, no sensor reports resolved incidents.
             service.report_resolved(service.list_open_keys(find_run_kind(job_name, "").area))
     return result
 
@@ -173,11 +168,13 @@ def _list_failures(config: Config, result: dg.ExecuteInProcessResult) -> tuple[S
     failures = tuple(_read_failure(event) for event in result.all_events if event.is_step_failure)
     if failures or result.success:
         return failures
-    # No step failed, so no hook has told it; the outbox makes the same incident of it.
+    # No step failed, so no hook has sent an alert; the outbox would report the same incident.
     ended_by = next((event for event in result.all_events if event.is_failure), None)
     job_name = result.dagster_run.job_name
-    cause = explain_run_failure(ended_by) or "the run ended without a word"
-    failure = Failure(job_name, cause, "Look at the run's page and at DAGSTER_HOME.", result.run_id, job_name)
+    cause = explain_run_failure(ended_by) or "the run ended without reporting an error"
+    failure = Failure(
+        job_name, cause, "Check the run's page in the UI, and DAGSTER_HOME.", result.run_id, job_name
+    )
     _send_alert(config, failure)
     return (StepFailure(job_name, cause, failure.next_step, CONFIGURATION_EXIT_CODE),)
 
@@ -204,6 +201,6 @@ def _ask_git(checkout: Path, *arguments: str) -> str:
         code, output, _stderr = run_program(
             ["git", "-C", str(checkout), *arguments], environment={}, timeout_seconds=_GIT_TIMEOUT_SECONDS
         )
-    except ProgramError:  # no git here: nothing to record
+    except ProgramError:  # git is not installed: nothing to record
         return ""
     return output.strip() if code == 0 else ""

@@ -1,6 +1,6 @@
-"""How a run of a job ended, as values: which steps failed and why, and the exit code that tells it best.
+"""Results of job runs: the failed steps with their reasons, and the exit code.
 
-Read from Dagster's events in `in_process`, printed by commands, which need no Dagster for it.
+`in_process` makes them from Dagster's events; commands print them without importing Dagster.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _EXIT_CODE_PRIORITY = (
 
 @dataclass(frozen=True)
 class StepFailure:
-    """One step of a run that failed, and why."""
+    """A failed step of a run, and the reason."""
 
     step: str
     reason: str
     hint: str
-    """What to do; empty when the failure does not say it."""
+    """What to do; empty when the failure has no hint."""
     exit_code: int
 
 
 @dataclass(frozen=True)
 class BackupResult:
-    """How a run of the backup job ended."""
+    """Result of a run of the backup job."""
 
     run_id: str
     point_id: RecoveryPointId
@@ -56,9 +56,7 @@ class BackupResult:
 
     @property
     def exit_code(self) -> int:
-        """0, or the most telling code of the failed steps: cancelled, settings, a command, lock, directory,
-        database, bucket, verification.
-        """
+        """0, or the first code of the failed steps in the order of `_EXIT_CODE_PRIORITY`."""
         if self.is_success:
             return 0
         codes = {failure.exit_code for failure in self.failures}
@@ -67,17 +65,18 @@ class BackupResult:
 
 @dataclass(frozen=True)
 class DrillResult:
-    """How a run of the drill's job ended."""
+    """Result of a run of the drill's job."""
 
     run_id: str
     report: DrillReport | None
-    """None when the drill came to no result; then the failures say why."""
+    """None when the drill failed without a result; the failures contain the reason."""
     failures: tuple[StepFailure, ...]
 
     @property
     def exit_code(self) -> int:
-        """0 when every check was seen to hold, VERIFICATION_EXIT_CODE when not, or the most telling code of
-        what kept the drill from finding out.
+        """0 if every check passed, VERIFICATION_EXIT_CODE if one did not.
+
+        Without a result: the first code of the failed steps in the order of `_EXIT_CODE_PRIORITY`.
         """
         if self.report is not None:
             return 0 if self.report.is_passed and not self.failures else VERIFICATION_EXIT_CODE

@@ -1,4 +1,4 @@
-"""The guided installation: questions, the plan of what will change, and carrying it out.
+"""The guided installation: ask questions, plan the changes, apply them.
 
-Add a question or a kind of deployment here. It writes only what the plan shows. Nothing imports this package.
+Add a question or a deployment here. Only what the plan shows is written. Nothing imports this package.
 """

@@ -1,4 +1,4 @@
-"""The command `setup`: its flags, and how it ends.
+"""The command `setup`.
 
 The flags that answer questions are those of `config.variables`; a secret comes from a file, the environment
 or a hidden prompt.
@@ -18,7 +18,7 @@ from schedgen_backups.cli.app import CommandEnd, app, get_config, out
 from schedgen_backups.config.variables import VARIABLES, Variable
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE
-from schedgen_backups.setup.plan import LOG_AT, STATE_AT, Deployment
+from schedgen_backups.setup.plan import LOG_AT, SERVICE_USER, STATE_AT, Deployment
 from schedgen_backups.setup.run import UNIT_DIR, Wishes, set_up
 from schedgen_backups.setup.run import remove as remove_deployment
 
@@ -33,7 +33,7 @@ def add_answers(command: Callable[Parameters, None]) -> Callable[Parameters, Non
     def make_parameter(name: str, variable: Variable) -> inspect.Parameter:
         kind, metavar = (Path, "FILE") if variable.is_secret else (str, "TEXT")
         text = (
-            f"{variable.name}, from this file."
+            f"{variable.name}: read from this file."
             if variable.is_secret
             else f"{variable.name}: {variable.meaning}."
         )
@@ -45,8 +45,7 @@ def add_answers(command: Callable[Parameters, None]) -> Callable[Parameters, Non
     signature = inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     added = [make_parameter(name, variable) for name, variable in _ASKED.items()]
-    # Both are what typer reads; the variables stand behind the first option, which says what starts the
-    # backups.
+    # typer reads both attributes. The variables follow the first option, --deployment.
     parameters = [*own[:2], *added, *own[2:]]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {each.name: each.annotation for each in parameters}
@@ -59,39 +58,51 @@ def setup(
     context: typer.Context,
     *,
     deployment: Annotated[
-        Deployment | None, typer.Option(help="What starts the backups; asked for by default.")
+        Deployment | None, typer.Option(help="What starts the backups; by default, setup asks.")
     ] = None,
-    unit_dir: Annotated[Path, typer.Option(help="Where systemd's units go.")] = UNIT_DIR,
-    cron_dir: Annotated[Path, typer.Option(help="Where cron's file goes.")] = Path("/etc/cron.d"),
-    state_dir: Annotated[Path, typer.Option(help="DAGSTER_HOME of systemd and cron.")] = Path(STATE_AT),
-    log_dir: Annotated[Path, typer.Option(help="Where cron's log goes.")] = Path(LOG_AT),
-    service_user: Annotated[str, typer.Option(help="Who runs the backups of systemd and cron.")] = "",
+    unit_dir: Annotated[Path, typer.Option(help="Directory for the systemd units.")] = UNIT_DIR,
+    cron_dir: Annotated[Path, typer.Option(help="Directory for the cron file.")] = Path("/etc/cron.d"),
+    state_dir: Annotated[Path, typer.Option(help="systemd, cron: DAGSTER_HOME.")] = Path(STATE_AT),
+    log_dir: Annotated[Path, typer.Option(help="cron: directory for the log.")] = Path(LOG_AT),
+    service_user: Annotated[
+        str,
+        typer.Option(
+            help=f"systemd, cron: user that runs the backups; by default {SERVICE_USER} if it exists, "
+            "otherwise you."
+        ),
+    ] = "",
     application_compose: Annotated[
-        Path | None, typer.Option(help="The application's compose file; its folder has the .env.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The application's compose file; .env is in the same directory."),
     ] = None,
     start: Annotated[
         bool, typer.Option("--start", help="compose: build and start the containers now, without asking.")
     ] = False,
     first_backup: Annotated[
-        bool, typer.Option("--first-backup/--no-first-backup", help="Take and verify a first recovery point.")
+        bool,
+        typer.Option("--first-backup/--no-first-backup", help="Take and verify a first recovery point."),
     ] = True,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Ask nothing: flags, environment, .env and defaults.")
+        bool,
+        typer.Option("--yes", help="Ask nothing: use flags, the environment, .env and defaults."),
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print what would be written, secrets masked, and write nothing."),
+        typer.Option(
+            "--dry-run", help="Print what would be written, with masked secrets, without writing anything."
+        ),
     ] = False,
     remove: Annotated[
         bool,
         typer.Option(
-            "--remove", help="Take away timer, units or cron's file; settings and recovery points stay."
+            "--remove", help="Remove timer and units, or the cron file; keep settings and recovery points."
         ),
     ] = False,
     **answers: str | Path | None,
 ) -> None:
-    """Ask for what a backup needs, try each answer, write .env, install what starts the backups, and take a
-    first one. Safe to call again.
+    """Ask for the settings, try each answer, write .env, install a schedule and take a first backup.
+
+    It can be repeated.
     """
     wishes = Wishes(
         unit_dir=unit_dir.absolute(),
@@ -108,8 +119,8 @@ def setup(
         return
     if not yes and not sys.stdin.isatty():
         raise ConfigurationError(
-            "there is no terminal to ask on",
-            hint="Call it with --yes; `schedgen-backups setup --help` has a flag for every question.",
+            "setup cannot ask questions without a terminal",
+            hint="Run it with --yes; `schedgen-backups setup --help` lists a flag for every question.",
         )
     try:
         given = {
@@ -117,10 +128,10 @@ def setup(
         }
         set_up(given, wishes, deployment, get_config(context).file, is_interactive=not yes, is_dry=dry_run)
     except (typer.Abort, KeyboardInterrupt):
-        # typer would end with 1, which is the database's.
+        # typer would exit with 1, the code of database errors.
         out.print(
-            "Cancelled. The answers of finished groups are kept for the next call of setup; what was "
-            "written before stays."
+            "Cancelled. The answers of finished groups are kept for the next run of setup; files that were "
+            "already written are kept too."
         )
         raise CommandEnd(CANCELLED_EXIT_CODE) from None
 
@@ -133,5 +144,5 @@ def _read_answer(answer: str | Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path} cannot be read", hint="Is it there, and text, and readable by you?"
+            f"{path} cannot be read", hint="It must be a UTF-8 text file that you can read."
         ) from error

@@ -1,7 +1,6 @@
-"""The command `deploy`: writes a deployment's files into a folder, for whoever installs them by other means
-than `setup`.
+"""The command `deploy`: write a deployment's files into a directory, to install them without `setup`.
 
-Nothing is installed or started. The folder of `compose` is all that its image is built from, so that no
+Nothing is installed or started. The directory of `compose` contains everything to build the image, so that no
 checkout is needed.
 """
 
@@ -60,23 +59,28 @@ class Kind(str, Enum):
 @app.command()
 def deploy(
     context: typer.Context,
-    kind: Annotated[Kind, typer.Argument(help="What will start the backups.")],
+    kind: Annotated[Kind, typer.Argument(help="What starts the backups.")],
     *,
-    to: Annotated[Path, typer.Option(help="Folder that gets the files; it must be empty or new.")],
-    state_dir: Annotated[Path, typer.Option(help="systemd, cron: DAGSTER_HOME there.")] = Path(STATE_AT),
-    log_dir: Annotated[Path, typer.Option(help="cron: where its log goes.")] = Path(LOG_AT),
-    service_user: Annotated[str, typer.Option(help="systemd, cron: who runs the backups.")] = SERVICE_USER,
+    to: Annotated[
+        Path, typer.Option(metavar="DIRECTORY", help="Directory for the files; it must be empty or new.")
+    ],
+    state_dir: Annotated[Path, typer.Option(help="systemd, cron: DAGSTER_HOME.")] = Path(STATE_AT),
+    log_dir: Annotated[Path, typer.Option(help="cron: directory for the log.")] = Path(LOG_AT),
+    service_user: Annotated[
+        str, typer.Option(help="systemd, cron: user that runs the backups.")
+    ] = SERVICE_USER,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a deployment's files into a folder, with this installation's programs, schedule and paths;
-    install and start nothing.
+    """Write a deployment's files, with this installation's programs, schedule and paths.
+
+    Nothing is installed or started.
     """
     config = get_config(context)
     sources = install.find_sources()
     if to.is_symlink() and not to.exists():
-        raise ConfigurationError(f"{to} is a link to nothing", hint="Name a folder.")
+        raise ConfigurationError(f"{to} is a dangling symbolic link", hint="Use an empty or new directory.")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigurationError(f"{to} is not an empty folder", hint="Name another, or a new one.")
+        raise ConfigurationError(f"{to} is not an empty directory", hint="Use an empty or new directory.")
     folder = to.absolute()
     if kind in {Kind.SYSTEMD, Kind.CRON}:
         paths = install.write_planned(
@@ -88,19 +92,19 @@ def deploy(
         print_json({"kind": kind.value, "files": [str(path) for path in paths]})
         return
     out.print(
-        f"{count(len(paths), 'file')} written into {escape(str(folder))}; nothing was installed or started"
+        f"{count(len(paths), 'file')} written to {escape(str(folder))}; nothing was installed or started"
     )
     out.print(f"[bold]next:[/] {escape(_NEXT[kind].replace('DIR', str(folder)))}")
 
 
 _NEXT = {
-    Kind.SYSTEMD: "copy them to /etc/systemd/system, then: systemctl daemon-reload && systemctl enable "
+    Kind.SYSTEMD: "copy them to /etc/systemd/system, then run: systemctl daemon-reload && systemctl enable "
     "--now schedgen-backup.timer",
     Kind.CRON: "copy schedgen-backups to /etc/cron.d, and schedgen-backups.logrotate to "
     "/etc/logrotate.d/schedgen-backups",
     Kind.COMPOSE: "SCHEDGEN_BACKUPS_SOURCE=DIR docker compose -f docker-compose.yml -f "
     "DIR/docker/compose.yaml up -d --build",
-    Kind.HELM: "fill in secret.example.yaml and values.yaml, then: helm install backups dagster/dagster -f "
+    Kind.HELM: "fill in secret.example.yaml and values.yaml, then run: helm install backups dagster/dagster -f "
     "DIR/values.yaml (docs/deploy.md)",
 }
 
@@ -119,8 +123,8 @@ def _plan(
     )
     if not _USER_NAME.fullmatch(user):
         raise ConfigurationError(
-            f"{user!r} is not the name of a user",
-            hint="Use letters, digits, - and _, such as schedgen-backups.",
+            f"invalid user name {user!r}",
+            hint="Use lower-case letters, digits, - and _, such as schedgen-backups.",
         )
     cron = config.schedule.cron
     if kind is Kind.SYSTEMD:
@@ -148,6 +152,6 @@ def _copy(kind: Kind, sources: Path, folder: Path) -> tuple[Path, ...]:
             shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     except OSError as error:
         raise StorageError(
-            f"{folder} cannot be written: {error}", hint="Name a folder that this user may write."
+            f"{folder} cannot be written: {error}", hint="Use a directory that this user can write to."
         ) from error
     return tuple(sorted(path for path in folder.rglob("*") if path.is_file()))

@@ -1,6 +1,4 @@
-"""The answers of an interview that was not finished: kept beside the environment file, as private as that,
-until setup has written it.
-"""
+"""The answers of an unfinished setup, kept privately next to the environment file until it is written."""
 
 from __future__ import annotations
 
@@ -15,15 +13,16 @@ from schedgen_backups.core.system.files import read_small_file, write_atomically
 
 
 class Draft:
-    """One such file."""
+    """The file with the answers."""
 
     def __init__(self, env_path: Path) -> None:
         self._env_path = env_path
         self.path = env_path.with_name(f"{env_path.name}.setup")
 
     def read(self) -> dict[str, str]:
-        """Return the answers of the last interview; nothing where it came to its end, the file is none of
-        ours, or the environment file is newer.
+        """Return the answers of the last run of setup.
+
+        Return nothing if it finished, the file is not valid, or the environment file is newer.
         """
         try:
             if self._env_path.exists() and self._env_path.stat().st_mtime_ns > self.path.stat().st_mtime_ns:
@@ -41,19 +40,20 @@ class Draft:
         }
 
     def write(self, answers: Mapping[str, str]) -> None:
-        """Keep the answers.
+        """Store the answers.
 
-        ConfigurationError where the folder cannot be written: the environment file could not be either.
+        Raise ConfigurationError if the directory is not writable: the environment file could not be written
+        either.
         """
         try:
             write_atomically(self.path, json.dumps(answers).encode())
         except OSError as error:
             raise ConfigurationError(
                 f"{self.path.parent} cannot be written: {error.strerror}",
-                hint="Call setup as a user who may write the environment file.",
+                hint="Run setup as a user who can write the environment file.",
             ) from error
 
     def remove(self) -> None:
-        """Forget them."""
+        """Remove the file."""
         with suppress(FileNotFoundError):
             self.path.unlink()

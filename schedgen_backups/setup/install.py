@@ -1,7 +1,6 @@
-"""Carries out what `setup` planned: writes files when they differ, makes folders, starts timers and
-containers, takes the first backup.
+"""Apply the plan of `setup`: write files, create directories, start timers and containers, run commands.
 
-Add what must happen on the machine. `plan` decides which files get which text, `interview` what is asked.
+Add what must happen on the machine. `plan` makes the texts of the files, `interview` asks the questions.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from schedgen_backups.runs.home import HOME_VARIABLE
 from schedgen_backups.setup.plan import SERVICE_USER, UNITS, Deployment, Place, PlannedFile
 
 SYSTEMD_RUNS = Path("/run/systemd/system")
-"""sd_booted(3): it is there when systemd is the init system."""
+"""sd_booted(3): it exists if systemd is the init system."""
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 APPLICATION_FILES = ("docker-compose.yml", "docker-compose.yaml", "compose.yaml", "compose.yml")
 SOURCE_VARIABLE = "SCHEDGEN_BACKUPS_SOURCE"
-"""What docker/compose.yaml calls the folder that the image is built from."""
+"""Variable of docker/compose.yaml: the directory that the image is built from."""
 _COMPOSE_TIMEOUT_SECONDS = 60
 
 
 def find_sources() -> Path:
-    """The folder with deploy/ and docker/ of this installation.
+    """Return the directory with deploy/ and docker/ of this installation.
 
-    ConfigurationError when it was installed without.
+    Raise ConfigurationError if it was installed without them.
     """
     project = find_project()
     if (
@@ -45,7 +44,7 @@ def find_sources() -> Path:
         or not (project / "docker" / "compose.yaml").is_file()
     ):
         raise ConfigurationError(
-            "deploy/ and docker/ are not beside this installation",
+            "this installation does not contain deploy/ and docker/",
             hint="Install the wheel, or run setup from a checkout (make, pip install --editable .), or "
             "choose --deployment none.",
         )
@@ -53,7 +52,7 @@ def find_sources() -> Path:
 
 
 def find_application(checkout: Path | None) -> Path | None:
-    """Return the application's compose file, where it lies beside the checkout's folder."""
+    """Return the application's compose file if it is in the checkout's parent directory."""
     if checkout is None:
         return None
     found = (checkout.parent / name for name in APPLICATION_FILES)
@@ -61,7 +60,7 @@ def find_application(checkout: Path | None) -> Path | None:
 
 
 def detect(checkout: Path | None) -> dict[Deployment, str]:
-    """Return each deployment that this machine can have with what was seen of it; the best first."""
+    """Return the deployments that are possible on this machine with what was detected, best first."""
     found: dict[Deployment, str] = {}
     if _has_compose() and find_application(checkout) is not None:
         found[Deployment.COMPOSE] = f"Docker with compose, and {find_application(checkout)}"
@@ -74,8 +73,9 @@ def detect(checkout: Path | None) -> dict[Deployment, str]:
 
 
 def find_service_user(wanted: str) -> str:
-    """The user of the backups: the one that is wanted, by default the documents' where there is one,
-    otherwise who runs this.
+    """Return the user that runs the backups: the given one, by default SERVICE_USER, otherwise this user.
+
+    Raise ConfigurationError if the given user does not exist.
     """
     name = wanted or SERVICE_USER
     try:
@@ -83,15 +83,17 @@ def find_service_user(wanted: str) -> str:
     except KeyError as error:
         if wanted:
             raise ConfigurationError(
-                f"there is no user {wanted}", hint=f"useradd --system --shell /usr/sbin/nologin {wanted}"
+                f"the user {wanted} does not exist",
+                hint=f"useradd --system --shell /usr/sbin/nologin {wanted}",
             ) from error
         return pwd.getpwuid(os.geteuid()).pw_name
     return name
 
 
 def write_env(path: Path, text: str, owner: str) -> Path | None:
-    """Write the environment file, whole or not at all, closed to others as by `close_to_others`; return where
-    the old one was kept.
+    """Write the environment file atomically, with the mode of `close_to_others`.
+
+    Return the path of the copy of the old file, None without one.
     """
     kept = None
     with _translate(path):
@@ -106,17 +108,17 @@ def write_env(path: Path, text: str, owner: str) -> Path | None:
 
 
 def close_to_others(path: Path, owner: str) -> None:
-    """Let nobody but the user of the backups read the file; without a name, nobody but its owner.
+    """Let only the user of the backups read the file; without a name, only its owner.
 
-    Root's own commands trust only a file of root's, so that root keeps it and the user reads it by a group
-    that nobody else is in (0640). A user without such a group owns the file (0600).
+    Root's commands trust only a file that root owns. So root stays the owner, and the user reads it through a
+    group without other members (0640). A user without such a group becomes the owner (0600).
     """
     with _translate(path):
         _close(path, owner)
 
 
 def write_planned(files: Sequence[PlannedFile]) -> tuple[Path, ...]:
-    """Each file holds its text; returns those that were written because they differed."""
+    """Write the files whose text differs; return their paths."""
     written: list[Path] = []
     for file in files:
         with _translate(file.path):
@@ -128,12 +130,12 @@ def write_planned(files: Sequence[PlannedFile]) -> tuple[Path, ...]:
 
 
 def is_as_planned(file: PlannedFile) -> bool:
-    """Whether nothing is to be written."""
+    """Return whether the file already has this text."""
     return file.path.is_file() and file.path.read_text(encoding="utf-8") == file.text
 
 
 def make_folders(place: Place, deployment: Deployment) -> None:
-    """Points, state and log have their folders, for the user of the backups alone."""
+    """Create the directories of points, state and log, private to the user of the backups."""
     folders = [place.points] if deployment is Deployment.NONE else [place.points, place.state]
     for folder in [*folders, *([place.log] if deployment is Deployment.CRON else [])]:
         with _translate(folder):
@@ -143,23 +145,23 @@ def make_folders(place: Place, deployment: Deployment) -> None:
 
 
 def start_timer() -> None:
-    """Systemd knows the units, and the timer is on. ConfigurationError with what systemctl said otherwise."""
+    """Load the units and enable the timer; raise ConfigurationError with systemctl's message."""
     for words in (("daemon-reload",), ("enable", "--now", "schedgen-backup.timer")):
         _run(["systemctl", *words])
 
 
 def stop_units() -> None:
-    """Nothing of ours is running or started again. ConfigurationError with what systemctl said otherwise."""
+    """Stop and disable our units; raise ConfigurationError with systemctl's message."""
     _run(["systemctl", "disable", "--now", *(name for name in UNITS if name != "schedgen-backup.service")])
 
 
 def reload_units() -> None:
-    """Systemd knows that the units are gone."""
+    """Make systemd notice that the units were removed."""
     _run(["systemctl", "daemon-reload"])
 
 
 def remove_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Remove those that are there; return them."""
+    """Remove the files that exist; return their paths."""
     removed: list[Path] = []
     for path in paths:
         with _translate(path):
@@ -170,12 +172,12 @@ def remove_files(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def make_compose_words(application: Path, sources: Path) -> list[str]:
-    """`docker compose` with the application's file and ours."""
+    """Return the `docker compose` command with the application's file and ours."""
     return ["docker", "compose", "-f", str(application), "-f", str(sources / "docker" / "compose.yaml")]
 
 
 def make_compose_values(sources: Path) -> dict[str, str]:
-    """What our compose file must be told of this machine."""
+    """Return the variables of this machine that our compose file needs."""
     values = {SOURCE_VARIABLE: str(sources)}
     if DOCKER_SOCKET.exists():
         values["DOCKER_GID"] = str(DOCKER_SOCKET.stat().st_gid)
@@ -183,18 +185,15 @@ def make_compose_values(sources: Path) -> dict[str, str]:
 
 
 def run_visibly(words: Sequence[str], folder: Path) -> int:
-    """The program ran with this terminal; returns its exit code."""
+    """Run the program on this terminal; return its exit code."""
     return subprocess.run(words, cwd=folder, check=False).returncode
 
 
 def run_command_line(
     arguments: Sequence[str], place: Place, deployment: Deployment, values: Mapping[str, str]
 ) -> int:
-    """`schedgen-backups` ran as the user of the backups, with the .env that was written; returns its exit
-    code.
-    """
-    # A child process: it needs PATH and all else that this one has, and the answers in place of what this
-    # one's environment says.
+    """Run `schedgen-backups` as the user of the backups, with the written .env; return its exit code."""
+    # The child process needs this environment, such as PATH, but with the answers instead of its settings.
     environment = {**os.environ, **values, ENV_FILE_VARIABLE: str(place.env_file)}
     if deployment in {Deployment.SYSTEMD, Deployment.CRON}:
         environment[HOME_VARIABLE] = str(place.state)
@@ -231,8 +230,8 @@ def _run(words: Sequence[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ConfigurationError(
-            f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}",
-            hint="docs/deploy.md has the steps by hand.",
+            f"{' '.join(words)} failed with exit code {done.returncode}: {done.stderr.strip()}",
+            hint="docs/deploy.md describes the steps without setup.",
         )
 
 
@@ -254,7 +253,7 @@ def _close(path: Path, owner: str) -> None:
 
 
 def _is_private(user: pwd.struct_passwd) -> bool:
-    """Return whether nobody else is in the user's group, so that root may share a file with this user alone."""
+    """Return whether the user is the only member of its group, so that root can share a file only with it."""
     members = {
         *grp.getgrgid(user.pw_gid).gr_mem,
         *(other.pw_name for other in pwd.getpwall() if other.pw_gid == user.pw_gid),
@@ -269,11 +268,11 @@ def _give(path: Path, owner: str) -> None:
 
 @contextmanager
 def _translate(path: Path) -> Generator[None, None, None]:
-    """OSErrors within the block are StorageErrors that name the path."""
+    """Convert an OSError in the block to a StorageError that names the path."""
     try:
         yield
     except OSError as error:
         raise StorageError(
             f"{path} cannot be written: {error.strerror}",
-            hint="Run setup as a user who may, or name another folder.",
+            hint="Run setup as a user who can write it, or use another directory.",
         ) from error

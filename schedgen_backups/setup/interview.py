@@ -1,7 +1,6 @@
-"""The questions of `setup`: each value is checked when it is given, each group by using it; what is wrong is
-asked again.
+"""The questions of `setup`: each value is checked at once, each group by using it; wrong ones are asked again.
 
-Without a terminal nothing is asked, and flags, environment and environment file must have all answers. Add a
+Without a terminal nothing is asked: flags, environment and environment file must contain all answers. Add a
 question here.
 """
 
@@ -35,10 +34,10 @@ from schedgen_backups.setup.plan import Deployment, check_local_zone, check_path
 from schedgen_backups.setup.references import Offer, find_offers
 
 NOTHING = "-"
-"""What a person types to empty a value."""
+"""Input that clears a value."""
 _HIGHEST_PORT = 65535
 _MAIL_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
-"""Whether there is such a mailbox is seen when the test message is sent."""
+"""Whether the mailbox exists is tested by sending the test alert."""
 _MAIL_SECURITIES = ("starttls", "ssl", "insecure")
 
 
@@ -50,23 +49,28 @@ def _parse_mail(text: str) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """One variable, as a person is asked for it."""
+    """The question for one variable."""
 
     name: str
     text: str
     parse: Callable[[str], object] = str
-    """Raises ValueError, KeyError or OSError for what it cannot be."""
-    expected: str = "something"
+    """Raises ValueError, KeyError or OSError for an invalid value."""
+    expected: str = "a value"
     is_hidden: bool = False
     is_required: bool = False
 
 
 DATABASE = (
     Question("POSTGRES_HOST", "Database server", is_required=True),
-    Question("POSTGRES_PORT", "Its port", lambda text: _parse_number(text, _HIGHEST_PORT), "a port"),
-    Question("POSTGRES_USER", "Role that may read the database", is_required=True),
+    Question(
+        "POSTGRES_PORT",
+        "Port of the database server",
+        lambda text: _parse_number(text, _HIGHEST_PORT),
+        f"a port from 1 to {_HIGHEST_PORT}",
+    ),
+    Question("POSTGRES_USER", "Role that can read the database", is_required=True),
     Question("POSTGRES_DB", "Database", is_required=True),
-    Question("POSTGRES_PASSWORD", "The role's password", is_hidden=True, is_required=True),
+    Question("POSTGRES_PASSWORD", "Password of the role", is_hidden=True, is_required=True),
 )
 BUCKET = (
     Question(
@@ -78,28 +82,30 @@ BUCKET = (
     ),
     Question(
         "MINIO_SECURE",
-        "Does it speak https (true or false)",
+        "Use https (true or false)",
         lambda text: _parse_word(text, ("true", "false")),
         "true or false",
     ),
     Question("MINIO_BUCKET", "Bucket", is_required=True),
-    Question("MINIO_ACCESS_KEY", "Access key that may list and read", is_required=True),
-    Question("MINIO_SECRET_KEY", "Its secret key", is_hidden=True, is_required=True),
+    Question("MINIO_ACCESS_KEY", "Access key that can list and read", is_required=True),
+    Question("MINIO_SECRET_KEY", "Secret key", is_hidden=True, is_required=True),
 )
-DIRECTORY = Question("BACKUP_DIR", "Folder for recovery points, best on another disk", is_required=True)
+DIRECTORY = Question(
+    "BACKUP_DIR", "Directory for recovery points, preferably on another disk", is_required=True
+)
 TIMES = (
     Question(
         "BACKUP_SCHEDULE",
-        "When to back up, as a cron string",
+        "Schedule of backups, as a cron string",
         parse_cron,
         "a cron string of five fields such as '0 2 * * *'",
     ),
     Question(
-        "BACKUP_TIMEZONE", "Time zone of that", ZoneInfo, "a time zone's name such as Africa/Johannesburg"
+        "BACKUP_TIMEZONE", "Time zone of the schedule", ZoneInfo, "a time zone such as Africa/Johannesburg"
     ),
     Question(
         "BACKUP_RETENTION_DAYS",
-        "Keep recovery points for so many days",
+        "Days to keep recovery points",
         lambda text: _parse_number(text, 36500),
         "a number of days",
     ),
@@ -107,37 +113,38 @@ TIMES = (
 REFERENCES = (
     Question(
         "BACKUP_PRESET",
-        "Application whose tables name the objects",
+        "Application whose tables refer to the objects",
         PRESETS.__getitem__,
         f"one of {', '.join(PRESETS)}",
     ),
-    Question("BACKUP_REFERENCE_QUERY", "Query for the keys of the objects"),
+    Question("BACKUP_REFERENCE_QUERY", "Query that returns the keys of the objects"),
 )
-NAME = Question(
-    "BACKUP_NAME", "What people call this installation, such as production: it stands in every alert"
-)
+NAME = Question("BACKUP_NAME", "Name of this installation, such as production; every alert contains it")
 CHANNELS = (
-    Question(
-        "BACKUP_ALERT_WEBHOOK_URL", "Address that gets alerts (Slack, Discord, Teams, …)", is_hidden=True
-    ),
+    Question("BACKUP_ALERT_WEBHOOK_URL", "Webhook URL for alerts (Slack, Discord, Teams, …)", is_hidden=True),
     Question(
         "BACKUP_ALERT_EMAIL",
-        "Who gets alerts by mail, several with commas",
+        "Recipients of alerts by email, separated by commas",
         _parse_mail,
         "addresses such as ops@example.org",
     ),
 )
 MAIL = (
     Question("SMTP_HOST", "Mail server", is_required=True),
-    Question("SMTP_PORT", "Its port", lambda text: _parse_number(text, _HIGHEST_PORT), "a port"),
+    Question(
+        "SMTP_PORT",
+        "Port of the mail server",
+        lambda text: _parse_number(text, _HIGHEST_PORT),
+        f"a port from 1 to {_HIGHEST_PORT}",
+    ),
     Question(
         "SMTP_SECURITY",
-        "How it is secured",
+        "Encryption: starttls, ssl or insecure",
         lambda text: _parse_word(text, _MAIL_SECURITIES),
         "starttls, ssl or insecure",
     ),
-    Question("SMTP_USER", "Login, where it wants one"),
-    Question("SMTP_PASSWORD", "The login's password", is_hidden=True),
+    Question("SMTP_USER", "User name, if the mail server requires a login"),
+    Question("SMTP_PASSWORD", "Password of that user", is_hidden=True),
 )
 
 
@@ -151,25 +158,24 @@ class Ask(Protocol):
 
 @dataclass
 class Interview:
-    """What is known, and how the rest comes to be known."""
+    """The answers that are known, and the questions for the rest."""
 
     known: Config
-    """What flags, environment and environment file say."""
+    """Values of flags, environment and environment file."""
     written: Mapping[str, str]
-    """What the environment file says already: channels that are in it were tried when they came into it."""
+    """Values that are already in the environment file: its channels were tested when they were added."""
     given: frozenset[str]
-    """Variables that flags gave: asked for only when they turn out to be wrong."""
+    """Variables set by flags: asked for only if they are wrong."""
     is_interactive: bool
-    is_told: bool
-    """Whether a test alert may be sent."""
+    is_test_alert_allowed: bool
     draft: Draft | None = None
-    """Where answers are kept after each group of questions; None for nowhere."""
+    """File in which answers are kept after each group of questions; None to keep none."""
     answers: dict[str, str] = field(default_factory=dict[str, str])
 
     def ask_all(self, deployment: Deployment) -> dict[str, str]:
-        """Every variable that setup asks for → its value, all of them tried.
+        """Return the tested value of every variable that setup asks for.
 
-        ConfigurationError without a terminal when one is wrong.
+        Without a terminal, raise ConfigurationError if one is wrong.
         """
         is_elsewhere = deployment is Deployment.COMPOSE
         self._ask_group("database", DATABASE, lambda: self._try_database(is_elsewhere=is_elsewhere))
@@ -186,18 +192,15 @@ class Interview:
         values = self.config.values
         if not values.get("BACKUP_ALERT_WEBHOOK_URL") and not values.get("BACKUP_ALERT_EMAIL"):
             out.print(
-                "[yellow]Nobody is told of failures.[/] Set BACKUP_ALERT_WEBHOOK_URL or "
-                "BACKUP_ALERT_EMAIL, or look at `schedgen-backups status`."
+                "[yellow]No alerts are sent for failures.[/] Set BACKUP_ALERT_WEBHOOK_URL or "
+                "BACKUP_ALERT_EMAIL, or check `schedgen-backups status`."
             )
         if not values.get("BACKUP_NAME"):
             out.print(
-                "[yellow]This installation has no name:[/] alerts name machine and database. BACKUP_NAME "
-                "tells staging from production."
+                "[yellow]This installation has no name:[/] alerts name the machine and the database instead. "
+                "Set BACKUP_NAME to distinguish staging from production."
             )
-        out.print(
-            "Copies off this site are not made by this version: copy BACKUP_DIR elsewhere by a means of "
-            "your own."
-        )
+        out.print("This version makes no off-site copies: copy BACKUP_DIR to another site yourself.")
         return self.answers
 
     def _ask_group(self, subject: str, questions: Iterable[Question], attempt: Callable[[], None]) -> None:
@@ -213,9 +216,7 @@ class Interview:
         self._ask_until_right(subject, ask, attempt)
 
     def _ask_until_right(self, subject: str, ask: Ask, attempt: Callable[[], None]) -> None:
-        """Ask, try, and ask again until it works or is to be kept all the same; then the answers survive an
-        interruption.
-        """
+        """Ask and try until it works or the user keeps the answers anyway; then store them in the draft."""
         is_again = False
         while True:
             ask(is_again=is_again)
@@ -227,20 +228,20 @@ class Interview:
                     raise
                 out.print(f"[bold red]{escape(subject)}:[/] {escape(error.message)}")
                 if error.hint:
-                    out.print(f"[bold]what to do:[/] {escape(error.hint)}")
-            if typer.confirm("Keep these answers all the same?", default=False):
+                    out.print(f"[bold]What to do:[/] {escape(error.hint)}")
+            if typer.confirm("Keep these answers anyway?", default=False):
                 break
             is_again = True
         if self.draft is not None:
             self.draft.write(self.answers)
 
     def _ask_references(self, offers: tuple[Offer, ...], *, is_again: bool) -> None:
-        """Offer what was found in the database; a SELECT of one's own is an answer, too."""
+        """Offer what was found in the database; the user can also enter a SELECT."""
         known = {
             question.name: self.known.values.get(question.name, "").strip() or DEFAULTS[question.name]
             for question in REFERENCES
         }
-        nothing = "nothing says which objects the rows refer to: then nobody notices when one is missing"
+        nothing = "no reference query: no check notices when an object is missing"
         for number, text in () if is_again else enumerate((nothing, *(offer.text for offer in offers))):
             out.print(f"  [bold]{number}[/]  {escape(text)}")
 
@@ -250,13 +251,15 @@ class Interview:
                 return {"BACKUP_PRESET": NO_PRESET, "BACKUP_REFERENCE_QUERY": ""}
             if answer.isascii() and answer.isdecimal():
                 if int(answer) > len(offers):
-                    raise typer.BadParameter(f"a number from 0 to {len(offers)}, or a SELECT of one column")
+                    raise typer.BadParameter(
+                        f"enter a number from 0 to {len(offers)}, or a SELECT of one column"
+                    )
                 return offers[int(answer) - 1].values
             return {**known, "BACKUP_REFERENCE_QUERY": answer}
 
         default = known["BACKUP_REFERENCE_QUERY"] or ("1" if offers else "0")
         self.answers |= typer.prompt(
-            "Where are the keys of the objects (a number, or a SELECT of one column)",
+            "Query that returns the keys of the objects (a number, or a SELECT of one column)",
             default=default,
             value_proc=take,
         )
@@ -264,27 +267,27 @@ class Interview:
     def _find_offers(self, *, is_elsewhere: bool) -> tuple[Offer, ...]:
         config = self.config
         try:
-            if is_elsewhere and not self._can_be_asked():
+            if is_elsewhere and not self._are_servers_known_here():
                 return ()
-            with show_work(out, "looking where the keys of the objects are"):
+            with show_work(out, "searching for the keys of the objects"):
                 return find_offers(config.database, config.bucket, config.capture.transfer)
         except BackupError as error:
-            out.print(f"[yellow]references:[/] nothing can be offered: {escape(error.message)}")
+            out.print(f"[yellow]references:[/] no suggestions: {escape(error.message)}")
             return ()
 
-    def _can_be_asked(self) -> bool:
+    def _are_servers_known_here(self) -> bool:
         config = self.config
         return all(map(_is_known_here, (config.database.host, config.bucket.endpoint.rpartition(":")[0])))
 
     def _try_references(self, *, is_elsewhere: bool) -> None:
         config = self.config
-        # Without a terminal nobody chose it: a preset whose tables are not there is told by `doctor`, and no
-        # reason to set up nothing.
+        # Without a terminal, the preset may be the default: missing tables must not stop setup, and `doctor`
+        # reports them.
         is_chosen = self.is_interactive or bool(config.values.get("BACKUP_REFERENCE_QUERY", "").strip())
         if (
             not config.capture.references.is_configured
             or not is_chosen
-            or (is_elsewhere and not self._can_be_asked())
+            or (is_elsewhere and not self._are_servers_known_here())
         ):
             return
         out.print(escape(describe_consistency(check_consistency(config.live_application))))
@@ -301,7 +304,7 @@ class Interview:
             if not self.is_interactive:
                 raise ConfigurationError(
                     problem,
-                    hint="Give it as a flag, in the environment or in .env; `setup --help` has the flags.",
+                    hint="Set it by a flag, in the environment or in .env; `setup --help` lists the flags.",
                 )
             out.print(f"[bold red]{escape(problem)}[/]")
 
@@ -313,7 +316,7 @@ class Interview:
             return value
 
         hint = (
-            " (Enter keeps what is there)"
+            " (Enter keeps the current value)"
             if question.is_hidden and known
             else ""
             if question.is_required or known
@@ -329,7 +332,7 @@ class Interview:
 
     @property
     def config(self) -> Config:
-        """What is known by now, answers included."""
+        """The configuration with the answers so far."""
         return self.known.with_values(self.answers)
 
     def _try_database(self, *, is_elsewhere: bool) -> None:
@@ -337,8 +340,8 @@ class Interview:
         settings = config.database
         if is_elsewhere and not _is_known_here(settings.host):
             out.print(
-                f"{escape(settings.host)} is a name of the containers' network: `backup-cli doctor` tries "
-                "it there."
+                f"{escape(settings.host)} is not known on this machine, only in the containers' network: "
+                "`backup-cli doctor` tests it there."
             )
             return
         results = examine_database(settings, config.capture)
@@ -351,7 +354,8 @@ class Interview:
         host = settings.endpoint.rpartition(":")[0]
         if is_elsewhere and not _is_known_here(host):
             out.print(
-                f"{escape(host)} is a name of the containers' network: `backup-cli doctor` tries it there."
+                f"{escape(host)} is not known on this machine, only in the containers' network: "
+                "`backup-cli doctor` tests it there."
             )
             return
         _judge(list(examine_bucket(settings, config.capture.transfer)))
@@ -373,7 +377,7 @@ class Interview:
             (config.values.get(name) or DEFAULTS[name]) != (self.written.get(name) or DEFAULTS[name])
             for name in names
         )
-        if not self.is_told or not is_new or not service.notifier.channels:
+        if not self.is_test_alert_allowed or not is_new or not service.notifier.channels:
             return
         refused = [delivery for delivery in send_test_alert(service.notifier) if not delivery.is_accepted]
         if refused:
@@ -382,9 +386,9 @@ class Interview:
                     f"{delivery.channel} did not accept the test alert: {delivery.answer}"
                     for delivery in refused
                 ),
-                hint="Is the address right, and can it be reached from here?",
+                hint="Check the address, and that this machine can reach it.",
             )
-        out.print("A test alert was accepted by every channel.")
+        out.print("Every channel accepted a test alert.")
 
 
 def _judge(results: list[PreconditionResult]) -> None:
@@ -403,8 +407,8 @@ def _find_problem(question: Question, value: str) -> str:
     try:
         question.parse(value)
     except (ValueError, KeyError, OSError):
-        shown = "this" if question.is_hidden else repr(value)
-        return f"{question.name} is {shown}, expected {question.expected}"
+        shown = "the value" if question.is_hidden else repr(value)
+        return f"{question.name}: {shown} is invalid, expected {question.expected}"
     return ""
 
 

@@ -1,7 +1,6 @@
-"""What `setup` writes: the .env with only the differing lines changed, and the deployment's files for this
-machine's paths, as texts.
+"""The texts that `setup` writes: the .env with only differing lines changed, and the deployment's files.
 
-Values in, texts out. Add a deployment's files here.
+Pure functions from values to texts. Add a deployment's files here.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from schedgen_backups.config.variables import FILE_SUFFIX, VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
 
 DEPLOYED_AT = "/opt/schedgen-backups"
-"""Where the files of deploy/ take the checkout to be."""
+"""Path of the checkout in the files of deploy/."""
 STATE_AT = "/var/lib/schedgen-backups"
 POINTS_AT = "/var/backups/schedgen-backups"
 LOG_AT = "/var/log/schedgen-backups"
@@ -41,7 +40,7 @@ _COMMENT = re.compile(r"[^\S\r\n]+#[^\r\n'\"]*$")
 _SECRETS = frozenset(variable.name for variable in VARIABLES if variable.is_secret)
 _SAFE_PATH = re.compile(r"/[A-Za-z0-9_./@+-]*")
 _HOMES = ("/home", "/root", "/run/user")
-"""What ProtectHome=true hides from a unit (systemd.exec, "Sandboxing")."""
+"""Directories that ProtectHome=true hides from a unit (systemd.exec, "Sandboxing")."""
 _WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _CRON_FIELDS = 5
 _MONTH_SECONDS = 30 * 24 * 3600
@@ -58,9 +57,7 @@ class Deployment(str, Enum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where this machine has the checkout, the environment file, programs, state, recovery points and cron's
-    log; who runs the backups.
-    """
+    """This machine's paths of checkout, environment file, programs, state, points and log; and the user."""
 
     project: Path
     env_file: Path
@@ -72,13 +69,13 @@ class Place:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """All of them."""
+        """All paths."""
         return (self.project, self.env_file, self.bin_dir, self.state, self.points, self.log)
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file that is to hold this text."""
+    """A file with the text that it should contain."""
 
     path: Path
     text: str
@@ -86,11 +83,9 @@ class PlannedFile:
 
 
 def merge_env(text: str, values: Mapping[str, str]) -> str:
-    """The .env with these values: other lines stay byte for byte, a differing value takes its line's place,
-    new ones are appended.
+    """Return the .env with these values: differing lines are replaced, new ones appended, others unchanged.
 
-    A value that is given as NAME_FILE with the same content stays there. ConfigurationError for a value that
-    a .env cannot hold.
+    Raise ConfigurationError for a value that a .env cannot contain.
     """
     present = dotenv_values(stream=io.StringIO(text))
     wanted = {
@@ -119,9 +114,9 @@ def merge_env(text: str, values: Mapping[str, str]) -> str:
 
 
 def format_line(name: str, value: str) -> str:
-    """NAME=value as Compose and python-dotenv read it alike.
+    """Return NAME=value, quoted so that Compose and python-dotenv read the same value.
 
-    ConfigurationError where no way of writing is read back as the same value.
+    Raise ConfigurationError if no notation works for both.
     """
     if _PLAIN.fullmatch(value):
         return f"{name}={value}"
@@ -130,13 +125,13 @@ def format_line(name: str, value: str) -> str:
     if not set(value) & set('"\\$`\n'):
         return f'{name}="{value}"'
     raise ConfigurationError(
-        f"the value of {name} cannot be written into a .env so that everybody reads the same",
-        hint=f"Put it into a file: {name}{FILE_SUFFIX}.",
+        f"the value of {name} cannot be written to a .env file: programs would read it differently",
+        hint=f"Write it to a file, and set {name}{FILE_SUFFIX} to the file's path.",
     )
 
 
 def describe_env(text: str, merged: str) -> list[str]:
-    """The lines that change, secrets masked; nothing of the others but how many they are."""
+    """Return the lines that change, with masked secrets, and the number of other values."""
     before, after = dotenv_values(stream=io.StringIO(text)), dotenv_values(stream=io.StringIO(merged))
     changed = [name for name, value in after.items() if before.get(name) != value]
     return [
@@ -144,14 +139,14 @@ def describe_env(text: str, merged: str) -> list[str]:
             f"{name}={MASK}" if name in _SECRETS and after[name] else format_line(name, after[name] or "")
             for name in changed
         ),
-        f"# {len(after) - len(changed)} other values stay as they are",
+        f"# {len(after) - len(changed)} other values are unchanged",
     ]
 
 
 def plan_units(
     sources: Path, unit_dir: Path, place: Place, schedule: str, timezone: str
 ) -> tuple[PlannedFile, ...]:
-    """The units of deploy/systemd for this place; the timer goes off when the schedule does."""
+    """Return the units of deploy/systemd for this machine; the timer has the given schedule."""
     calendar = "\n".join(f"OnCalendar={line} {timezone}" for line in make_calendar(schedule))
     files: list[PlannedFile] = []
     for name in UNITS:
@@ -160,14 +155,14 @@ def plan_units(
             text = re.sub(r"^OnCalendar=.*$", calendar, text, flags=re.MULTILINE)
         text = re.sub(r"^(User|Group)=.*$", rf"\1={place.user}", text, flags=re.MULTILINE)
         if any(path.is_relative_to(home) for path in place.paths for home in _HOMES):
-            # Hidden, the unit's own program could not be started.
+            # Otherwise the unit's program would be hidden and could not be started.
             text = text.replace("ProtectHome=true", "ProtectHome=read-only")
         files.append(PlannedFile(unit_dir / name, text, 0o644))
     return tuple(files)
 
 
 def plan_cron(sources: Path, cron_dir: Path, place: Place, schedule: str) -> tuple[PlannedFile, ...]:
-    """The cron file of deploy/cron for this place and this schedule. cron goes by the machine's own clock."""
+    """Return the cron file of deploy/cron for this machine and schedule; cron uses the machine's local time."""
     text = _move((sources / "cron" / CRON_FILE).read_text(encoding="utf-8"), place)
     text = re.sub(
         rf"^0 2 \* \* \* {re.escape(SERVICE_USER)} ",
@@ -179,17 +174,18 @@ def plan_cron(sources: Path, cron_dir: Path, place: Place, schedule: str) -> tup
 
 
 def check_path(path: Path) -> None:
-    """Raise ConfigurationError for a path that units and cron files would read as something else."""
+    """Raise ConfigurationError for a path with characters that are special in units or cron files."""
     if not _SAFE_PATH.fullmatch(str(path)):
         raise ConfigurationError(
-            f"{str(path)!r} cannot stand in a unit or a cron file",
+            f"{str(path)!r} cannot be used in a unit or a cron file",
             hint="Use a path of letters, digits and ._-@+/.",
         )
 
 
 def check_local_zone(zone: ZoneInfo) -> None:
-    """Raise ConfigurationError where this machine's clock shows another time than the zone's, at any time of
-    the year: cron knows no other.
+    """Raise ConfigurationError if this machine's local time differs from the zone's at any time of the year.
+
+    cron uses only the local time.
     """
     now = time.time()
     months = (now + month * _MONTH_SECONDS for month in range(12))
@@ -199,23 +195,23 @@ def check_local_zone(zone: ZoneInfo) -> None:
         for moment in months
     ):
         raise ConfigurationError(
-            f"cron goes by this machine's own clock ({time.tzname[0]}), and the schedule is meant for {zone}",
-            hint="Name the machine's own zone and write the schedule for it, set another (timedatectl), or "
-            "choose systemd, whose timers know zones.",
+            f"cron uses this machine's local time ({time.tzname[0]}), but the schedule is in {zone}",
+            hint="Use the machine's time zone for the schedule, change it (timedatectl), or choose systemd, "
+            "whose timers support time zones.",
         )
 
 
 def make_calendar(cron: str) -> tuple[str, ...]:
-    """systemd.time(7) expressions that go off when the cron string does; two where cron means day of month or
-    day of week.
+    """Return the systemd.time(7) expressions for a cron string.
 
-    ConfigurationError for names such as @daily or MON, which stay the business of cron.
+    There are two if cron means "day of month or day of week". Raise ConfigurationError for names such as
+    @daily or MON.
     """
     fields = cron.split()
     if len(fields) != _CRON_FIELDS or not all(re.fullmatch(r"[0-9*,/-]+", field) for field in fields):
         raise ConfigurationError(
-            f"{cron!r} cannot be said to a systemd timer",
-            hint="Write it as five fields of numbers, such as '0 2 * * 1-5'.",
+            f"{cron!r} cannot be converted to a systemd timer",
+            hint="Use five fields of numbers, such as '0 2 * * 1-5'.",
         )
     minute, hour, day, month, weekday = fields
     clock = f"{_translate(hour, 0)}:{_translate(minute, 0)}:00"
@@ -257,7 +253,7 @@ def _move(text: str, place: Place) -> str:
     )
     if str(place.state) != STATE_AT:
         text = text.replace(STATE_AT, str(place.state))
-        # StateDirectory= is a name below /var/lib; another place must be allowed by its path.
+        # StateDirectory= is a name below /var/lib; any other directory must be allowed by its path.
         text = re.sub(
             r"^StateDirectory=.*\nStateDirectoryMode=.*$",
             f"ReadWritePaths={place.state}",

@@ -1,8 +1,7 @@
-"""Finds out where a database keeps the keys of a bucket's objects: known applications by their tables, others
-by comparing columns with keys.
+"""Find where a database keeps the keys of a bucket's objects: by the tables of presets, or by column values.
 
-Rows are read without planning a query on their tables, and only some of them: what is found is an offer,
-which `setup` then tries.
+Only some rows are read, without planning a query on their tables. The result is a suggestion that `setup` then
+tests.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
 
 _KEYS_LIMIT = 100_000
-"""Of a bucket: 10 MB of memory, and a few seconds of listing."""
+"""Maximum number of keys that are listed: 10 MB of memory, and a few seconds."""
 _ROWS_LIMIT = 2000
 _CHARACTERS_LIMIT = 4_000_000
 _OFFERS_LIMIT = 5
@@ -28,17 +27,17 @@ _OFFERS_LIMIT = 5
 
 @dataclass(frozen=True)
 class Offer:
-    """Where the keys may be, and how much speaks for it."""
+    """A possible source of the keys."""
 
     text: str
-    """What a person reads."""
+    """Text of the choice, with the number of matching values."""
     preset: str = NO_PRESET
     query: str = ""
-    """Empty for what the preset reads."""
+    """Empty for the query of the preset."""
 
     @property
     def values(self) -> dict[str, str]:
-        """The variables that stand for it."""
+        """The variables that select it."""
         return {
             "BACKUP_PRESET": self.preset if not self.query else DEFAULTS["BACKUP_PRESET"],
             "BACKUP_REFERENCE_QUERY": self.query,
@@ -46,7 +45,7 @@ class Offer:
 
 
 def _take(values: Iterator[str]) -> list[str]:
-    """Return the first values, fewer where they are long: keys are short."""
+    """Return the first values; fewer if they are long, because keys are short."""
     taken: list[str] = []
     size = 0
     for value in islice(values, _ROWS_LIMIT):
@@ -60,9 +59,9 @@ def _take(values: Iterator[str]) -> list[str]:
 def find_offers(
     database: DatabaseSettings, bucket: BucketSettings, transfer: TransferSettings
 ) -> tuple[Offer, ...]:
-    """Return where the keys may be, the likeliest first; nothing where no column holds one.
+    """Return possible sources of the keys, likeliest first; empty if no column contains a key.
 
-    Errors of database and bucket are raised.
+    Raise the errors of database and bucket.
     """
     with BucketClient(bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:
         keys = {listed.key for listed in islice(client.list_objects(), _KEYS_LIMIT)}

@@ -1,6 +1,6 @@
-"""The steps of `setup`: ask, plan, show or write, start what takes the backups, take a first one.
+"""The steps of `setup`: ask, plan, show or write, start the schedule, take a first backup.
 
-It can be repeated: what is done stays.
+Setup can be repeated: steps that are done are not done again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PROGRAM = "schedgen-backups"
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the flags say about the machine."""
+    """Flags that concern the machine."""
 
     unit_dir: Path
     cron_dir: Path
@@ -65,22 +65,20 @@ def set_up(
     is_interactive: bool,
     is_dry: bool,
 ) -> None:
-    """Set this machine up, or print what would be done.
+    """Set up this machine, or print what would be done.
 
-    `flags` are variables with their values, `file` is the environment file in force.
+    `flags` maps variables to values; `file` is the environment file in use.
     """
     checkout = find_checkout()
     deployment = wanted or _choose(checkout, wishes, is_interactive=is_interactive)
     sources = install.find_sources() if deployment is not Deployment.NONE else checkout or Path.cwd()
     application = _find_application(sources, wishes) if deployment is Deployment.COMPOSE else None
     env_path = application.parent / FILE_NAME if application else file.path or choose_file_to_write()
-    # Only where somebody answers: a script's answers are those of this call.
+    # Only with a terminal: a script gives all answers in each call.
     draft = Draft(env_path)
     kept = draft.read() if is_interactive and not is_dry else {}
     if kept:
-        out.print(
-            "The answers of a setup that was not finished stand where they can be changed; Enter keeps them."
-        )
+        out.print("The answers of the unfinished setup are the defaults of the questions; Enter keeps them.")
     config = load_config_to_write(env_path).with_values({**kept, **flags})
     if config.file.error is not None:
         raise config.file.error
@@ -91,7 +89,7 @@ def set_up(
         written,
         frozenset(flags),
         is_interactive,
-        is_told=not is_dry,
+        is_test_alert_allowed=not is_dry,
         draft=draft if is_interactive and not is_dry else None,
     )
     answers = interview.ask_all(deployment)
@@ -113,7 +111,7 @@ def set_up(
         return
     _write(env_path, old_text, new_text, files, place, deployment)
     draft.remove()
-    # Two that start the same backups would stand in each other's way.
+    # Two deployments that start the same backups would conflict.
     for other in {Deployment.SYSTEMD, Deployment.CRON} - {deployment}:
         _remove_files(other, wishes)
     if application:
@@ -123,7 +121,7 @@ def set_up(
         is_done = _finish_here(deployment, wishes, place, own, files)
         program = PROGRAM
     if is_done:
-        out.print("[bold green]A recovery point is taken and verified.[/]")
+        out.print("[bold green]A recovery point was taken and verified.[/]")
     _print_next(deployment, program, place.bin_dir)
 
 
@@ -134,7 +132,7 @@ def _choose(checkout: Path | None, wishes: Wishes, *, is_interactive: bool) -> D
     for deployment, seen in found.items():
         out.print(
             f"  [bold]{deployment.value}[/]  "
-            f"{escape(seen)}{' (set up here already)' if deployment is present else ''}"
+            f"{escape(seen)}{' (already installed)' if deployment is present else ''}"
         )
     if not is_interactive:
         return best
@@ -144,17 +142,14 @@ def _choose(checkout: Path | None, wishes: Wishes, *, is_interactive: bool) -> D
             return Deployment(text.strip())
         except ValueError as error:
             raise typer.BadParameter(
-                f"one of {', '.join(deployment.value for deployment in Deployment)}"
+                f"enter one of {', '.join(deployment.value for deployment in Deployment)}"
             ) from error
 
     return typer.prompt("What starts the backups", default=best.value, value_proc=take)
 
 
 def find_present(wishes: Wishes) -> Deployment | None:
-    """Return the deployment that setup installed here before.
-
-    None where there is none, or none with files of its own.
-    """
+    """Return the deployment that setup installed here; None if there is none, or it has no files."""
     if any((wishes.unit_dir / name).exists() for name in UNITS):
         return Deployment.SYSTEMD
     if (wishes.cron_dir / CRON_FILE).exists():
@@ -163,7 +158,7 @@ def find_present(wishes: Wishes) -> Deployment | None:
     env_path = application.parent / FILE_NAME if application is not None else None
     if env_path is None or not env_path.is_file():
         return None
-    # Compose's own variable, and none of ours: the configuration does not have it.
+    # A variable of our compose file, which is not part of the configuration.
     return (
         Deployment.COMPOSE
         if f"{install.SOURCE_VARIABLE}=" in env_path.read_text(encoding="utf-8", errors="replace")
@@ -172,9 +167,7 @@ def find_present(wishes: Wishes) -> Deployment | None:
 
 
 def remove(wishes: Wishes, file: EnvironmentFile) -> None:
-    """Take away what setup installed, and say what stays: settings, recovery points, history and logs are
-    never removed.
-    """
+    """Remove what setup installed, and print what is kept: settings, recovery points, history and logs."""
     present = find_present(wishes)
     removed = [
         path
@@ -183,43 +176,40 @@ def remove(wishes: Wishes, file: EnvironmentFile) -> None:
     ]
     if present is Deployment.COMPOSE:
         out.print(
-            "The containers are compose's: docker compose with both files, then `down`. Its volumes hold "
-            "the recovery points; `down -v` removes them."
+            "Remove the containers with `docker compose … down` and both compose files. The volumes contain "
+            "the recovery points; `down -v` would remove them."
         )
     elif not removed:
-        out.print("Nothing of a deployment is installed here.")
-    stays = [
+        out.print("No deployment is installed here.")
+    kept = [
         str(path)
         for path in (file.path, wishes.state_dir, wishes.log_dir)
         if path is not None and path.exists()
     ]
     out.print(
         escape(
-            f"Everything else stays: {', '.join([*stays, 'the recovery points'])}, and the user of the "
-            "backups."
+            f"Not removed: {', '.join([*kept, 'the recovery points'])}, and the user that runs the backups."
         )
     )
 
 
 def _remove_files(deployment: Deployment | None, wishes: Wishes) -> tuple[Path, ...]:
-    """Stop what the deployment's files start, remove them, and return them; nothing for a deployment without
-    files of its own.
-    """
+    """Stop the deployment's units and remove its files; return the removed files."""
     files = {
         Deployment.SYSTEMD: [wishes.unit_dir / name for name in UNITS],
         Deployment.CRON: [wishes.cron_dir / CRON_FILE],
     }
     paths = files.get(deployment, []) if deployment is not None else []
-    is_told = (
+    uses_systemctl = (
         deployment is Deployment.SYSTEMD
         and install.SYSTEMD_RUNS.is_dir()
         and wishes.unit_dir == UNIT_DIR
         and any(map(Path.exists, paths))
     )
-    if is_told:
+    if uses_systemctl:
         install.stop_units()
     removed = install.remove_files(paths)
-    if is_told:
+    if uses_systemctl:
         install.reload_units()
     for path in removed:
         out.print(f"removed: {escape(str(path))}")
@@ -231,7 +221,7 @@ def _find_application(checkout: Path, wishes: Wishes) -> Path:
     if found is None or not found.is_file():
         raise ConfigurationError(
             "the application's compose file was not found",
-            hint="Name it: --application-compose /srv/app/docker-compose.yml",
+            hint="Give its path: --application-compose /srv/app/docker-compose.yml",
         )
     return found.absolute()
 
@@ -244,15 +234,13 @@ def _read_example(checkout: Path | None) -> str:
 def _leave_files_alone(
     answers: dict[str, str], file: EnvironmentFile, written: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the answers without those that the environment file takes from a file: they are not written
-    beside that.
-    """
+    """Return the answers without those that the environment file sets by NAME_FILE: both must not be set."""
     kept: dict[str, str] = {}
     for name, value in answers.items():
         if file.values.get(name + FILE_SUFFIX, "").strip():
             if written.get(name) != value:
                 raise ConfigurationError(
-                    f"{name} is another one than in the file of {name}{FILE_SUFFIX}", hint="Change that file."
+                    f"{name} differs from the file that {name}{FILE_SUFFIX} names", hint="Change that file."
                 )
         else:
             kept[name] = value
@@ -275,14 +263,14 @@ def _plan_files(
 def _print_plan(env_path: Path, old_text: str, new_text: str, files: tuple[PlannedFile, ...]) -> None:
     out.print(
         f"[bold]{escape(str(env_path))}[/] "
-        f"{'stays as it is' if old_text == new_text else 'would be written, mode 0600:'}"
+        f"{'is unchanged' if old_text == new_text else 'would be written, mode 0600:'}"
     )
     if old_text != new_text:
         for line in describe_env(old_text, new_text):
             out.print(escape(line), soft_wrap=True)
     for file in files:
         is_same = install.is_as_planned(file)
-        out.print(f"[bold]{escape(str(file.path))}[/] {'stays as it is' if is_same else 'would be written:'}")
+        out.print(f"[bold]{escape(str(file.path))}[/] {'is unchanged' if is_same else 'would be written:'}")
         if not is_same:
             out.print(escape(file.text), soft_wrap=True)
     out.print("Nothing was written.")
@@ -303,7 +291,7 @@ def _write(
     else:
         kept = install.write_env(env_path, new_text, owner)
         out.print(
-            f"written: {escape(str(env_path))}" + (f", the old one is {escape(kept.name)}" if kept else "")
+            f"written: {escape(str(env_path))}" + (f", old file kept as {escape(kept.name)}" if kept else "")
         )
     if deployment is not Deployment.COMPOSE:
         install.make_folders(place, deployment)
@@ -321,23 +309,24 @@ def _finish_here(
 ) -> bool:
     if deployment is Deployment.SYSTEMD and install.SYSTEMD_RUNS.is_dir() and wishes.unit_dir == UNIT_DIR:
         install.start_timer()
-        out.print("schedgen-backup.timer is on")
+        out.print("schedgen-backup.timer is enabled")
     elif files and deployment is Deployment.SYSTEMD:
         out.print(
-            "systemd was not told: systemctl daemon-reload && systemctl enable --now schedgen-backup.timer"
+            "the timer is not enabled yet; run: systemctl daemon-reload && systemctl enable --now "
+            "schedgen-backup.timer"
         )
     if not wishes.is_first_backup_wanted:
         return False
     if place.points.is_dir() and (newest := find_newest_verified(Catalog(place.points))) is not None:
-        out.print(f"a verified recovery point is there already: {newest.point_id}")
+        out.print(f"a verified recovery point already exists: {newest.point_id}")
         return True
     out.print("first recovery point:")
     for arguments in (("backup", "--reason", "setup"), ("verify", "latest")):
         code = install.run_command_line(arguments, place, deployment, values)
         if code != 0:
             out.print(
-                f"[bold red]{' '.join(arguments)} ended with {code}.[/] Everything else is set up; "
-                "`schedgen-backups doctor` says more."
+                f"[bold red]{' '.join(arguments)} failed with exit code {code}.[/] Everything else is set up; "
+                "`schedgen-backups doctor` shows more."
             )
             raise CommandEnd(code)
     return True
@@ -354,7 +343,7 @@ def _finish_compose(application: Path, sources: Path, wishes: Wishes, *, is_inte
     if not wishes.is_started and not (
         is_interactive and typer.confirm("Build and start the containers now?", default=False)
     ):
-        out.print("Nothing was started. When you are ready:")
+        out.print("Nothing was started. To start, run:")
         for command in commands:
             out.print(f"  {escape(' '.join(command))}", soft_wrap=True)
         return False
@@ -362,17 +351,18 @@ def _finish_compose(application: Path, sources: Path, wishes: Wishes, *, is_inte
         code = install.run_visibly(command, application.parent)
         if code != 0:
             raise ConfigurationError(
-                f"{' '.join(command)} ended with {code}", hint="docs/deploy.md has the steps by hand."
+                f"{' '.join(command)} failed with exit code {code}",
+                hint="docs/deploy.md describes the steps without setup.",
             )
     return wishes.is_first_backup_wanted
 
 
 def _print_next(deployment: Deployment, program: str, bin_dir: Path) -> None:
     taken_by = {
-        Deployment.COMPOSE: "The schedule in the Dagster UI, http://127.0.0.1:3000, takes the next ones.",
-        Deployment.SYSTEMD: "The timer takes the next ones: systemctl list-timers schedgen-backup.timer. "
+        Deployment.COMPOSE: "Dagster's schedule takes the next backups: see the UI, http://127.0.0.1:3000.",
+        Deployment.SYSTEMD: "The timer takes the next backups: systemctl list-timers schedgen-backup.timer. "
         "UI and daemon: docs/deploy.md.",
-        Deployment.CRON: "cron takes the next ones, by this machine's clock. UI, daemon and the log's "
+        Deployment.CRON: "cron takes the next backups, in this machine's local time. UI, daemon and log "
         "rotation: docs/deploy.md.",
         Deployment.NONE: f"`{PROGRAM} serve` starts the Dagster UI and the schedule, until Ctrl-C.",
     }
@@ -380,5 +370,5 @@ def _print_next(deployment: Deployment, program: str, bin_dir: Path) -> None:
     if program == PROGRAM and shutil.which(PROGRAM) != str(bin_dir / PROGRAM):
         out.print(escape(f'  export PATH={shlex.quote(str(bin_dir))}:"$PATH"'))
     out.print(escape(f"  {program} status"))
-    out.print(escape(f"  {program} drill    # restores it on trial"))
-    out.print("docs/BACKUP_QUICK_REFERENCE.md has the other commands on one page.")
+    out.print(escape(f"  {program} drill    # restore drill"))
+    out.print("docs/BACKUP_QUICK_REFERENCE.md lists the other commands on one page.")

@@ -1,7 +1,7 @@
-"""The gate: ASGI middleware that decides which requests reach Dagster's webserver. Knows no Dagster.
+"""The gate: ASGI middleware that decides which requests reach Dagster's webserver. It does not use Dagster.
 
-A browser sends requests for whatever page it shows. The rules keep out those that a page of another site, or
-of another port of this host, has made.
+A browser sends requests for any page that it shows. The rules refuse requests that were made by a page of
+another site, or of another port of this host.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from schedgen_backups.config.ui import UiSettings, parse_address, parse_origin
 from schedgen_backups.ui.login import Login
 
 HEALTH_PATH = "/server_info"
-"""Dagster's own path of versions. Probes ask for it by the address of a container or pod, so that it is open
-under every name."""
+"""Dagster's path that returns its versions. Probes use the address of a container or pod, so it is open under
+every host name."""
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _READING_METHODS = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
 _QUERY_LIMIT_BYTES = 1 << 20
-"""More than the UI sends: its largest queries are some 100 kB (2026-11-29, dagster-webserver 1.13)."""
+"""More than the UI sends: its largest queries are about 100 kB (2026-11-29, dagster-webserver 1.13)."""
 _LOGIN_LIMIT_CHARACTERS = 600
-"""Of user and password in a URL."""
+"""Maximum length of user and password in a URL."""
 _NEVER_IN_LOGIN = re.compile(r"""[\s/"'\\]""")
 _NEVER_IN_USER = re.compile(r"[?#]")
 _LIBPQ_SCHEMES = ("postgres", "postgresql")
-"""Whose passwords may hold what other URLs have to escape."""
+"""Schemes whose passwords may contain characters that other URLs must escape."""
 _PASSWORD_SETTING = re.compile(
     r"""(?<![A-Za-z0-9_])(?:ssl)?password\s{0,20}=\s{0,20}['"]?[^\s&'"]""", re.IGNORECASE
 )
 _ESCAPE = re.compile(r"\\(?:U([0-9A-Fa-f]{8})|u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([/nt]))|%([0-9A-Fa-f]{2})")
 _LETTERS = {"/": "/", "n": "\n", "t": "\t"}
 _MOST_LAYERS = 4
-"""Of escapes: JSON in a string of JSON, or YAML."""
+"""Maximum nesting of escapes, such as JSON or YAML in a JSON string."""
 _WRONG_POLICY_CODE = 1008
 """RFC 6455, section 7.4.1: a message violates the server's policy."""
 _SECURITY_HEADERS = {
-    # A page of another site must not show the UI in a frame and lead a click to a button.
+    # A page of another site must not show the UI in a frame and redirect a click to a button.
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -60,7 +60,7 @@ class Refusal:
 
 
 class Gate:
-    """Passes on what a user of the UI asks for, and refuses everything else before Dagster sees it."""
+    """Passes on the requests of UI users, and refuses all others before Dagster sees them."""
 
     def __init__(self, app: ASGIApp, settings: UiSettings) -> None:
         self._app = app
@@ -74,7 +74,7 @@ class Gate:
             return
         refusal = self._find_refusal(scope)
         if refusal is None and not _is_health_request(scope) and not await self._login.accepts(scope):
-            refusal = Refusal(HTTPStatus.UNAUTHORIZED, "a login is needed", is_login_missing=True)
+            refusal = Refusal(HTTPStatus.UNAUTHORIZED, "a login is required", is_login_missing=True)
         if refusal is not None:
             await self._refuse(refusal, scope, receive, send)
             return
@@ -103,25 +103,23 @@ class Gate:
         )
 
     def _judge_host(self, headers: Headers) -> Refusal | None:
-        """Refuse a name that is not the UI's: a page of any site can give its own name the address 127.0.0.1
-        (DNS rebinding).
-        """
+        """Refuse other host names than the UI's: any site can point its own name to 127.0.0.1 (DNS rebinding)."""
         hosts = headers.getlist("host")
         try:
             [address] = [parse_address(host) for host in hosts]
         except ValueError:
-            return Refusal(HTTPStatus.BAD_REQUEST, "one Host header with a host name is needed")
+            return Refusal(HTTPStatus.BAD_REQUEST, "exactly one Host header with a host name is required")
         if address.host in _LOOPBACK_HOSTS or any(
             allowed.host == address.host for allowed in self._settings.addresses
         ):
             return None
         return Refusal(
             HTTPStatus.BAD_REQUEST,
-            f"the UI is not reached as {address.host}; BACKUP_UI_HOSTS names further hosts",
+            f"{address.host} is not a host name of the UI; add it to BACKUP_UI_HOSTS",
         )
 
     def _judge_sender(self, scope: Scope, headers: Headers) -> Refusal | None:
-        """Refuse what a page of another origin sends.
+        """Refuse requests from a page of another origin.
 
         Browsers send `Origin` with each POST and websocket; other programs send neither header.
         """
@@ -129,7 +127,7 @@ class Gate:
         if origins and not (len(origins) == 1 and self._is_own_origin(origins[0], headers["host"])):
             return Refusal(
                 HTTPStatus.FORBIDDEN,
-                "a page of another origin sent this; BACKUP_UI_HOSTS names the hosts of the UI",
+                "a page of another origin sent this request; BACKUP_UI_HOSTS lists the hosts of the UI",
             )
         sites = headers.getlist("sec-fetch-site")
         if (
@@ -137,29 +135,28 @@ class Gate:
             and not (len(sites) == 1 and sites[0] in _OWN_SITES)
             and not _is_followed_link(scope, headers)
         ):
-            return Refusal(HTTPStatus.FORBIDDEN, "a page of another site sent this")
+            return Refusal(HTTPStatus.FORBIDDEN, "a page of another site sent this request")
         return None
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
-        # Not compared with Host alone: a reverse proxy may replace that, and then the origin is one of the
+        # Comparing with Host is not enough: a reverse proxy may replace it, and then the origin is one of the
         # configured addresses.
         try:
             address = parse_origin(origin)
-        except ValueError:  # among them `null`, the origin of sandboxed frames
+        except ValueError:  # also for `null`, the origin of sandboxed frames
             return False
         if any(
             allowed.host == address.host and allowed.port in {None, address.port}
             for allowed in self._settings.addresses
         ):
             return True
-        # Other programs serve pages on other ports of this host: a loopback origin has the very port that is
-        # asked.
+        # Other programs serve pages on other ports of this host: the port of a loopback origin must match.
         return address.host in _LOOPBACK_HOSTS and _is_same(origin, host)
 
     @staticmethod
     async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await receive()  # the connection's first message, which must be taken before an answer
+            await receive()  # ASGI: the first message must be received before an answer is sent
             await send({"type": "websocket.close", "code": _WRONG_POLICY_CODE, "reason": refusal.reason})
             return
         headers = (
@@ -172,8 +169,9 @@ class Gate:
 
 
 async def _read_query(receive: Receive) -> tuple[Receive, Refusal | None]:
-    """Return a stream with the query that was read, and why it does not reach Dagster, which keeps the
-    configuration of a run for good.
+    """Return a stream that replays the query, and the reason to refuse it, or None.
+
+    Dagster stores the configuration of a run permanently, so it must not contain a password.
     """
     body = bytearray()
     while True:
@@ -182,23 +180,21 @@ async def _read_query(receive: Receive) -> tuple[Receive, Refusal | None]:
             return _replay(message, receive), None
         body += message.get("body", b"")
         if len(body) > _QUERY_LIMIT_BYTES:
-            return receive, Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the query is too long")
+            return receive, Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the query is too large")
         if not message.get("more_body", False):
             break
     refusal = None
     if _holds_password(bytes(body)):
         reason = (
-            "a URL or connection string in it holds a password, which Dagster would keep; leave it "
-            "out and set RESTORE_POSTGRES_PASSWORD"
+            "a URL or connection string in the query contains a password, which Dagster would store; "
+            "remove it and set RESTORE_POSTGRES_PASSWORD"
         )
         refusal = Refusal(HTTPStatus.BAD_REQUEST, reason)
     return _replay({"type": "http.request", "body": bytes(body), "more_body": False}, receive), refusal
 
 
 def _holds_password(body: bytes) -> bool:
-    """Return whether a URL with a password, or a connection string with one, stands in the query, in whatever
-    escapes.
-    """
+    """Return whether the query, however escaped, contains a URL or connection string with a password."""
     text = body.decode(json.detect_encoding(body), "replace")
     for _layer in range(_MOST_LAYERS):
         if _PASSWORD_SETTING.search(text) or _holds_url_with_password(text):
@@ -208,9 +204,9 @@ def _holds_password(body: bytes) -> bool:
 
 
 def _holds_url_with_password(text: str) -> bool:
-    """Whether a URL with user and password stands in the text.
+    """Return whether the text contains a URL with user and password.
 
-    Each beginning of one is looked at once: a POST must not keep others waiting.
+    The start of each URL is examined once, in bounded time: a POST must not block other requests.
     """
     for found in re.finditer("://", text):
         end = text.find("@", found.end(), found.end() + _LOGIN_LIMIT_CHARACTERS)
@@ -239,23 +235,19 @@ def _replay(first: Message, receive: Receive) -> Receive:
 
 
 def _judge_request(scope: Scope, headers: Headers) -> Refusal | None:
-    """Refuse requests that a page can make without the browser's asking first, where they can change
-    something.
-    """
+    """Refuse requests that can change something and that browsers send without a CORS preflight."""
     method = scope["method"]
-    if not scope["path"].isprintable():  # a route of Starlette's takes a line break at its end for nothing
-        return Refusal(HTTPStatus.BAD_REQUEST, "the path holds control characters")
+    if not scope["path"].isprintable():  # Starlette's routes ignore a line break at the end
+        return Refusal(HTTPStatus.BAD_REQUEST, "the path contains control characters")
     if method in _READING_METHODS:
         if _is_graphql(scope):  # Dagster executes mutations of a GET
-            return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GraphQL is asked by POST only")
+            return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GraphQL accepts only POST")
         return None
-    if (
-        method != "POST"
-    ):  # a browser's question whether another origin may ask (OPTIONS) is thereby answered with no
-        return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{method} is not used by the UI")
+    if method != "POST":  # this also refuses CORS preflights (OPTIONS)
+        return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"the UI does not use {method}")
     kinds = headers.getlist("content-type")
     if len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() != "application/json":
-        return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "POST takes application/json only")
+        return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "POST accepts only application/json")
     return None
 
 
@@ -272,10 +264,7 @@ def _is_graphql(scope: Scope) -> bool:
 
 
 def _is_followed_link(scope: Scope, headers: Headers) -> bool:
-    """Return whether somebody followed a link to the UI, such as that of an alert in a web mail.
-
-    It shows a page, which changes nothing.
-    """
+    """Return whether the user followed a link to the UI, such as one in an alert; it changes nothing."""
     return (
         _is_http(scope)
         and scope["method"] in _READING_METHODS

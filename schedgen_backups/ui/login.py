@@ -1,6 +1,4 @@
-"""The optional login of the UI: a name that a reverse proxy sends, or HTTP Basic with a file of password
-hashes.
-"""
+"""The optional login of the UI: a user name from a reverse proxy, or HTTP Basic with password hashes."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ _MAX_REMEMBERED = 1000
 
 
 class Login:
-    """Who may use the UI: everybody where no login is configured, otherwise those that one of the configured
-    logins accepts.
-    """
+    """Who may use the UI: any user if no login is configured, otherwise users that one of the logins accepts."""
 
     def __init__(self, settings: UiSettings) -> None:
         self._proxy = settings.proxy_login
@@ -41,9 +37,7 @@ class Login:
 
 
 class Passwords:
-    """Verifies HTTP Basic credentials against argon2 hashes, one at a time: a hash takes 64 MiB while it is
-    computed.
-    """
+    """Verifies HTTP Basic credentials against argon2 hashes, one at a time: computing one takes 64 MiB."""
 
     def __init__(self, hashes: dict[str, str]) -> None:
         self._hashes = hashes
@@ -52,10 +46,10 @@ class Passwords:
         self._lock = asyncio.Lock()
         self._key = secrets.token_bytes()
         self._accepted: set[bytes] = set()
-        """Keyed digests of credentials that were right: a page of the UI makes dozens of requests."""
+        """Keyed digests of accepted credentials: a page of the UI makes dozens of requests."""
 
     async def accept(self, authorizations: list[str]) -> bool:
-        """Return whether this is one header with a known user and the right password."""
+        """Return whether this is exactly one header, with a known user and the right password."""
         if len(authorizations) != 1:
             return False
         digest = hmac.digest(self._key, authorizations[0].encode(), hashlib.sha256)
@@ -76,7 +70,7 @@ class Passwords:
         if scheme.lower() != "basic" or not separator:
             return False
         try:
-            # An unknown user takes as long as a known one.
+            # The check of an unknown user takes as long as that of a known one.
             return (
                 self._hasher.verify(self._hashes.get(user, self._unknown_user_hash), password)
                 and user in self._hashes

@@ -1,7 +1,4 @@
-"""The two processes of `serve`: the webserver behind the gate, and Dagster's daemon.
-
-Neither outlives the other.
-"""
+"""The two processes of `serve`: the webserver behind the gate, and the Dagster daemon; both end together."""
 
 from __future__ import annotations
 
@@ -33,19 +30,15 @@ _LISTENS = "0A"
 
 
 def find_workspace() -> Path | None:
-    """Return this installation's workspace file, None where there is none: then Dagster loads the module of
-    the definitions.
-    """
+    """Return this installation's workspace file; without one, Dagster loads the module of the definitions."""
     project = find_project()
     return project / "workspace.yaml" if project is not None else None
 
 
 def make_instance(home: Path) -> None:
-    """Let one process alone make Dagster's files in a fresh DAGSTER_HOME: two that do it at once ruin them.
+    """Create Dagster's files in a new DAGSTER_HOME; two processes that do so concurrently would corrupt them.
 
-    The caller holds the home.
-
-    StorageError where Dagster cannot.
+    The caller holds the lock of DAGSTER_HOME. Raise StorageError if Dagster cannot use it.
     """
     script = "import dagster\nwith dagster.DagsterInstance.get(): pass"
     done = subprocess.run(
@@ -55,12 +48,12 @@ def make_instance(home: Path) -> None:
         last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
         raise StorageError(
             f"Dagster cannot use DAGSTER_HOME {home}: {last}",
-            hint="Look at the folder's disk, owner and dagster.yaml.",
+            hint="Check the directory's disk, owner and dagster.yaml.",
         )
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Raise ConfigurationError where somebody else listens there, with his name where this user may know it."""
+    """Raise ConfigurationError if another program listens there, with its name if this user may see it."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         for family, kind, protocol, _name, address in found:
@@ -70,19 +63,17 @@ def check_port_free(host: str, port: int) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise ConfigurationError(
-                f"{host}:{port} is no address to listen on here: {error.strerror}",
-                hint="See --host and --port.",
+                f"cannot listen on {host}:{port}: {error.strerror}",
+                hint="Check --host and --port.",
             ) from error
         raise ConfigurationError(
             f"port {port} is in use by {_find_listener(port) or 'another program'}",
-            hint="End that, or choose another: --port, or SCHEDGEN_UI_PORT.",
+            hint="Stop that program, or choose another port with --port or SCHEDGEN_UI_PORT.",
         ) from error
 
 
 def _find_listener(port: int) -> str:
-    """Return name and id of the process that listens on the port, as Linux tells it (proc(5), /proc/net/tcp);
-    empty where it does not.
-    """
+    """Return name and id of the process that listens on the port; "" if unknown (proc(5), /proc/net/tcp)."""
     sockets: set[str] = set()
     for table in ("tcp", "tcp6"):
         with suppress(OSError):
@@ -111,11 +102,11 @@ def run_ui_and_daemon(
     log: Path | None = None,
     on_answer: Callable[[], object] = lambda: None,
 ) -> int:
-    """Run webserver and daemon until Ctrl-C or SIGTERM; return 0 then, or the exit code of the one that ended
-    by itself.
+    """Run webserver and daemon until Ctrl-C or SIGTERM; return 0, or the exit code of the one that exited.
 
-    What they print goes to `log`, None for where this process prints. `on_answer` is called once the UI
-    answers. They start in DAGSTER_HOME: Dagster puts the .env of its working directory above the environment.
+    Their output goes to `log`, or if it is None to this process's output. `on_answer` is called when the UI
+    answers. They start in DAGSTER_HOME, because the .env of Dagster's working directory would override the
+    environment.
     """
     target = ["--workspace", str(workspace)] if workspace is not None else []
     commands = (
@@ -151,8 +142,7 @@ def run_ui_and_daemon(
 
 
 def _is_answering(host: str, port: int) -> bool:
-    # By this machine's own address where it listens on every one; the gate refuses other names, and a refusal
-    # is an answer.
+    # Use loopback if it listens on every address. The gate may refuse the name, but a refusal is an answer.
     connection = HTTPConnection(LOOPBACK if host in _EVERY_ADDRESS else host, port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", "/server_info")
@@ -165,8 +155,8 @@ def _is_answering(host: str, port: int) -> bool:
 
 @contextmanager
 def _interrupts() -> Generator[None]:
-    # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: it could not be
-    # ended.
+    # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: the process could
+    # not be stopped.
     before = {number: signal.signal(number, _raise_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

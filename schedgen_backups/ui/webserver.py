@@ -1,6 +1,6 @@
-"""Dagster's webserver behind the gate. The only module that uses private names of dagster-webserver.
+"""Dagster's webserver behind the gate. Only this module uses private names of dagster-webserver.
 
-Seen with Dagster 1.13: its webserver is a Starlette application that can be wrapped.
+Dagster 1.13's webserver is a Starlette application that can be wrapped.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ _POOL_OVERFLOW = 20
 
 
 def run_webserver(settings: UiSettings, host: str, port: int, workspace: Path | None) -> None:
-    """Serve the UI behind the gate until the process is ended, with the code locations of the workspace file
-    or else this package's own.
+    """Serve the UI behind the gate until the process is stopped.
+
+    The code locations are those of the workspace file, by default this package.
     """
     check_version()
-    # uvicorn ends and then sends itself the signal again: the default would end this process before its code
-    # servers are.
+    # uvicorn stops and then sends itself the signal again: the default handler would end this process before
+    # its code servers.
     signal.signal(signal.SIGTERM, _exit)
     try:
         from dagster._core.workspace.context import WorkspaceProcessContext  # noqa: PLC0415 - a private name, and its absence is explained
@@ -57,20 +58,19 @@ def run_webserver(settings: UiSettings, host: str, port: int, workspace: Path | 
         )
         with WorkspaceProcessContext(instance, workspace_load_target=target, version=__version__) as context:
             app = create_app_from_workspace_process_context(context, "", lifespan=_lifespan)
-            # The peer's address as it is: whoever may name another one could pass for the proxy that logs
-            # users in.
+            # Use the peer's real address: a client that can set another one could pose as the login proxy.
             uvicorn.run(Gate(app, settings), host=host, port=port, log_level="warning", proxy_headers=False)
 
 
 def check_version() -> None:
-    """Raise ConfigurationError when the installed Dagster is not one that the gate was tried with."""
+    """Raise ConfigurationError if the gate was not tested with the installed version of Dagster."""
     if not dg.__version__.startswith(SUPPORTED_VERSION):
-        raise _make_version_error(f"it is {dg.__version__}")
+        raise _make_version_error(f"version {dg.__version__}")
 
 
 def _make_version_error(reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"the gate in front of the Dagster UI does not fit this Dagster: {reason}",
+        f"the gate in front of the Dagster UI does not support this Dagster: {reason}",
         hint=f"Install Dagster {SUPPORTED_VERSION}x (constraints.txt). The UI must not be served without "
         "the gate.",
     )
@@ -82,7 +82,7 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
 
 @asynccontextmanager
 async def _lifespan(_app: ASGIApp) -> AsyncGenerator[None]:
-    # uvicorn cancels the lifespan when it is ended by a signal.
+    # uvicorn cancels the lifespan when it is stopped by a signal.
     try:
         yield
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-# What we use of apprise: its own annotations leave the address and the plugin half untyped.
+# The part of apprise that we use: its own annotations leave addresses and plugins partly untyped.
 from collections.abc import Mapping
 from enum import Enum
 from io import StringIO

@@ -1,4 +1,4 @@
-# What we use of isal.isal_zlib: the package's own stubs leave arguments untyped.
+# The part of isal.isal_zlib that we use: the package's own stubs leave arguments untyped.
 from typing import Final
 
 from typing_extensions import Buffer

@@ -116,10 +116,14 @@ class Freshness:
             if self.newest is None or self.age is None
             else f"{self.newest.point_id}, {self.age.total_seconds() / 3600:.1f} h old"
         )
+        return f"{own}{self.describe_foreign()}"
+
+    def describe_foreign(self) -> str:
+        """Return how many points belong to another site, as text to append; empty without one."""
         return (
-            f"{own}; {self.foreign_count} of another site, or of a site whose {SITE_NAME} is lost"
+            f"; {self.foreign_count} of another site, or of a site whose {SITE_NAME} is lost"
             if self.foreign_count
-            else own
+            else ""
         )
 
 
@@ -142,11 +146,15 @@ class Overview:
         return not self.broken and not self.ahead
 
     def describe_freshness(self, max_age: timedelta) -> str:
-        """Return the newest verified point and the maximum age as text."""
-        return (
-            f"newest verified recovery point: {self.freshness.describe()} (limit "
-            f"{max_age.total_seconds() / 3600:g} h)"
+        """Return the newest verified point's id and age, and the age limit, as text."""
+        newest, age = self.freshness.newest, self.freshness.age
+        limit = f"(limit {max_age.total_seconds() / 3600:g} h)"
+        own = (
+            f"no verified recovery point {limit}"
+            if newest is None or age is None
+            else f"newest verified recovery point {newest.point_id} is {age.total_seconds() / 3600:.1f} h old {limit}"
         )
+        return f"{own}{self.freshness.describe_foreign()}"
 
     def describe_intactness(self) -> str:
         """Return the points' problems as text, or that there are none, and how many must be read again."""

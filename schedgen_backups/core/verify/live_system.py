@@ -101,8 +101,8 @@ def _can_be_key(text: str) -> bool:
 class ConsistencyReport:
     """How rows and objects of the live system match."""
 
-    looked_at: datetime
-    """Aware UTC: the time of the database's snapshot."""
+    checked_at: datetime
+    """Aware UTC: the moment of the database's snapshot."""
     reference_count: int
     object_count: int
     rows_without_object: tuple[str, ...]
@@ -126,7 +126,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
     sizes: dict[str, int] = {}
     referenced: set[str] = set()
     with open_snapshot(live.database, stall_timeout_seconds=live.transfer.stall_timeout_seconds) as snapshot:
-        looked_at = snapshot.taken_at
+        checked_at = snapshot.taken_at
         problem = snapshot.find_reference_problem(live.references)
         if problem:
             raise ConfigurationError(
@@ -151,7 +151,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
                 referenced.update(page)
         unreferenced = [key for key in unreferenced if key not in referenced]
     return ConsistencyReport(
-        looked_at=looked_at,
+        checked_at=checked_at,
         reference_count=len(referenced),
         object_count=len(sizes),
         rows_without_object=tuple(without_object),

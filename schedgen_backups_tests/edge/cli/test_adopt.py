@@ -36,7 +36,7 @@ def test_a_foreign_point_counts_only_after_adopt(site: Site, catalog: Catalog) -
     assert catalog.get_point(name_night(0)).state is PointState.VERIFIED
     again = site.cli("adopt", point_id, "--reason", "once more")
     assert again.code == CONFIGURATION_EXIT_CODE
-    assert "is this site's own" in again.stderr
+    assert "already belongs to this site" in again.stderr
 
 
 def test_accepted_objects_are_recorded_with_who_and_why(site: Site, catalog: Catalog) -> None:

@@ -199,7 +199,7 @@ def test_a_missing_dagster_home_exits_with_4(cli_site: Site) -> None:
         (("pin", "latest"), 64, "Missing option"),
         (("show", "yesterday"), 4, "is not the id of a recovery point"),
         (("verify", "20010203_040506"), 8, "no recovery point 20010203_040506"),
-        (("backup", "--label", "v2"), 4, "is not key=value"),
+        (("backup", "--label", "v2"), 4, "use key=value"),
         (("list", "--since", "tomorrow"), 4, "invalid duration"),
     ],
     ids=["option", "command", "missing option", "id", "point", "label", "span"],
@@ -272,7 +272,7 @@ def test_doctor_reports_what_could_be_restored_and_creates_nothing(cli_site: Sit
         result["what"]: result for result in json.loads(cli_site.cli("doctor", "--json").stdout)["results"]
     }
     assert results["restore"]["detail"].startswith(
-        "to try it, beside the live system: schedgen-backups restore "
+        "to try one next to the live system: schedgen-backups restore "
     )
     assert results["restore of the database"]["state"] == "ok"
     run(cli_site.application.database, "CREATE ROLE edge_reader LOGIN PASSWORD 'p' IN ROLE pg_read_all_data")
@@ -284,7 +284,7 @@ def test_doctor_reports_what_could_be_restored_and_creates_nothing(cli_site: Sit
         result for result in json.loads(answer)["results"] if result["what"] == "restore of the database"
     ]
     assert reader["state"] == "note"
-    assert "edge_reader may not make databases and is no member of" in reader["detail"]
+    assert "edge_reader cannot create databases and is not a member of" in reader["detail"]
     assert "RESTORE_POSTGRES_USER" in reader["fix"]
 
 
@@ -296,7 +296,7 @@ def test_doctor_reports_definitions_that_do_not_load(cli_site: Site) -> None:
     assert result.code == 4
     detail, fix = problems_of(result.stdout)["Dagster definitions"]
     assert detail == "they do not load: ImportError: half of an upgrade"
-    assert "neither schedule nor sensors run" in fix
+    assert "neither the schedule nor the sensors run" in fix
 
 
 def test_doctor_reports_the_last_answer_of_each_channel(cli_site: Site) -> None:

@@ -120,33 +120,37 @@ def operator(
     machine = request.param(tmp_path, Application(roles.reader, bucket), "")
     person = Person(machine, dimensions=SCREEN)
     person.answer("What starts the backups", "none")
-    person.answer_all([("Database server", roles.reader.host), ("Its port", str(roles.reader.port))])
+    person.answer_all(
+        [("Database server", roles.reader.host), ("Port of the database server", str(roles.reader.port))]
+    )
     person.answer_all(
         [
-            ("Role that may read", roles.reader.user),
+            ("Role that can read", roles.reader.user),
             ("Database", name),
-            ("The role's password", roles.reader.password),
+            ("Password of the role", roles.reader.password),
+        ]
+    )
+    person.answer_all([("S3 server", bucket.endpoint), ("Use https", ""), ("Bucket", bucket.bucket)])
+    person.answer_all(
+        [
+            ("Access key", bucket.access_key),
+            ("Secret key", bucket.secret_key),
+            ("Query that returns the keys", ""),
         ]
     )
     person.answer_all(
-        [("S3 server", bucket.endpoint), ("Does it speak https", ""), ("Bucket", bucket.bucket)]
-    )
-    person.answer_all(
-        [("Access key", bucket.access_key), ("Its secret key", bucket.secret_key), ("Where are the keys", "")]
-    )
-    person.answer_all(
         [
-            ("Folder for recovery points", str(machine.points)),
-            ("When to back up", ""),
+            ("Directory for recovery points", str(machine.points)),
+            ("Schedule of backups", ""),
             ("Time zone", ""),
-            ("Keep recovery points", ""),
+            ("Days to keep recovery points", ""),
         ]
     )
     person.answer_all(
         [
-            ("What people call this installation", "walk"),
-            ("Address that gets alerts", ""),
-            ("Who gets alerts by mail", ""),
+            ("Name of this installation", "walk"),
+            ("Webhook URL for alerts", ""),
+            ("Recipients of alerts by email", ""),
         ]
     )
     assert person.see_the_end() == 0, person.seen
@@ -163,7 +167,7 @@ def test_a_new_system_is_backed_up_and_restored_with_printed_commands_only(opera
     [point] = Catalog(operator.machine.points).list_points()
     assert point.state is PointState.VERIFIED
     status = operator.type("schedgen-backups status")
-    assert status.startswith(f"OK: newest verified recovery point: {point.point_id}")
+    assert status.startswith(f"OK: newest verified recovery point {point.point_id} is")
     assert status.count("\n") == 1
     drilled = operator.type("schedgen-backups drill")
     assert re.search(r"database_is_equal +passed", drilled)
@@ -175,8 +179,8 @@ def test_a_new_system_is_backed_up_and_restored_with_printed_commands_only(opera
     client_of(operator.bucket).remove_object(operator.bucket.bucket, key)
     undelete = f"schedgen-backups undelete latest jobs --where \"id = '{job_id}'\""
     assert key in operator.type(f"{undelete} --dry-run")
-    assert "1 row and 1 object brought back" in operator.type(
-        undelete, (f"Type {database} to go on", database)
+    assert "1 row and 1 object restored" in operator.type(
+        undelete, (f"Type {database} to continue", database)
     )
     assert run(owner, f"SELECT s3_key FROM jobs WHERE id = '{job_id}'") == [(key,)]
     assert client_of(operator.bucket).stat_object(operator.bucket.bucket, key).size
@@ -187,11 +191,11 @@ def test_a_new_system_is_backed_up_and_restored_with_printed_commands_only(opera
     seen = operator.type("schedgen-backups restore-tables latest users")
     assert re.search(r"public\.users +0 +0 +10 +0 ", seen), seen
     [statement] = re.findall(r'DROP DATABASE "[^"]+";', seen)
-    assert "the same command with --write missing or --write changed" in " ".join(seen.split())
+    assert "repeat the command with --write missing or --write changed" in " ".join(seen.split())
     operator.sql(statement)
     seen = operator.type(
         "schedgen-backups restore-tables latest users --write changed",
-        (f"Type {database} to go on", database),
+        (f"Type {database} to continue", database),
     )
     assert "10 rows put back" in " ".join(seen.split())
     assert run(owner, "SELECT id, name, email FROM users ORDER BY id") == before

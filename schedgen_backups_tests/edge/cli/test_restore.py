@@ -115,8 +115,8 @@ def test_a_full_bucket_is_kept_without_confirmation(cli_site: Site, weed_bucket:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--database", "postgresql://host-without-user:5432/"), "names no user or no database"),
-        (("--bucket", "ftp://127.0.0.1/name"), "--bucket is no URL of a bucket"),
+        (("--database", "postgresql://host-without-user:5432/"), "lacks a user or a database"),
+        (("--bucket", "ftp://127.0.0.1/name"), "--bucket is not a valid bucket URL"),
         (("--database", "postgresql://schedgen@127.0.0.1:port/name"), "--database"),
         (("--bucket", "http://127.0.0.1:port/name"), "--bucket"),
         # A slash in a password must be %2F; otherwise the part before it is parsed as the port.

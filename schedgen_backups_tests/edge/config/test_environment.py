@@ -57,7 +57,7 @@ def test_a_missing_named_environment_file_exits_with_4(site: Site) -> None:
     for command in (("list",), ("status",), ("backup",), ("doctor",)):
         result = site.cli("--env-file", "none.env", *command)
         assert result.code == 4
-        assert "there is no environment file" in result.stderr + result.stdout
+        assert "does not exist" in result.stderr + result.stdout
 
 
 def test_doctor_warns_about_a_group_writable_file(site: Site) -> None:

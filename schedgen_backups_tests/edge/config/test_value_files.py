@@ -55,7 +55,7 @@ def test_a_binary_value_file_is_named_without_its_content(site: Site) -> None:
     path = Path(write(site.folder, ""))
     path.write_bytes(b"canary-\xff")
     site.set(BACKUP_ALERT_WEBHOOK_URL_FILE=str(path))
-    with pytest.raises(ConfigurationError, match="names a file that is no text") as raised:
+    with pytest.raises(ConfigurationError, match="names a file that is not UTF-8 text") as raised:
         _ = load_config().alerts
     assert "canary" not in f"{raised.value} {raised.value.hint}"
 

@@ -222,7 +222,7 @@ def test_materialize_all_backs_up_and_starts_no_drill(site: Site, instance: dg.D
     assert [
         text
         for text in unknown
-        if text is None or not text.startswith("unknown: no recovery point was ever drilled")
+        if text is None or not text.startswith("unknown: no recovery point has been drilled yet")
     ] == []
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
     site.assert_left_clean()

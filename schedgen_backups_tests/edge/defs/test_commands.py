@@ -127,7 +127,7 @@ def test_an_invalid_limit_is_reported_before_anything_is_captured(
 ) -> None:
     site.set(BACKUP_COMMAND_TIMEOUT_SECONDS="soon")
     assert (
-        "BACKUP_COMMAND_TIMEOUT_SECONDS is wrong"
+        "BACKUP_COMMAND_TIMEOUT_SECONDS is invalid"
         in failures_of(site.run(instance))["database_dump"].description
     )
     assert read_said(site) == []

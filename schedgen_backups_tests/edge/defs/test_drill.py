@@ -123,7 +123,7 @@ def test_damage_fails_the_drill_and_the_point(
     # Otherwise the checks would keep showing the previous drill's results.
     evaluation = evaluations_of(result)["point_is_restored"]
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
-    assert "the drill came to no result" in (evaluation.description or "")
+    assert "the drill failed without a result" in (evaluation.description or "")
     assert backed_up.points()[-1].state.value == "failed"
     assert_no_scratch(backed_up)
 

@@ -149,7 +149,7 @@ def test_a_wrong_setting_fails_the_run_with_its_name(
     failures = failures_of(site.run(instance))
     assert failures.keys() == BOTH_CAPTURES
     for failed in failures.values():
-        assert f"{name} is wrong, expected " in failed.description
+        assert f"{name} is invalid, expected " in failed.description
         assert failed.metadata["exit_code"] == 4
     # Only the open incident is left.
     assert [path.name for path in site.directory.iterdir()] == [".alerts"]
@@ -159,7 +159,7 @@ def test_a_wrong_database_port_fails_only_the_database(site: Site, instance: dg.
     site.set(POSTGRES_PORT="54321x")
     result = site.run(instance)
     assert (
-        "POSTGRES_PORT is wrong, expected a whole number from 1 to 65535"
+        "POSTGRES_PORT is invalid, expected a whole number from 1 to 65535"
         in failures_of(result)["database_dump"].description
     )
     assert_other_half_is_kept(site, result, ArtifactKind.BUCKET)

@@ -149,7 +149,8 @@ def test_status_exit_codes_suit_monitoring_and_match_json(
     point_id = add_point_of(site, hours) if hours is not None else None
     answer = site.cli("status")
     assert (answer.code, answer.stderr) == (code, "")
-    assert answer.stdout.startswith(f"{word}: newest verified recovery point: {point_id or 'none'}")
+    newest = f"newest verified recovery point {point_id} is" if point_id else "no verified recovery point"
+    assert answer.stdout.startswith(f"{word}: {newest}")
     as_json = site.cli("status", "--json")
     found = json.loads(as_json.stdout)
     assert as_json.code == code

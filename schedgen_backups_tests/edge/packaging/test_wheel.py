@@ -142,7 +142,7 @@ def test_setup_and_backup_take_a_point_and_status_is_green(installed: Installed)
         PointState.VERIFIED,
     ]
     code, seen = installed.run("status")
-    assert (code, seen.startswith("OK: newest verified recovery point")) == (0, True), seen
+    assert (code, seen.startswith("OK: newest verified recovery point ")) == (0, True), seen
     config = installed.folder / "home" / "dagster.yaml"
     assert "telemetry:\n  enabled: false" in config.read_text(encoding="utf-8")
     assert config.resolve().is_relative_to(installed.folder / "environment")
@@ -196,7 +196,7 @@ def test_the_deployment_files_name_this_installation(installed: Installed, kind:
         assert f"BACKUP_ENV_FILE={installed.env}" in text
         assert "/opt/schedgen-backups" not in text
     code, seen = installed.run("deploy", kind, "--to", str(folder))
-    assert (code, "is not an empty folder" in seen) == (4, True)
+    assert (code, "is not an empty directory" in seen) == (4, True)
 
 
 def test_the_compose_folder_builds_its_image(installed: Installed) -> None:

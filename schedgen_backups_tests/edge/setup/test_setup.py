@@ -222,72 +222,72 @@ def answer_questions(person: Person, machine: Machine, *, is_here: bool, is_cron
     """
     database = [
         ("Database server", machine.database.host),
-        ("Its port", str(machine.database.port)),
-        ("Role that may read the database", machine.database.user),
+        ("Port of the database server", str(machine.database.port)),
+        ("Role that can read the database", machine.database.user),
         ("Database", machine.database.database),
     ]
-    person.answer_all([*database, ("The role's password", "wrong")])
+    person.answer_all([*database, ("Password of the role", "wrong")])
     person.expect("authentication failed")
     person.answer("Keep these answers", "n")
     person.answer_all(
-        [*((prompt, "") for prompt, _text in database), ("The role's password", machine.database.password)]
+        [*((prompt, "") for prompt, _text in database), ("Password of the role", machine.database.password)]
     )
     person.answer("S3 server", "http://no-endpoint")
     person.expect("expected host:port without http://")
     bucket = [
-        ("Does it speak https", ""),
+        ("Use https", ""),
         ("Bucket", machine.bucket.bucket),
         ("Access key", machine.bucket.access_key),
     ]
     person.answer("S3 server", machine.bucket.endpoint)
     person.answer_all(
         [
-            ("Does it speak https", ""),
+            ("Use https", ""),
             ("Bucket", "no-such-bucket"),
             *bucket[2:],
-            ("Its secret key", machine.bucket.secret_key),
+            ("Secret key", machine.bucket.secret_key),
         ]
     )
     person.expect("bucket:")
     person.answer("Keep these answers", "n")
-    person.answer_all([("S3 server", ""), *bucket, ("Its secret key", "")])
+    person.answer_all([("S3 server", ""), *bucket, ("Secret key", "")])
     person.expect("the tables of the preset schedgen")
     person.expect('SELECT "s3_key" FROM "public"."jobs"')
-    person.answer("Where are the keys of the objects", "SELECT key FROM nowhere")
+    person.answer("Query that returns the keys of the objects", "SELECT key FROM nowhere")
     person.expect("BACKUP_REFERENCE_QUERY cannot be used")
     person.answer("Keep these answers", "n")
-    person.answer("Where are the keys of the objects", "9")
+    person.answer("Query that returns the keys of the objects", "9")
     person.expect("a number from 0 to")
-    person.answer("Where are the keys of the objects")
+    person.answer("Query that returns the keys of the objects")
     person.expect("0 rows without their object")
     if is_here:
-        person.answer("Folder for recovery points", str(machine.points))
-    person.answer("When to back up", "every night")
-    person.expect("BACKUP_SCHEDULE is 'every night', expected a cron string")
-    person.answer("When to back up", "30 1 * * 1-5")
+        person.answer("Directory for recovery points", str(machine.points))
+    person.answer("Schedule of backups", "every night")
+    person.expect("BACKUP_SCHEDULE: 'every night' is invalid, expected a cron string")
+    person.answer("Schedule of backups", "30 1 * * 1-5")
     person.answer("Time zone", "Africa/Nowhere")
-    person.expect("expected a time zone's name")
+    person.expect("expected a time zone")
     person.answer("Time zone", "Africa/Johannesburg")
-    person.answer("Keep recovery points", "14")
+    person.answer("Days to keep recovery points", "14")
     if is_cron:
-        person.expect("cron goes by this machine's own clock")
+        person.expect("cron uses this machine's local time")
         person.answer("Keep these answers", "n")
         person.answer_all(
             [
-                ("Folder for recovery points", ""),
-                ("When to back up", ""),
+                ("Directory for recovery points", ""),
+                ("Schedule of backups", ""),
                 ("Time zone", "UTC"),
-                ("Keep recovery points", "14"),
+                ("Days to keep recovery points", "14"),
             ]
         )
-    person.answer("What people call this installation", "night shift")
-    person.answer("Address that gets alerts", f"http://127.0.0.1:{closed_port()}/nobody")
-    person.answer("Who gets alerts by mail", "")
+    person.answer("Name of this installation", "night shift")
+    person.answer("Webhook URL for alerts", f"http://127.0.0.1:{closed_port()}/nobody")
+    person.answer("Recipients of alerts by email", "")
     person.expect("did not accept the test alert")
     person.answer("Keep these answers", "n")
-    person.answer("What people call this installation", "")
-    person.answer("Address that gets alerts", machine.webhook_url)
-    person.answer("Who gets alerts by mail", "")
+    person.answer("Name of this installation", "")
+    person.answer("Webhook URL for alerts", machine.webhook_url)
+    person.answer("Recipients of alerts by email", "")
 
 
 def read_answers(machine: Machine) -> dict[str, str | None]:
@@ -320,7 +320,7 @@ def test_wrong_answers_are_reported_at_once_and_right_ones_lead_to_a_verified_po
     person.answer("What starts the backups", deployment)
     answer_questions(person, machine, is_here=True, is_cron=deployment == "cron")
     assert person.see_the_end() == 0, person.seen
-    assert ("A recovery point is taken and verified." in person.seen) is has_point
+    assert ("A recovery point was taken and verified." in person.seen) is has_point
     assert read_answers(machine) == {
         "POSTGRES_PASSWORD": machine.database.password,
         "MINIO_SECRET_KEY": machine.bucket.secret_key,
@@ -373,10 +373,10 @@ def test_answers_survive_an_interruption_and_are_deleted_at_the_end(machine: Mac
     person = Person(machine, "--no-first-backup", "--deployment", "none")
     database = [
         ("Database server", machine.database.host),
-        ("Its port", str(machine.database.port)),
-        ("Role that may read the database", machine.database.user),
+        ("Port of the database server", str(machine.database.port)),
+        ("Role that can read the database", machine.database.user),
         ("Database", machine.database.database),
-        ("The role's password", machine.database.password),
+        ("Password of the role", machine.database.password),
     ]
     person.answer_all(database)
     person.expect("S3 server")
@@ -385,29 +385,27 @@ def test_answers_survive_an_interruption_and_are_deleted_at_the_end(machine: Mac
     [draft] = machine.folder.glob(".env*")
     assert stat.S_IMODE(draft.stat().st_mode) == 0o600
     again = Person(machine, "--no-first-backup", "--deployment", "none", "--backup-dir", str(machine.points))
-    again.expect("The answers of a setup that was not finished")
+    again.expect("The answers of the unfinished setup")
     again.answer_all([(prompt, "") for prompt, _text in database])
     again.answer_all(
         [
             ("S3 server", machine.bucket.endpoint),
-            ("Does it speak https", ""),
+            ("Use https", ""),
             ("Bucket", machine.bucket.bucket),
         ]
     )
-    again.answer_all(
-        [("Access key", machine.bucket.access_key), ("Its secret key", machine.bucket.secret_key)]
-    )
-    again.answer("Where are the keys of the objects", "0")
+    again.answer_all([("Access key", machine.bucket.access_key), ("Secret key", machine.bucket.secret_key)])
+    again.answer("Query that returns the keys of the objects", "0")
     again.answer_all(
         [
             (prompt, "")
             for prompt in (
-                "When to back up",
+                "Schedule of backups",
                 "Time zone",
-                "Keep recovery points",
-                "What people call",
-                "Address that",
-                "Who gets",
+                "Days to keep recovery points",
+                "Name of this",
+                "Webhook URL",
+                "Recipients of",
             )
         ]
     )
@@ -436,24 +434,24 @@ def test_a_deployment_is_recognized_replaced_and_removed(machine: Machine) -> No
     assert machine.run(*answers, "--deployment", "cron", "--timezone", "UTC", TZ="UTC")[0] == 0
     cron, units = machine.places["cron-dir"], machine.places["unit-dir"]
     code, seen = machine.run(*answers)
-    assert (code, "cron  cron (set up here already)" in seen) == (0, True), seen
+    assert (code, "cron  cron (already installed)" in seen) == (0, True), seen
     assert ([path.name for path in cron.iterdir()], list(units.glob("*"))) == (["schedgen-backups"], [])
     code, seen = machine.run(*answers, "--deployment", "systemd")
     assert (code, f"removed: {cron / 'schedgen-backups'}" in seen) == (0, True), seen
     assert (list(cron.iterdir()), len(list(units.iterdir()))) == ([], 4)
     code, seen = machine.run("--remove")
     assert (code, list(units.iterdir())) == (0, [])
-    assert f"Everything else stays: {machine.env}" in seen
+    assert f"Not removed: {machine.env}" in seen
     assert machine.points.is_dir()
     code, seen = machine.run("--remove")
-    assert (code, "Nothing of a deployment is installed here." in seen) == (0, True)
+    assert (code, "No deployment is installed here." in seen) == (0, True)
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--timezone", "Africa/Johannesburg"), "cron goes by this machine's own clock"),
-        (("--backup-dir", "/var/back ups"), "cannot stand in a unit or a cron file"),
+        (("--timezone", "Africa/Johannesburg"), "cron uses this machine's local time"),
+        (("--backup-dir", "/var/back ups"), "cannot be used in a unit or a cron file"),
         (("--alert-email", "admin"), "expected addresses such as ops@example.org"),
     ],
     ids=["zone", "blank", "address"],
@@ -502,9 +500,7 @@ def test_compose_is_set_up_beside_the_application_and_started_only_on_request(ma
     assert (values["POSTGRES_PASSWORD"], values["BACKUP_RETENTION_DAYS"]) == (machine.database.password, "14")
     assert not machine.env.exists()
     assert_secrets_are_kept(machine, person.seen)
-    assert (
-        "The containers are compose's" in machine.run("--remove", PATH=f"{programs}:{os.environ['PATH']}")[1]
-    )
+    assert "Remove the containers with" in machine.run("--remove", PATH=f"{programs}:{os.environ['PATH']}")[1]
     assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
 
 
@@ -525,7 +521,7 @@ def test_without_a_terminal_flags_suffice_and_a_second_run_changes_nothing(
     assert (code, machine.snapshot()) == (0, before), seen
     assert len(re.findall(r"^unchanged: ", seen, flags=re.MULTILINE)) == 5
     assert "written" not in seen
-    assert "a verified recovery point is there already" in seen
+    assert "a verified recovery point already exists" in seen
     assert len([received for received in inbox.received if "test alert" in str(received.json["text"])]) == 1
     code, seen = machine.run("--deployment", "systemd", "--yes", "--schedule", "0 4 * * *")
     assert re.findall(r"^written: .*/(\S+?),? ?.*$", seen, flags=re.MULTILINE) != []
@@ -561,9 +557,9 @@ def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--schedule", "every night"), "BACKUP_SCHEDULE is 'every night'"),
+        (("--schedule", "every night"), "BACKUP_SCHEDULE: 'every night' is invalid"),
         (("--minio-bucket", "no-such-bucket"), "no-such-bucket"),
-        (("--postgres-port", "0"), "POSTGRES_PORT is '0', expected a port"),
+        (("--postgres-port", "0"), "POSTGRES_PORT: '0' is invalid, expected a port"),
     ],
 )
 def test_without_a_terminal_a_wrong_answer_exits_with_4_and_writes_nothing(
@@ -607,6 +603,6 @@ def test_a_group_readable_env_becomes_private_to_the_backup_user(machine: Machin
 def test_cancelling_at_a_question_exits_with_130_and_writes_nothing(machine: Machine) -> None:
     person = Person(machine, "--deployment", "none")
     person.answer("Database server", "elsewhere")
-    person.expect("Its port")
+    person.expect("Port of the database server")
     person.interrupt()
     assert (person.see_the_end(), machine.env.exists()) == (130, False)

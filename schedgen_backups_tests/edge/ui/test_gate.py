@@ -340,7 +340,7 @@ def test_a_password_in_a_url_never_reaches_dagsters_records(server: Server, url:
     body = write_query("{ version }").rstrip("}") + f', "variables": {{"database": "{url}"}}}}'
     answer = ask(server.port, "POST", "/graphql", [JSON], body)
     assert answer.status == 400
-    assert "a URL or connection string in it holds a password" in answer.body
+    assert "a URL or connection string in the query contains a password" in answer.body
     assert "canary" not in answer.body
 
 

@@ -198,7 +198,7 @@ def test_following_the_text_restores_parts(
     }
     said = host.run("".join(read_blocks("bash", section=PARTS)), **live)
     [(_all, deleted)] = before
-    assert f"{deleted} rows and {len(keys)} objects brought back" in said
+    assert f"{deleted} rows and {len(keys)} objects restored" in said
     assert "0 rows without their object" in said
     assert run(database, "SELECT count(*), count(*) FILTER (WHERE status = 'completed') FROM jobs") == before
     assert len([path for path in (host.folder / "recovered").rglob("*") if path.is_file()]) > len(keys)

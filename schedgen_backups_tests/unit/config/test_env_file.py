@@ -81,21 +81,21 @@ def test_without_a_file_the_hint_names_the_places(checkout: Path, tmp_path: Path
 
 def test_a_missing_named_file_is_an_error(checkout: Path, tmp_path: Path) -> None:
     write(checkout / ".env")
-    assert f"there is no environment file {tmp_path / 'none'}" in refusal_of(
+    assert f"the environment file {tmp_path / 'none'} does not exist" in refusal_of(
         find_environment_file(tmp_path / "none")
     )
 
 
 def test_a_world_writable_file_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "env", mode=0o606)
-    assert "can be written by everybody" in refusal_of(find_environment_file(path))
+    assert "is writable by every user" in refusal_of(find_environment_file(path))
 
 
 def test_a_group_writable_file_is_accepted_with_a_warning(tmp_path: Path) -> None:
     path = write(tmp_path / "env", mode=0o660)
     found = find_environment_file(path)
     assert (found.error, dict(found.values)) == (None, {"POSTGRES_HOST": "db"})
-    assert "can be written by its group" in found.warning
+    assert "is writable by its group" in found.warning
 
 
 def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_only_what_differs_is_changed_and_the_rest_stays_byte_for_byte() -> None
 
 def test_the_shown_change_has_no_secret_and_no_other_lines() -> None:
     shown = describe_env(TEXT, merge_env(TEXT, {"POSTGRES_PASSWORD": "new", "MINIO_BUCKET": "pdfs"}))
-    assert shown == [f"POSTGRES_PASSWORD={MASK}", "MINIO_BUCKET=pdfs", "# 3 other values stay as they are"]
+    assert shown == [f"POSTGRES_PASSWORD={MASK}", "MINIO_BUCKET=pdfs", "# 3 other values are unchanged"]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_unit_can_see_its_program_in_a_home() -> None:
 
 @pytest.mark.parametrize("path", ["/srv/my backups", "/srv/100%", "/srv/a:b"])
 def test_a_path_that_units_and_cron_parse_differently_is_refused(path: str) -> None:
-    with pytest.raises(ConfigurationError, match="cannot stand in a unit"):
+    with pytest.raises(ConfigurationError, match="cannot be used in a unit"):
         plan_service(replace(PLACE, points=Path(path)))
 
 

@@ -193,7 +193,7 @@ def test_an_overview_names_broken_and_future_points(catalog: Catalog) -> None:
     )
     assert (
         overview.describe_freshness(timedelta(hours=26))
-        == f"newest verified recovery point: {name_night(0)}, 720.0 h old (limit 26 h)"
+        == f"newest verified recovery point {name_night(0)} is 720.0 h old (limit 26 h)"
     )
 
 
