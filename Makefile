@@ -79,8 +79,8 @@ test-browser: $(VENV)/.installed-dev  ## test the Dagster UI in a browser; needs
 COMPILE = uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url pyproject.toml
 lock: $(VENV)/.installed-dev  ## resolve the dependencies again: constraints.txt and locks/
 	$(BIN)/$(COMPILE) --upgrade --all-extras --group mutation --output-file constraints.txt
-	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --extra demo --output-file locks/demo.txt
-	$(BIN)/$(COMPILE) --generate-hashes --constraint constraints.txt --all-extras --group dev --output-file locks/dev.txt
+	$(BIN)/$(COMPILE) --generate-hashes --no-strip-extras --constraint constraints.txt --extra demo --output-file locks/demo.txt
+	$(BIN)/$(COMPILE) --generate-hashes --no-strip-extras --constraint constraints.txt --all-extras --group dev --output-file locks/dev.txt
 
 docs: $(VENV)/.installed-dev  ## write the generated documents
 	$(BIN)/python -m tools.make_docs
@@ -92,6 +92,7 @@ check: $(VENV)/.installed-dev  ## linters, types, import contract, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python -m tools.make_docs --check
+	$(BIN)/python -m tools.check_phrases
 
 format: $(VENV)/.installed-dev  ## fix and format the code
 	$(BIN)/ruff check --fix .

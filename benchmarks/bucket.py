@@ -1,8 +1,8 @@
 """Benchmarks of the bucket: capture, next night, restore, verification and a single PDF.
 
-Capture competes with GETs whose bodies are discarded, the old script's tar, restic and rclone. The script, restic
-and tar read the files from the disk; ours, curl and rclone read from the S3 server. Peers that are not installed
-are skipped.
+Capture competes with GETs whose bodies are discarded, the old script's tar, restic and rclone. The script,
+restic and tar read the files from the disk; ours, curl and rclone read from the S3 server. Peers that are not
+installed are skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make the data for the benchmarks: tables of large JSON and of small rows, buckets of PDFs and small objects.
+"""Make the benchmark data: tables of large JSON and of small rows, buckets of PDFs and small objects.
 
 Sizes are arguments; the shapes follow the operators' figures (5,000 jobs with large results, PDFs of some
 megabytes).

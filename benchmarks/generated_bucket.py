@@ -1,8 +1,8 @@
 """An S3 server that computes its objects, so that a million objects and 50 GiB need neither hours nor a disk.
 
-Only for the benchmark of scale, which measures our own memory: `python -m benchmarks.generated_bucket PORT COUNT
-HUGE_BYTES`. It supports what a capture needs: buckets `many` and `huge`, listings in pages, GETs with ranges. It
-does not check signatures or accept objects.
+Only for the benchmark of scale, which measures our own memory: `python -m benchmarks.generated_bucket PORT
+COUNT HUGE_BYTES`. It supports what a capture needs: buckets `many` and `huge`, listings in pages, GETs with
+ranges. It does not check signatures or accept objects.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Peak memory of a backup (`schedgen-backups backup` with Dagster) above an idle interpreter with its imports.
+"""Measure the peak memory of a backup through Dagster above an idle interpreter with its imports.
 
 Each runs in its own process; the kernel records its largest resident size, which is read until it exits.
 pg_dump's own memory is not included.

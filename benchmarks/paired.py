@@ -1,4 +1,4 @@
-"""Run contestants in turn (A B A B …), so that fluctuations of the machine affect all alike; keep their times.
+"""Run contestants in turn (A B A B …), so that fluctuations of the machine affect all of them alike.
 
 `database` and `bucket` define the contestants, `report` evaluates the results.
 """
@@ -39,7 +39,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to do a piece of work: `run` is measured and returns the size of its result, `prepare` is not."""
+    """One way to do a piece of work: `run` is measured and returns the result's size, `prepare` is not."""
 
     run: Callable[[], int]
     prepare: Callable[[], object] = lambda: None

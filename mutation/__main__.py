@@ -1,4 +1,4 @@
-"""Run the mutants in a scratch copy and write the report: `make mutation`, or `python -m mutation --only retention`.
+"""Run the mutants in a scratch copy and write the report: `make mutation`.
 
 Results go to .mutation/results.json; a group that is run again is replaced. docs/mutation.md contains all
 results.

@@ -1,4 +1,4 @@
-"""pytest plugin: hypothesis uses the same examples each time and does not shrink failures, to save seconds."""
+"""pytest plugin: hypothesis uses the same examples each time and does not shrink failures."""
 
 from __future__ import annotations
 

@@ -21,8 +21,9 @@ _SAMPLE_LIMIT = 0.1
 _KILLED, _SURVIVED, _TIMED_OUT, _UNREACHED = "killed", "survived", "timeout", "no tests"
 _HEAD = """# Mutation testing
 
-`make mutation` changes one expression of the pure parts of `core` at a time and runs the nearest tests that call the changed function.
-A mutant that no test notices survived. Written by that command; [decision 19](decisions/0019-mutation-testing.md) says how it works.
+`make mutation` changes one expression of the pure parts of `core` at a time and runs the nearest tests that
+call the changed function. A mutant that no test notices survived. Written by that command;
+[decision 19](decisions/0019-mutation-testing.md) says how it works.
 
 """
 

@@ -1,4 +1,4 @@
-"""Which modules are mutated completely, which by sample, and which mutants change only a message's wording."""
+"""Which modules are mutated completely, which by sample, and which mutants change only messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SAMPLED = {
 SERVED = frozenset({"restore"})
 """Packages that mostly use servers: only their decisions are mutated."""
 _STATE = re.compile(
-    r"catalog\.catalog\.x.*(PointListing|get_point|list_points|list_unmanaged|_look_at|_find_|is_ours|_read_m)"
+    r"catalog\.catalog\.x.*(PointListing|get_point|list_points|list_unmanaged|_inspect|_find_|is_ours|_read_m)"
 )
 """The functions that only decide, in modules that also write."""
 TESTS = {
@@ -151,7 +151,7 @@ def _pair_functions(code: str) -> Iterator[tuple[str, ast.FunctionDef, ast.Funct
 
 
 def _find_statements(before: ast.AST, after: ast.AST) -> tuple[ast.AST, ast.AST]:
-    """Return the innermost differing statement of both: heads, numbers of statements or expressions differ."""
+    """Return the innermost differing statement of both: heads or numbers of statements differ."""
     for name in ("body", "orelse", "finalbody", "handlers"):
         ones, others = getattr(before, name, None), getattr(after, name, None)
         if not isinstance(ones, list) or not isinstance(others, list) or len(ones) != len(others):

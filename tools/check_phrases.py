@@ -14,12 +14,13 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 SUFFIXES = frozenset({".md", ".py", ".yaml", ".toml", ".sql", ".service", ".timer", ""})
 RETIRED = {
-    r"\b(?:tell|tells|told|telling)\b(?!.{0,40}\b(?:apart|from)\b)": "report, alert, warn, print, say",
+    r"(?<!\.)\b(?:tell|tells|told|telling)\b(?!.{0,40}\b(?:apart|from)\b)": "report, alert, warn, print, say",
     r"\blook(?:s|ed|ing)? at\b": "check, read, inspect, see",
     r"\bbusiness\b": "say which module or program does it",
     r"\b(?:is|are|was|were) no\b(?! longer| more)": "is not a",
     r"\bso (?:many|long)\b": "this many, the limit, the duration",
-    r"proves by reading and restoring it that it can be restored": "proves that the backup restores, by restoring it",
+    r"proves by reading and restoring it that it can be restored": "proves that the backup restores, by "
+    "restoring it",
     r"that .{0,30}read without it\b": "you can restore them without this tool",
     r"come back without the rest": "you can restore a single table",
     r"\bnever goes\b": "is never deleted",
@@ -32,6 +33,9 @@ RETIRED = {
     r"\banew\b": "again, new",
 }
 EXCEPTIONS = {
+    "docs/mutation.md": "lines of code of an older state; written by make mutation",
+    "schedgen_backups/core/notify/ticks.py": "looked_at is a field of a file that exists already",
+    "schedgen_backups_tests/unit/project/test_names.py": "the list of retired names",
     "tools/check_phrases.py": "the list itself",
     "schedgen_backups_tests/unit/project/test_phrases.py": "examples for the check",
 }

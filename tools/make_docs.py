@@ -1,7 +1,7 @@
 """Write the generated documents: `make docs`. A test fails while one is stale.
 
-Whole files are written under docs/reference/. In compose.yaml and dagster.yaml of docker/, only the marked lines
-are replaced.
+Whole files are written under docs/reference/. In compose.yaml and dagster.yaml of docker/, only the marked
+lines are replaced.
 """
 
 from __future__ import annotations

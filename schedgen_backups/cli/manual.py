@@ -32,7 +32,8 @@ def _list_lines() -> Iterator[str]:
     yield from (
         ".SH NAME",
         (
-            "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, and "
+            "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, "
+            "and "
             "prove it"
         ),
     )
@@ -62,7 +63,8 @@ def _list_lines() -> Iterator[str]:
     yield from (
         ".SH ENVIRONMENT",
         (
-            f"{_escape(ENV_FILE_VARIABLE)} names the environment file. Instead of any variable NAME, NAME_FILE "
+            f"{_escape(ENV_FILE_VARIABLE)} names the environment file. Instead of any variable NAME, "
+            "NAME_FILE "
             "can name a file with its value."
         ),
     )

@@ -107,7 +107,7 @@ class Config:
             )
 
     def open_reader(self) -> Reader:
-        """Return a reader of single variables; raise ConfigurationError if the environment file is unusable."""
+        """Return a reader of single variables; ConfigurationError if the environment file is unusable."""
         if self.file.error is not None:
             raise self.file.error
         return self._make_reader()

@@ -1,7 +1,7 @@
 """The environment file: which one is used, whether it can be trusted, and what it sets.
 
-It is given by name, or found in one of three fixed places. The current directory is not one of them: a command
-must not run the programs that a file in another user's directory names.
+It is given by name, or found in one of three fixed places. The current directory is not one of them: a
+command must not run the programs that a file in another user's directory names.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class EnvironmentFile:
 
 
 def find_checkout() -> Path | None:
-    """Return the checkout that contains this package, directly or in its virtual environment; None without."""
+    """Return the checkout that contains this package, directly or in its virtual environment, or None."""
     package = _find_package()
     prefix = Path(sys.prefix).resolve()
     folders = [package.parent, *([prefix.parent] if package.is_relative_to(prefix) else [])]

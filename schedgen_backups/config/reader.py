@@ -71,7 +71,7 @@ class Reader:
         return self.parsed(name, parse, "a host name without a login", "")
 
     def number(self, name: str, lowest: int, highest: int) -> int:
-        """Return a whole number from `lowest` to `highest`; otherwise add a problem and return the default."""
+        """Return a whole number from `lowest` to `highest`, or add a problem and return the default."""
 
         def parse(value: str) -> int:
             if not (value.isascii() and value.isdecimal()):  # int() accepts digits of other scripts too

@@ -1,4 +1,4 @@
-"""Turn the arguments of a restore, from the command line or the Launchpad, into requests of `core.restore`."""
+"""Turn the arguments of a restore, from command line or Launchpad, into requests of `core.restore`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_table_request(
     where: str,
     side_name: str = "",
 ) -> TableRequest:
-    """Return the restore of tables; if `database` is empty, the live database is the one that is backed up."""
+    """Return the restore of tables; an empty `database` means the live database."""
     return TableRequest(point, names, read_live_database(database, config), where, side_name)
 
 

@@ -85,7 +85,7 @@ def parse_database_url(url: str, password: str, reader: Reader, *, user: str = "
 
 
 def parse_name(text: str) -> str:
-    """Return the name unchanged; raise ValueError for a URL or connection string, which may hold a password."""
+    """Return the name unchanged; ValueError for a URL or connection string, which may hold a password."""
     if _CONNECTION_TEXT.search(text):
         raise ValueError
     return text

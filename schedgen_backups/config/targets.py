@@ -1,7 +1,7 @@
 """Parse the target of a restore: a database or bucket, on the server that is backed up or elsewhere.
 
-Secrets come from the environment, so that they are never part of a command. The password of the source is sent
-to no other server: a user who can choose a target must not choose who gets it.
+Secrets come from the environment, so that they are never part of a command. The password of the source is
+sent to no other server: a user who can choose a target must not choose who gets it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def read_database_target(text: str, config: Config) -> DatabaseSettings:
     """Return the database of `NAME` or `postgresql://user@host:port/name`; raise ConfigurationError.
 
     A name alone is a database on the server that is backed up. RESTORE_POSTGRES_USER and
-    RESTORE_POSTGRES_PASSWORD are used only for RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT, by default the
-    server that is backed up. POSTGRES_PASSWORD is used only for that server. A URL can contain a user; a URL
-    with a password is refused.
+    RESTORE_POSTGRES_PASSWORD are used only for RESTORE_POSTGRES_HOST and RESTORE_POSTGRES_PORT, by default
+    the server that is backed up. POSTGRES_PASSWORD is used only for that server. A URL can contain a user; a
+    URL with a password is refused.
     """
     reader = config.open_reader()
     user, password, host = (

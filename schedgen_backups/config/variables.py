@@ -1,5 +1,4 @@
-"""The environment variables: name, default, meaning, and the names of other programs' variables that are
-passed on.
+"""The environment variables: names, defaults, meanings, and other programs' variables to pass on.
 
 The only source of their documentation: `make docs` writes .env.example, docs/reference/settings.md, the
 manual page and the lists of docker/ from it. No values and no parsing here.
@@ -488,7 +487,7 @@ VARIABLES = tuple(variable for group in VARIABLE_GROUPS for variable in group.va
 FILE_SUFFIX = "_FILE"
 """NAME_FILE names a file that holds the value of NAME."""
 ENV_FILE_VARIABLE = "BACKUP_ENV_FILE"
-"""Names the environment file; the option --env-file does the same. Taken from the process's environment only."""
+"""Names the environment file, as --env-file does. Read from the process's environment only."""
 CERTIFICATES_VARIABLE = "SSL_CERT_FILE"
 """OpenSSL's own: the certificate authorities to trust. Taken from the process's environment only, since other
 libraries read it there themselves."""

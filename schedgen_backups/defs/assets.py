@@ -164,7 +164,8 @@ def minio_archive(
     pool=POOL,
     hooks={alert_on_step_failure, announce_recovery_point},
     description=(
-        "The manifest that makes dump and archive one recovery point. It is written last, and only when every "
+        "The manifest that makes dump and archive one recovery point. It is written last, and only when "
+        "every "
         "check has passed. Checks that have not passed in this run are performed first, for example when "
         "this asset is materialized alone."
     ),
@@ -217,7 +218,7 @@ def recovery_point(
 def make_points_observation(
     catalog: Catalog, metadata: Mapping[str, dg.MetadataValue] | None = None
 ) -> dg.AssetObservation:
-    """Return the state of all recovery points as an observation, for runs that change points but take none."""
+    """Return the state of all recovery points as an observation, for runs that take no point."""
     overview = dg.MetadataValue.md(make_overview(catalog, datetime.now(timezone.utc)))
     return dg.AssetObservation(recovery_point.key, metadata={**(metadata or {}), OVERVIEW_KEY: overview})
 

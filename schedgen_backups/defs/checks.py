@@ -1,8 +1,8 @@
 """The blocking checks between capture and commit, and the checks of the state of all recovery points.
 
 A check reads the files again, never metadata of an asset, and stores its result next to them. Run alone, it
-checks the newest point. `core.verify` does the work. A check's docstring is its description in the UI: it says
-what is true if the check passed.
+checks the newest point. `core.verify` does the work. A check's docstring is its description in the UI: it
+says what is true if the check passed.
 """
 
 import warnings
@@ -46,7 +46,7 @@ from schedgen_backups.monitoring.watch import make_fresh_result, make_intact_res
 def dump_is_complete(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
-    """Every byte of the dump was read again: digests match, tables are complete, pg_dump's last line is present."""
+    """Every byte of the dump was read again: digests match, tables and last line are present."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
         return _report(context, catalog, point, verify_dump(path))
@@ -182,7 +182,7 @@ def list_checks(settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
 
 
 CONDITION_CHECKS = [with_alerts(check) for check in (recovery_point_is_intact, recovery_point_is_fresh)]
-"""Checks of the directory's current state; `freshness_watch` reports their failures, so the outbox does not."""
+"""Checks of the directory's current state; `freshness_watch` reports their failures."""
 
 
 def _find_subject(

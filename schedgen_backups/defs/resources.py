@@ -1,8 +1,8 @@
 """The resource that gives assets, checks and hooks the configuration and the backup directory.
 
-It reads the environment when a run starts: an edited environment file applies from the next run, and a missing
-value fails the run with a clear message. With a Dagster `EnvVar`, a missing value would start no run at all,
-only fail the tick.
+It reads the environment when a run starts: an edited environment file applies from the next run, and a
+missing value fails the run with a clear message. With a Dagster `EnvVar`, a missing value would start no run
+at all, only fail the tick.
 """
 
 from __future__ import annotations

@@ -36,17 +36,19 @@ from schedgen_backups.monitoring.failures import explain_failure
 from schedgen_backups.monitoring.markdown import make_list
 
 _HOW_TO = """
-Configure source and target in the Launchpad, launch, and read what would happen. Then launch again with `confirm`.
+Configure source and target in the Launchpad, launch, and read what would happen. Then launch again with
+`confirm`.
 
 | what | configuration |
 | --- | --- |
 | a whole point into new targets | `database: restored`, `bucket: restored` |
 | the live database, replaced by exchanging names | `database: NAME`, `swap: true` |
 | some tables, compared with the live ones | `tables: [jobs]`, then `write: missing` |
-| deleted rows with their objects | `tables: [jobs]`, `where: id = 7`, `key_column: s3_key`, `write: missing` |
+| deleted rows and objects | `tables: [jobs]`, `where: id = 7`, `key_column: s3_key`, `write: missing` |
 | some objects | `objects: [uploads/1.pdf]`, `bucket: NAME` or `to_folder: NAME` |
 
-`point` is an id such as 20261122_020000, or `latest`. `confirm` is the name of the target database, bucket or directory.
+`point` is an id such as 20261122_020000, or `latest`. `confirm` is the name of the target database, bucket or
+directory.
 """
 
 
@@ -68,7 +70,8 @@ class RestoreConfig(dg.Config):
     )
     tables: list[str] = Field(
         default=[],
-        description="Restore only these tables and compare them with the live ones; `write` writes rows back.",
+        description="Restore only these tables and compare them with the live ones; `write` writes rows "
+        "back.",
     )
     where: str = Field(
         default="",

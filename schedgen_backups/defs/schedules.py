@@ -38,7 +38,8 @@ def _make_audit_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition:
         "audit_job",
         settings.audit_cron,
         settings.timezone,
-        "Checks, by default every week, that every object that a row of the live database refers to is in the "
+        "Checks, by default every week, that every object that a row of the live database refers to is in "
+        "the "
         "live bucket (AUDIT_SCHEDULE, BACKUP_TIMEZONE).",
     )
 

@@ -108,7 +108,8 @@ def _make_retention_sensor(config: Config) -> dg.SensorDefinition:
         job_name="prune_job",
         minimum_interval_seconds=_RETENTION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts prune_job when retention no longer keeps a recovery point; for the same points at "
+        description="Starts prune_job when retention no longer keeps a recovery point; for the same points "
+        "at "
         "most once a day.",
     )
     def retention_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -136,7 +137,8 @@ def _make_verification_sensor(config: Config) -> dg.SensorDefinition:
         job_name="verify_job",
         minimum_interval_seconds=_VERIFICATION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts verify_job when files of a recovery point were copied or modified after they were "
+        description="Starts verify_job when files of a recovery point were copied or modified after they "
+        "were "
         "read; for the same files at most once a day.",
     )
     def verification_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:

@@ -116,8 +116,8 @@ def seed_application(
 def destroy_application(database: DatabaseSettings, bucket: BucketSettings) -> None:
     """Replace the database and the bucket by empty ones; terminate sessions on the database.
 
-    Raise ConfigurationError if either is not on the loopback address, so that a demo cannot destroy production
-    data.
+    Raise ConfigurationError if either is not on the loopback address, so that a demo cannot destroy
+    production data.
     """
     host = bucket.endpoint.rpartition(":")[0]
     if not database.is_local or host not in LOOPBACK_HOSTS:

@@ -1,6 +1,7 @@
 """PDF timetables like those that students upload: several pages, some with a picture, up to some hundred KB.
 
-Add here what changes the content of such a file. `seed` decides where it is stored and to which job it belongs.
+Add here what changes the content of such a file. `seed` decides where it is stored and to which job it
+belongs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def make_picture(random: Random) -> bytes:
 
 
 def make_timetable(random: Random, pictures: list[bytes]) -> bytes:
-    """Return a valid PDF of one to six pages with the title `TITLE_PLACEHOLDER`; every third has a picture."""
+    """Return a valid PDF of one to six pages titled `TITLE_PLACEHOLDER`; every third has a picture."""
     document = FPDF()
     document.set_creation_date(CREATION_DATE)
     document.set_title(TITLE_PLACEHOLDER)

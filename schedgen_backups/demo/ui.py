@@ -1,7 +1,7 @@
 """Run the demo's two servers with the Dagster UI and daemon on localhost, until Ctrl-C.
 
-The data is seeded once and kept, so that backups of several starts can be compared. Production uses `serve`, or
-webserver and daemon as services, with its own environment.
+The data is seeded once and kept, so that backups of several starts can be compared. Production uses `serve`,
+or webserver and daemon as services, with its own environment.
 """
 
 from __future__ import annotations

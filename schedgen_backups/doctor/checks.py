@@ -141,8 +141,10 @@ def _examine_drill(drill: DrillSettings) -> Iterator[PreconditionResult]:
         yield PreconditionResult(
             "drill",
             Verdict.NOTE,
-            f"a restore drill would fail: it starts servers of its own, and here is no {' and no '.join(missing)}",
-            "pip install 'schedgen-backups[drill]'; in containers use the image's stage `drill`. Or set DRILL_DATABASE_URL and DRILL_MINIO_ENDPOINT.",
+            "a restore drill would fail: it starts its own servers, and this machine lacks "
+            f"{' and '.join(missing)}",
+            "pip install 'schedgen-backups[drill]'; in containers, use the image's stage `drill`. Or set "
+            "DRILL_DATABASE_URL and DRILL_MINIO_ENDPOINT.",
         )
     if drill.database is not None or not servers:
         return

@@ -108,7 +108,7 @@ tick after 60 s, and then the cursor does not advance."""
 _MAX_INITIAL_AGE = timedelta(days=2)
 """The first run of the outbox ignores events that are older than this."""
 _UNREMARKABLE = f" {CheckStatus.NOT_CONFIGURED.value}: "
-"""Part of the description of a warning that needs no alert: it is the same every time, and the UI shows it."""
+"""Part of the description of a warning without an alert: it never changes, and the UI shows it."""
 _Result = TypeVar("_Result")
 
 

@@ -1,11 +1,11 @@
 """The run launcher of the container deployment (docker/dagster.yaml): Dagster's own, with restrictions.
 
 A run's container can write to Dagster's database, and so to the record of the next run. Therefore image,
-volumes, environment, networks and limits of a container come only from the launcher's configuration; Dagster's
-launcher would let the record override it.
+volumes, environment, networks and limits of a container come only from the launcher's configuration;
+Dagster's launcher would let the record override it.
 
-Dagster's run monitoring asks the launcher whether a run's container is alive. A backup of the command line has
-no container and would be marked as failed while it works; `orphaned_runs` monitors such runs.
+Dagster's run monitoring asks the launcher whether a run's container is alive. A backup of the command line
+has no container and would be marked as failed while it works; `orphaned_runs` monitors such runs.
 """
 
 from __future__ import annotations

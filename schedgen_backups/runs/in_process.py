@@ -115,7 +115,8 @@ def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstanc
                 reason = str(error).strip().partition("\n")[0]
                 raise StorageError(
                     f"Dagster cannot work in DAGSTER_HOME: {type(error).__name__}: {reason}",
-                    hint="Check its disk space and permissions. If another version of Dagster created it, run "
+                    hint="Check its disk space and permissions. If another version of Dagster created it, "
+                    "run "
                     "`dagster instance migrate` or use another directory.",
                 ) from error
     except BackupError as error:

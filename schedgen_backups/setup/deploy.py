@@ -104,7 +104,8 @@ _NEXT = {
     "/etc/logrotate.d/schedgen-backups",
     Kind.COMPOSE: "SCHEDGEN_BACKUPS_SOURCE=DIR docker compose -f docker-compose.yml -f "
     "DIR/docker/compose.yaml up -d --build",
-    Kind.HELM: "fill in secret.example.yaml and values.yaml, then run: helm install backups dagster/dagster -f "
+    Kind.HELM: "fill in secret.example.yaml and values.yaml, then run: helm install backups "
+    "dagster/dagster -f "
     "DIR/values.yaml (docs/deploy.md)",
 }
 

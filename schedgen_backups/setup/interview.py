@@ -1,4 +1,4 @@
-"""The questions of `setup`: each value is checked at once, each group by using it; wrong ones are asked again.
+"""The questions of `setup`: each value is checked at once, each group by using it.
 
 Without a terminal nothing is asked: flags, environment and environment file must contain all answers. Add a
 question here.

@@ -162,7 +162,7 @@ def plan_units(
 
 
 def plan_cron(sources: Path, cron_dir: Path, place: Place, schedule: str) -> tuple[PlannedFile, ...]:
-    """Return the cron file of deploy/cron for this machine and schedule; cron uses the machine's local time."""
+    """Return the cron file of deploy/cron for this machine and schedule, in local time."""
     text = _move((sources / "cron" / CRON_FILE).read_text(encoding="utf-8"), place)
     text = re.sub(
         rf"^0 2 \* \* \* {re.escape(SERVICE_USER)} ",

@@ -1,7 +1,7 @@
 """Find where a database keeps the keys of a bucket's objects: by the tables of presets, or by column values.
 
-Only some rows are read, without planning a query on their tables. The result is a suggestion that `setup` then
-tests.
+Only some rows are read, without planning a query on their tables. The result is a suggestion that `setup`
+then tests.
 """
 
 from __future__ import annotations

@@ -325,7 +325,8 @@ def _finish_here(
         code = install.run_command_line(arguments, place, deployment, values)
         if code != 0:
             out.print(
-                f"[bold red]{' '.join(arguments)} failed with exit code {code}.[/] Everything else is set up; "
+                f"[bold red]{' '.join(arguments)} failed with exit code {code}.[/] Everything else is set "
+                "up; "
                 "`schedgen-backups doctor` shows more."
             )
             raise CommandEnd(code)

@@ -1,4 +1,4 @@
-"""The Dagster UI behind a gate: which requests reach Dagster's webserver, logins, and the processes of `serve`.
+"""The Dagster UI behind a gate: allowed requests, logins, and the processes of `serve`.
 
 Dagster's webserver has no login and accepts a mutation from any page that a browser has open. Add a rule for
 requests in `gate`, a kind of login in `login`. No definitions and no jobs live here; only `webserver` uses

@@ -103,7 +103,7 @@ class Gate:
         )
 
     def _judge_host(self, headers: Headers) -> Refusal | None:
-        """Refuse other host names than the UI's: any site can point its own name to 127.0.0.1 (DNS rebinding)."""
+        """Refuse other host names than the UI's: any site can let its name resolve to 127.0.0.1."""
         hosts = headers.getlist("host")
         try:
             [address] = [parse_address(host) for host in hosts]

@@ -20,7 +20,7 @@ _MAX_REMEMBERED = 1000
 
 
 class Login:
-    """Who may use the UI: any user if no login is configured, otherwise users that one of the logins accepts."""
+    """Who may use the UI: any user if no login is configured, otherwise users that a login accepts."""
 
     def __init__(self, settings: UiSettings) -> None:
         self._proxy = settings.proxy_login

@@ -155,8 +155,8 @@ def _is_answering(host: str, port: int) -> bool:
 
 @contextmanager
 def _interrupts() -> Generator[None]:
-    # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: the process could
-    # not be stopped.
+    # A shell starts background jobs with SIGINT ignored, and Dagster copies that to SIGTERM: the process
+    # could not be stopped.
     before = {number: signal.signal(number, _raise_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

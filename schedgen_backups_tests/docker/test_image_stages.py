@@ -1,4 +1,4 @@
-"""The image's stages: the size of `runtime`, what it can do and says it cannot, and its build from the directory that `deploy compose` writes."""
+"""The stages of the image: size and abilities of `runtime`, and its build from a deployed directory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from schedgen_backups_tests.support.docker import BASE_IMAGE, Stack, build_runti
 pytestmark = pytest.mark.timeout(2400)
 
 MOST_ADDED_BYTES = 260_000_000
-"""What `runtime` may add to its base. On the official python:3.11-slim-bookworm of about 125 MB (never built on here), with three more majors of
-clients at 3 to 4 MB each, that is less than the 400 MB it aims at. The stand-in of Debian's packages has 194 MB. 236 MB were added on 2026-11-29."""
+"""What `runtime` may add to its base: 236 MB on 2026-11-29, on the stand-in of 194 MB. On the official base
+of about 125 MB, with three more majors of clients at 3 to 4 MB each, that would be less than the wanted 400
+MB."""
 HARDENING = (
     "--read-only",
     "--tmpfs",
@@ -25,7 +26,7 @@ HARDENING = (
     "no-new-privileges:true",
 )
 DEPLOYED_IMAGE = "schedgen-backups:test-deployed"
-# Every program and extension, loaded as Python would: stripping can damage a file without making it smaller than expected.
+# Load every extension as Python does: stripping can damage a file.
 _LOAD_LIBRARIES = """
 import ctypes, pathlib, sysconfig
 found = sorted(pathlib.Path(sysconfig.get_path("purelib")).rglob("*.so"))
@@ -36,7 +37,8 @@ print(len(found))
 _COUNT_COMPILED = """
 import importlib.util, pathlib, sysconfig
 sources = list(pathlib.Path(sysconfig.get_path("purelib")).rglob("dagster/**/*.py"))
-print(len(sources), sum(pathlib.Path(importlib.util.cache_from_source(str(path))).is_file() for path in sources))
+compiled = [pathlib.Path(importlib.util.cache_from_source(str(path))) for path in sources]
+print(len(sources), sum(path.is_file() for path in compiled))
 """
 
 
@@ -94,7 +96,7 @@ def test_stripped_libraries_still_load(runtime_image: str) -> None:
 
 
 def test_packages_are_compiled(runtime_image: str) -> None:
-    """A container cannot write compiled files, and each start would compile anew."""
+    """A container cannot write compiled files, and each start would compile again."""
     sources, compiled = run_in(runtime_image, "python3", "-c", _COUNT_COMPILED).split()
     assert sources == compiled
     assert int(sources) > 500
@@ -105,7 +107,7 @@ def test_the_doctor_names_what_a_drill_lacks_and_the_other_stage(runtime_image: 
         run_docker("run", "--rm", runtime_image, "sh", "-c", "schedgen-backups doctor --json || true")
     )
     [drill] = [result for result in results["results"] if result["what"] == "drill"]
-    assert (drill["state"], "no PostgreSQL server and no S3 server" in drill["detail"]) == ("note", True)
+    assert (drill["state"], "lacks PostgreSQL server and S3 server" in drill["detail"]) == ("note", True)
     assert "stage `drill`" in drill["fix"]
 
 
@@ -123,10 +125,10 @@ def test_a_drill_in_runtime_fails_and_names_the_other_stage(
         "-c",
         "schedgen-backups drill 2>&1; echo exit code $?",
     )
-    told = " ".join(stack.compose(*words, image=runtime_image).split())
-    assert "there is no PostgreSQL server of version 15 or newer" in told
-    assert "stage `drill`" in told
-    assert "exit code 0" not in told
+    output = " ".join(stack.compose(*words, image=runtime_image).split())
+    assert "this machine has no PostgreSQL server of version 15 or newer" in output
+    assert "stage `drill`" in output
+    assert "exit code 0" not in output
 
 
 def test_the_image_is_built_from_what_deploy_compose_writes(runtime_image: str, tmp_path: Path) -> None:
@@ -142,7 +144,8 @@ def test_the_image_is_built_from_what_deploy_compose_writes(runtime_image: str, 
     subprocess.run(
         ["tar", "--extract", "--no-same-owner", "--directory", tmp_path], input=archive, check=True
     )
-    # The wheel is built anew; only the layer of its dependencies is the checkout's, where the files are the same.
+    # The wheel is built again. The layer of its dependencies is that of the checkout, whose files are the
+    # same.
     (tmp_path / "docs" / "schedgen-backups.1").write_text(".TH deployed\n")
     build_runtime(tmp_path, DEPLOYED_IMAGE)
     assert "restore" in run_in(DEPLOYED_IMAGE, "schedgen-backups", "--help")

@@ -1,4 +1,4 @@
-"""The application as a service of a booted machine: PostgreSQL, an S3 server, both filled once, and a server that keeps what alerts it gets.
+"""The application as a service of a booted machine: PostgreSQL, an S3 server, an alert inbox.
 
 Run as a program by a unit with Type=notify. Ports are fixed, since the machine has a network of its own.
 """
@@ -38,7 +38,7 @@ class _Inbox(BaseHTTPRequestHandler):
 
 
 def serve(folder: Path) -> None:
-    """Run until SIGTERM; tell systemd when everything answers."""
+    """Run until SIGTERM; notify systemd when everything answers."""
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))

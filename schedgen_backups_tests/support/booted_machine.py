@@ -1,7 +1,8 @@
-"""A Debian that is booted by its systemd: this machine's files, changed only in memory, in namespaces of its own.
+"""Boot a Debian by systemd, on this machine's files changed only in memory, in namespaces.
 
-Processes, mounts, host name, network (loopback alone) and the cgroup tree are the booted machine's; clock and kernel are shared. Of this machine's
-own configuration nothing is started. It takes root, overlayfs, cgroup v2 and Debian's systemd, and no container engine.
+Processes, mounts, host name, network (loopback alone) and the cgroup tree are the booted machine's; clock and
+kernel are shared. Of this machine's own configuration nothing is started. It takes root, overlayfs, cgroup v2
+and Debian's systemd, and no container engine.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from schedgen_backups_tests.support.sites import wait_until
 
 SYSTEMD = Path("/lib/systemd/systemd")
 PYTHON_AT = "/opt/python"
-"""Where the machine has the Python that runs the tests: an installation below /root cannot be read by a service."""
+"""Where the machine has the Python that runs the tests: an installation below /root cannot be read by a
+service."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 END_SECONDS = 120
 
-# $1: a folder, $2: the Python's prefix. The machine's root is $1/root; what was mounted there stays over a reboot.
-# Hidden: units, scripts of System V, clusters of PostgreSQL, mounts, journals and timers' stamps of this machine.
+# $1: a folder, $2: the Python's prefix. The machine's root is $1/root; what was mounted there stays over a
+# reboot. Hidden: units, scripts of System V, clusters of PostgreSQL, mounts, journals and timers' stamps of
+# this machine.
 _MAKE_ROOT = """
 mount -t tmpfs -o mode=755,size=4g none "$1"
 cd "$1"
@@ -48,14 +51,15 @@ echo made
 exec cat
 """
 
-# $1: the folder, $2: the name of the machine's cgroup. The machine gets file systems for its own namespaces, and must not set this machine's
-# kernel parameters, clock and modules. systemd hands credentials to services through mounts that must be shared; in a container it leaves that to
-# who made it (mount_setup in src/shared/mount-setup.c of systemd 252).
+# $1: the folder, $2: the name of the machine's cgroup. The machine gets file systems for its own namespaces,
+# and must not set this machine's kernel parameters, clock and modules. systemd hands credentials to services
+# through mounts that must be shared; in a container it leaves that to who made it (mount_setup in
+# src/shared/mount-setup.c of systemd 252).
 _ENTER = """
 mkdir -p "$1/cgroup/$2"
 echo 0 >"$1/cgroup/$2/cgroup.procs"
 exec unshare --mount --propagation private --pid --fork --kill-child --uts --ipc --net --cgroup sh -euc "$3" sh "$1/root"
-"""
+"""  # noqa: E501 - a line of the shell
 _BOOT = """
 cd "$1"
 mount -t proc proc proc
@@ -81,7 +85,7 @@ pivot_root . mnt
 exec chroot . sh -euc 'umount -l /mnt
 mount --make-rshared /
 exec env -i container=test PATH="$PATH" setpriv --bounding-set -sys_time,-sys_module,-sys_rawio,-syslog /lib/systemd/systemd'
-"""
+"""  # noqa: E501 - a line of the shell
 
 _TRY_TO_MOUNT = """
 mount -t tmpfs none /mnt
@@ -205,7 +209,7 @@ class BootedMachine:
         self._launcher, self._init = None, 0
 
     def run(self, *words: str) -> str:
-        """The program has succeeded in the machine, as root and without an environment; returns what it printed."""
+        """Run the program in the machine as root without an environment; return its output."""
         code, seen = self.try_run(*words)
         assert code == 0, f"{words} ended with {code}: {seen}"
         return seen

@@ -46,8 +46,8 @@ def take_database_dump(
 def _make_restrict_key(site_id: str) -> str:
     r"""Return the key of pg_dump's `\restrict`.
 
-    It is the same for every dump of a site, so that equal databases give equal bytes, and unknown to users who
-    can only write into the database.
+    It is the same for every dump of a site, so that equal databases give equal bytes, and unknown to users
+    who can only write into the database.
     """
     return hashlib.sha256(f"restrict {site_id}".encode("ascii")).hexdigest()
 

@@ -152,7 +152,10 @@ class Overview:
         own = (
             f"no verified recovery point {limit}"
             if newest is None or age is None
-            else f"newest verified recovery point {newest.point_id} is {age.total_seconds() / 3600:.1f} h old {limit}"
+            else (
+                f"newest verified recovery point {newest.point_id} is {age.total_seconds() / 3600:.1f} h "
+                f"old {limit}"
+            )
         )
         return f"{own}{self.freshness.describe_foreign()}"
 

@@ -1,4 +1,4 @@
-"""Cuts text into pieces by content: whether a piece ends behind a line depends on that line, not on its place."""
+"""Cut text into pieces by its content, so that equal lines end up in equal pieces."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LARGEST_ROW_BYTES = 128 << 10
 LARGEST_ROW_PIECE_BYTES = 1 << 20
 """Where such a line is split, from its start."""
 _SKIPPED_BYTES = 640 << 10
-"""No piece is shorter, but the last one and those next to a long line. The longer this is, the fewer lines are
-examined."""
+"""No piece is shorter, but the last one and those next to a long line. The longer this is, the fewer lines
+are examined."""
 _EXPECTED_BYTES = 128 << 10
 """Mean distance from there to the end of the piece."""
 _LARGEST_BYTES = 2 << 20

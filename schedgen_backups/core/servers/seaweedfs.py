@@ -108,7 +108,8 @@ class EmbeddedS3:
 
         BucketUnreachableError with the log's tail if it does not after three attempts.
         """
-        # It needs `cryptography`, which comes with the extra `drill`; everything else imports this module without it.
+        # It needs `cryptography`, which comes with the extra `drill`; everything else imports this module
+        # without it.
         from schedgen_backups.core.servers.seaweedfs_security import write_security_files  # noqa: PLC0415
 
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -213,10 +213,8 @@ def test_a_check_that_cannot_run_is_reported_by_its_hook(
         home, dg.AssetSelection.checks(dg.AssetCheckKey(minio_archive.key, "archive_is_readable"))
     )
     [alert] = inbox.alerts
-    assert alert.startswith(
-        "[CRITICAL] Backup failed: minio_archive_archive_is_readable\nthere is no bucket file in "
-    )
-    assert "What to do: Materialise the asset first." in alert
+    assert alert.startswith("[CRITICAL] Backup failed: minio_archive_archive_is_readable\nno bucket file in ")
+    assert "What to do: Materialize the asset first." in alert
     assert not checked.success
     outbox.evaluate(2)
     assert inbox.alerts == [alert]

@@ -1,6 +1,4 @@
-"""One booted machine for all tests of a worker: the application runs on it, and the project is installed as
-docs/deploy.md says.
-"""
+"""One booted machine per worker, with the application and the project installed as documented."""
 
 from __future__ import annotations
 

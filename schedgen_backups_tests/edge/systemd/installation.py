@@ -1,6 +1,4 @@
-"""The project on a booted machine: installed by hand as docs/deploy.md says, with the application as
-`postgresql.service` beside it.
-"""
+"""The project on a booted machine, installed by hand as docs/deploy.md says."""
 
 from __future__ import annotations
 
@@ -53,7 +51,7 @@ WantedBy=multi-user.target
 
 
 class Installation:
-    """What an operator does on the machine, and looks at what is there."""
+    """What an operator does and sees on the machine."""
 
     def __init__(self, machine: BootedMachine) -> None:
         self.machine = machine
@@ -100,9 +98,7 @@ class Installation:
         machine.run("systemctl", "enable", "--now", "postgresql.service")
 
     def clear(self) -> None:
-        """The machine is up and has neither units of ours nor recovery points, history or alerts; the
-        environment file is right.
-        """
+        """Leave the machine up, without our units, points, history and alerts, and with a right .env."""
         if not self.machine.is_up:
             # A test failed meanwhile.
             self.machine.boot()
@@ -198,7 +194,7 @@ class Installation:
         wait_for(look, "Dagster's daemons are alive")
 
     def assert_took_points(self, count: int) -> None:
-        """There are so many points, and all are verified."""
+        """Assert that there are this many points, all verified."""
         assert [point.state for point in self.points] == [PointState.VERIFIED] * count
 
     @property
@@ -221,9 +217,7 @@ class Installation:
         return Application(DatabaseSettings(**read["database"]), BucketSettings(**read["bucket"]))
 
     def _move_environment(self) -> None:
-        """The virtual environment of the tests is one of the machine's Python at its new place; its programs
-        name it in their first line.
-        """
+        """Make the virtual environment of the tests one of the machine's Python at its new place."""
         programs = self.machine.path(f"{ENVIRONMENT}/bin")
         for path in programs.iterdir():
             if path.is_symlink():

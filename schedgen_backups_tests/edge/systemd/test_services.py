@@ -1,6 +1,4 @@
-"""Daemon and webserver under a systemd that was booted for them: their sandbox, what restarts, and what they
-tell of a killed backup.
-"""
+"""Daemon and webserver under a booted systemd: sandbox, restarts, the alert of a killed backup."""
 
 from __future__ import annotations
 
@@ -60,7 +58,7 @@ def test_daemon_and_webserver_work_in_their_sandbox_and_come_back_after_a_kill(
     installation.wait_for_services()
 
 
-def test_a_killed_backup_fails_the_unit_and_the_daemon_tells(installation: Installation) -> None:
+def test_a_killed_backup_fails_the_unit_and_the_daemon_alerts(installation: Installation) -> None:
     installation.add_units()
     machine = installation.machine
     machine.run("systemctl", "start", "schedgen-backups-daemon.service")
@@ -70,7 +68,7 @@ def test_a_killed_backup_fails_the_unit_and_the_daemon_tells(installation: Insta
     machine.run("systemctl", "kill", "--signal=KILL", BACKUP)
     wait_for(lambda: installation.show(BACKUP, "ActiveState") == "failed" or None, "the unit is failed")
     assert installation.show(BACKUP, "Result") == "signal"
-    wait_for(lambda: installation.alerts or None, "the daemon has told")
+    wait_for(lambda: installation.alerts or None, "the daemon has sent an alert")
     [alert] = installation.alerts
     assert alert.startswith("[CRITICAL]")
     installation.assert_took_points(0)

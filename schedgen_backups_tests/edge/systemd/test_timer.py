@@ -1,6 +1,4 @@
-"""The timer under a systemd that was booted for it: when it goes off, what it makes up for, failures, and the
-units that setup installs.
-"""
+"""The timer under a booted systemd: when it fires, missed nights, failures, and setup's units."""
 
 from __future__ import annotations
 
@@ -83,7 +81,7 @@ def test_a_boot_makes_up_for_several_missed_nights_with_one_backup(installation:
     installation.assert_took_points(1)
 
 
-def test_a_wrong_password_fails_the_unit_and_is_told_once(installation: Installation) -> None:
+def test_a_wrong_password_fails_the_unit_and_sends_one_alert(installation: Installation) -> None:
     code, seen = installation.command("deploy", "systemd", "--to", "/srv/units", user="root")
     assert code == 0, seen
     machine = installation.machine

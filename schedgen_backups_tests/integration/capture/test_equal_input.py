@@ -1,4 +1,4 @@
-"""A database or bucket that did not change gives the same bytes again: the base of copies that cost what changed."""
+"""A database or bucket that did not change gives the same bytes again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def split_members(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each gzip member of the file before its footer, with what it unpacks to, as any reader of gzip finds them."""
+    """Yield each gzip member before the footer, with what it unpacks to."""
     data = path.read_bytes()[:-FOOTER_BYTES]
     while data:
         reader = zlib.decompressobj(31)

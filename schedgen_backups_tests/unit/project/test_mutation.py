@@ -90,7 +90,7 @@ def test_every_group_has_modules_and_tests_and_no_module_is_in_two() -> None:
     found = [source for patterns in (WHOLE | SAMPLED).values() for source in find_sources(ROOT, patterns)]
     assert [source.name for source in found if found.count(source) > 1] == ["catalog.py", "catalog.py"]
     assert [
-        belongs("schedgen_backups.core.catalog.catalog.xǁCatalogǁ_look_at__mutmut_1", name)
+        belongs("schedgen_backups.core.catalog.catalog.xǁCatalogǁ_inspect__mutmut_1", name)
         for name in ("point state", "catalog")
     ] == [
         True,

