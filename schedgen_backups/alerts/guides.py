@@ -79,7 +79,7 @@ GUIDES = (
     Guide(
         "check-warning",
         CHECK_AREA,
-        "A check passed with a warning: objects are newly missing, or a size tripled",
+        "A check reported a warning, such as newly missing objects, a size that tripled or a slow drill",
         "LOW; HIGH or CRITICAL for newly missing objects",
         "outbox",
         "the next evaluation without a warning",
