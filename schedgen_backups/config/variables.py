@@ -281,7 +281,7 @@ VARIABLE_GROUPS = (
             Variable(
                 "BACKUP_MAX_MB_PER_SECOND",
                 "0",
-                "Maximum read rate of database and bucket together, in million bytes per second. 0: "
+                "Maximum read rate of the database and of the bucket, each, in million bytes per second. 0: "
                 "unlimited",
             ),
             Variable("BACKUP_NICE", "10", "Niceness of a backup's processes, 0 to 19"),
