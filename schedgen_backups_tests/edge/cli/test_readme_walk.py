@@ -202,7 +202,7 @@ def test_from_nothing_to_a_restored_system_by_what_is_printed(operator: Operator
         "schedgen-backups restore-tables latest users --write changed",
         (f"Type {database} to continue", database),
     )
-    assert "10 rows put back" in " ".join(seen.split())
+    assert "10 rows written back" in " ".join(seen.split())
     assert run(owner, "SELECT id, name, email FROM users ORDER BY id") == before
 
     # A migration went wrong: the whole database is exchanged by the printed command, and exchanged back by
