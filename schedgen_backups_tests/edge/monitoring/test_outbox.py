@@ -211,7 +211,7 @@ def test_a_check_that_cannot_look_is_told_by_its_hook(
     )
     [alert] = inbox.alerts
     assert alert.startswith(
-        "[CRITICAL] Backup failed: minio_archive_archive_is_readable\nthere is no bucket file in "
+        "[CRITICAL] Backup failed: minio_archive_archive_is_readable\nno bucket file in "
     )
     assert "What to do: Materialise the asset first." in alert
     assert not checked.success
