@@ -6,6 +6,7 @@ lines are replaced.
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from schedgen_backups.config.variables import (
     VARIABLES,
     Variable,
 )
+from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.exit_codes import MEANINGS, STATUS_MEANINGS
 from tools.json_shapes import COMMON_FIELDS, POINT_FIELDS, SHAPES
 
@@ -34,6 +36,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 WIDTH = 110
 NOTICE = "<!-- Written by `make docs`; edit its source instead. -->"
 START, END = "# make docs: start", "# make docs: end"
+_NAMES_IMAGES = (
+    "docker/Dockerfile",
+    "docker/compose.yaml",
+    "docker/compose.demo.yaml",
+    "deploy/kubernetes/values.yaml",
+    "docs/deploy.md",
+)
+_IMAGE_VERSION = re.compile(r"(schedgen-backups(?:-socket-proxy)?:|\btag: )\d+\.\d+\.\d+")
 _FIXED_IN_COMPOSE = {"BACKUP_DIR": "/backups", "PGSSLMODE": "${PGSSLMODE:-prefer}"}
 """Variable → value of compose.yaml: the volume's mount, and a default that libpq would otherwise take from an
 empty value."""
@@ -42,7 +52,7 @@ empty value."""
 def make_files() -> dict[Path, str]:
     """Return path → text of every file that is written, whole or in part."""
     reference = PROJECT / "docs" / "reference"
-    return {
+    files = {
         reference / "settings.md": _make_page(_list_settings()),
         reference / "commands.md": _make_page(_list_commands()),
         reference / "exit-codes.md": _make_page(_list_exit_codes()),
@@ -58,6 +68,12 @@ def make_files() -> dict[Path, str]:
             PROJECT / "docker" / "dagster.yaml", [f"      - {name}" for name in list_passed_on()]
         ),
     }
+    for name in _NAMES_IMAGES:
+        path = PROJECT / name
+        files[path] = _IMAGE_VERSION.sub(
+            rf"\g<1>{TOOL_VERSION}", files.get(path) or path.read_text(encoding="utf-8")
+        )
+    return files
 
 
 def list_passed_on() -> Iterator[str]:

@@ -197,7 +197,7 @@ def test_a_new_system_is_backed_up_and_restored_with_printed_commands_only(opera
         "schedgen-backups restore-tables latest users --write changed",
         (f"Type {database} to continue", database),
     )
-    assert "10 rows put back" in " ".join(seen.split())
+    assert "10 rows written back" in " ".join(seen.split())
     assert run(owner, "SELECT id, name, email FROM users ORDER BY id") == before
 
     # A migration failed: the printed command swaps the whole database, and the printed statements swap it

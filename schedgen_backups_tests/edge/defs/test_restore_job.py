@@ -124,7 +124,7 @@ def test_a_table_is_compared_kept_beside_and_restored(seeded_site: Site) -> None
     )
     assert site.cli(*words).code == 7
     written = site.cli(*words, "--confirm", name)
-    assert (written.code, "1 row put back" in written.stdout) == (0, True), written.stderr
+    assert (written.code, "1 row written back" in written.stdout) == (0, True), written.stderr
     assert (count(site, "jobs"), (site.directory / "safety").exists()) == (10, False)
     assert run(site.application.database, f"SELECT count(*) FROM pg_database WHERE datname = '{side}'") == [
         (0,)

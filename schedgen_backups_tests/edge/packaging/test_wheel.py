@@ -19,6 +19,7 @@ import pytest
 
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
 from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.support.sites import Application, wait_until
@@ -26,7 +27,7 @@ from schedgen_backups_tests.support.sites import Application, wait_until
 pytestmark = [pytest.mark.edge, pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 
 PROJECT = Path(__file__).resolve().parents[3]
-SHARE = "schedgen_backups-0.1.0.data/data/share/schedgen-backups"
+SHARE = f"schedgen_backups-{TOOL_VERSION}.data/data/share/schedgen-backups"
 
 
 @pytest.fixture(scope="module")
