@@ -22,7 +22,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 STAND_INS = Path(os.environ.get("SCHEDGEN_STAND_INS", PROJECT.parent / "shared" / "ci-images"))
-"""Scripts that make base images of Debian's packages: here no registry of images is reached."""
+"""Scripts that build base images from Debian's packages: no image registry is reachable here."""
 BASE_IMAGE = "local/python-standin:3.11-bookworm"
 POSTGRES_IMAGE = "local/postgres-standin:15"
 S3_IMAGE = "local/s3-standin:1"

@@ -114,8 +114,7 @@ CREATE TEMPORARY TABLE passing (a int);
 
 
 ZOO = (Path(__file__).parent / "zoo.sql").read_text(encoding="utf-8")
-"""Most of what PostgreSQL has. Some statements fail where the server lacks a library or an extension, and are
-left out then."""
+"""Most of what PostgreSQL has. Statements that need a missing library or extension are skipped."""
 
 
 def load_script(script: str, target: DatabaseSettings) -> None:

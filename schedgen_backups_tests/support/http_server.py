@@ -27,7 +27,7 @@ class JoiningHTTPServer(ThreadingHTTPServer):
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         self.errors: list[BaseException] = []
-        """What handlers raised, clients that broke off included."""
+        """What handlers raised, including for clients that broke off."""
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})

@@ -38,7 +38,7 @@ CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERE
 SELECT lo_from_bytea(70009, 'large');
 SET session_replication_role = replica; INSERT INTO lower VALUES (7);
 """
-"""A database that pg_dump dumps and nobody can load: the error comes last, behind rows and large objects."""
+"""Makes a database whose dump cannot be loaded: the error comes last, after rows and large objects."""
 KEYS = tuple(f"k{number}" for number in range(1, 7))
 
 

@@ -254,7 +254,7 @@ _PLAIN_LISTING = "lists keys without an encoding, in which XML cannot name it: t
 _ONE_KEY = "has one pair of keys here, which may do everything"
 _SOME_TAGS = "no tags, which some of its cases need"
 SOMETIMES = frozenset({_SLOW, _PATHS, _SOME_TAGS})
-"""Differences that do not show each time, or not in each case."""
+"""Differences that do not appear each time, or not in each case."""
 DIFFERENCES = {
     ("s3proxy", "test_unreadable_headers_are_unknown_values"): _NO_TAGS,
     ("s3proxy", "test_tags_that_a_busy_server_returns_at_last_are_known"): _NO_TAGS,
@@ -279,8 +279,9 @@ DIFFERENCES = {
     ("versitygw", "test_a_key_that_xml_cannot_name_is_archived"): _PLAIN_LISTING,
     ("versitygw", "test_chunked_uploads_arrive_whole"): _NO_CHUNKS,
 }
-"""Tests that show something a server does not have, by server and name. What becomes of it is in
-`integration/s3/test_poor_servers.py`."""
+"""Tests that show a server's missing features, by server and name.
+
+`integration/s3/test_poor_servers.py` tests the consequences."""
 PROGRAM_SERVERS: dict[str, type[ProgramServer]] = {
     kind.name: kind for kind in (VersityServer, S3ProxyServer, MinioServer)
 }

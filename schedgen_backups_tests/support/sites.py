@@ -31,7 +31,7 @@ from schedgen_backups_tests.support.command_server import QUIET, open_command_se
 
 PATIENCE_SECONDS = 180
 NEVER = "0 0 29 2 *"
-"""A schedule that no test meets."""
+"""A schedule that never fires during a test."""
 
 
 @dataclass(frozen=True)

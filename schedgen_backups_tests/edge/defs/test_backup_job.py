@@ -31,7 +31,7 @@ CHECK_NAMES = {
     for check in [*list_checks(load_config().definitions), *CONDITION_CHECKS]
 }
 CONDITIONS = {"recovery_point_is_intact", "recovery_point_is_fresh"}
-"""Of every point, not of this run's."""
+"""Checks of all points, not of this run's."""
 
 
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, dg.MetadataValue]:

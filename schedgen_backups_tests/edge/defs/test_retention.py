@@ -23,7 +23,7 @@ from schedgen_backups_tests.support.sites import Site, failures_of
 pytestmark = [pytest.mark.edge]
 
 DAYS = (20, 15, 12, 10, 9, 1)
-"""Of the verified points of `history`: the newest three are kept, and what is younger than a week."""
+"""Keeps the newest three verified points of `history`, and those younger than a week."""
 KEPT_DAYS = (10, 9, 1)
 OLD_SCRIPT = ("schedgen_20240101_020000.sql.gz", "minio_backup_20240101_020000.tar.gz", "notes.txt")
 

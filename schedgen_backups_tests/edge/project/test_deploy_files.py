@@ -31,7 +31,7 @@ NAMES = {variable.name for variable in VARIABLES} | {
     f"{variable.name}_FILE" for variable in VARIABLES if variable.is_secret
 }
 WORST_EXPOSURE = 3.0
-"""systemd calls less than 5 "OK" (systemd-analyze, security); ours are at 1.5."""
+"""systemd rates values below 5 as "OK" (systemd-analyze, security); ours are at 1.5."""
 RUN_VOLUMES = ("BACKUP_RUN_POINTS", "BACKUP_RUN_SECRETS", "BACKUP_RUN_LOGIN", "BACKUP_RUN_STATE")
 COMPOSE_FILES = ["docker/compose.yaml", "docker/compose.demo.yaml"]
 

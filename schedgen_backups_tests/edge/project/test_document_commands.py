@@ -60,7 +60,7 @@ NOT_RUN = {
     "restore.md": "needs Docker; listed one by one in integration/restore/test_restore_document.py",
     "retention.md": "needs a history of weeks; run in test_retention",
 }
-"""Documents with `console` blocks → why these are not run."""
+"""Documents with `console` blocks → the reason why these are not run."""
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 _WORDS_BEFORE = re.compile(r"^(?:[A-Z_]+=\S*\s+|sudo\s+(?:-u\s+\S+\s+)?|env\s+)*")
 

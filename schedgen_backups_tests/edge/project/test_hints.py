@@ -23,7 +23,7 @@ COMMANDS: dict[str, click.Command] = typer.main.get_command(app).commands  # typ
 _CALL = re.compile(r"(?:`|: |^|· |run: |; )schedgen-backups (?P<words>[a-z][a-z-]*(?: [^`\n;·()]*)?)")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
 RUN = ("list", "verify latest", "prune --dry-run", "status", "audit", "doctor")
-"""Those that need nothing but a site, as they stand in hints."""
+"""Commands that need only a site, as written in hints."""
 
 
 def list_texts(path: Path) -> Iterator[str]:

@@ -149,7 +149,7 @@ def test_odd_keys_are_restored_and_tar_reads_them(
 
 
 CONTROL_KEYS = ("a\x01b", "a\x1fb", "a\ufffeb", "a\uffffb")
-"""What XML has no word for."""
+"""Keys that XML cannot represent."""
 URL_KEYS = (
     *("a\x7fb", "line\nbreak", "return\rx", "tab\tx"),
     *(
@@ -171,7 +171,7 @@ URL_KEYS = (
         "😀 %F0",
     ),
 )
-"""What reads as something else where an encoding is undone twice or not at all."""
+"""Keys that change if an encoding is decoded twice or not at all."""
 
 
 def assert_key_is_archived(bucket: BucketSettings, catalog: Catalog, key: str) -> None:

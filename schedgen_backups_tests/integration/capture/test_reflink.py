@@ -29,7 +29,7 @@ from schedgen_backups_tests.support.points import put
 pytestmark = pytest.mark.integration
 
 DISK_BYTES = 600 << 20
-"""Of which nothing is written: mkfs.xfs wants 300 MB, mkfs.btrfs 110."""
+"""The file is sparse: mkfs.xfs needs 300 MB, mkfs.btrfs 110."""
 SECOND, THIRD = "20261123_020000", "20261124_020000"
 SETTLED_SECONDS = 3.2
 

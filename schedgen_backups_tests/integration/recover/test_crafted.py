@@ -25,7 +25,7 @@ from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, DUMP_NAME, PO
 from schedgen_backups_tests.support.recover import SCRIPT
 
 LONG = 300
-"""Mebibytes, of which a gzip file makes less than one."""
+"""Mebibytes; compressed, they take less than one."""
 MEMORY_BYTES = 1 << 30
 pytestmark = pytest.mark.integration
 

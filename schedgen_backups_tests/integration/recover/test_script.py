@@ -66,7 +66,7 @@ AWKWARD_KEYS = (
 )
 LARGE_BYTES = (16 << 20) + 12345
 OTHER_INTERPRETERS = ["/usr/bin/python3", *filter(None, [os.environ.get("RECOVER_PYTHON")])]
-"""The system's own, and the oldest supported one where the caller names it: Python 3.9."""
+"""The system's Python, and the oldest supported one (3.9) if RECOVER_PYTHON names it."""
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 MAX_SESSIONS = 4
 MAX_OPENINGS = 2
 CHILD_SESSIONS = 2
-"""psql, which loads, and pg_dump, which compares."""
+"""One of psql, which loads, and one of pg_dump, which compares."""
 _opened: list[str] = []
 _is_counting = False
 

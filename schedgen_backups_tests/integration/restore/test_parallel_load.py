@@ -29,7 +29,7 @@ from schedgen_backups_tests.support.servers import run
 pytestmark = pytest.mark.integration
 
 MAKE_PLAIN = "SELECT lo_unlink(oid) FROM pg_largeobject_metadata"
-"""Takes away what a load in several sessions leaves to the one transaction."""
+"""Removes the large objects, which only a load in one transaction restores."""
 RELATIONS = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
 BROKEN = """
 CREATE TABLE upper (id int PRIMARY KEY); CREATE TABLE lower (upper_id int REFERENCES upper);

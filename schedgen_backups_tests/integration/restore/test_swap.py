@@ -68,7 +68,7 @@ class Live:
     service: RestoreService
     reports: list[str]
     session: DatabaseSession
-    """With the maintenance database."""
+    """Connected to the maintenance database."""
 
     @property
     def request(self) -> RestoreRequest:

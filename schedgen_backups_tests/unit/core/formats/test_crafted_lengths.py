@@ -19,7 +19,7 @@ from schedgen_backups.core.formats.gzip_members import compress_member, footer_m
 from schedgen_backups_tests.support.artifacts import make_entry, make_tar_header
 
 LONG = 300
-"""Mebibytes, of which a gzip file makes less than one."""
+"""Mebibytes; compressed, they take less than one."""
 
 
 def make_file(*members: bytes) -> io.BytesIO:

@@ -32,8 +32,9 @@ STATES = (
     PointState.VERIFIED,
     PointState.UNVERIFIED,
 )
-"""Of nights 0 to 5; with POLICY at NOW the first three go, and the fourth and fifth stay as the last two
-verified ones."""
+"""States of nights 0 to 5. With POLICY at NOW the first three are removed.
+
+The fourth and fifth stay as the last two verified ones."""
 DOOMED = 3
 
 
