@@ -79,7 +79,7 @@ def test_changed_bytes_raise_an_alert_until_the_file_is_replaced_by_the_original
         path.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:])
         assert isinstance(ask(instance), dg.RunRequest)
         [failure] = failures_of(read_again(instance)).values()
-        assert f"not as they were captured: {point.point_id} (failed)" in failure.description
+        assert f"differ from what was captured: {point.point_id} (failed)" in failure.description
         [alert] = inbox.alerts
         assert alert.startswith("[HIGH] Verification failed: reread_recovery_points\n")
         assert isinstance(ask(instance), dg.SkipReason)  # read in its present place

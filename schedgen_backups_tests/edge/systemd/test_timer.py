@@ -146,7 +146,7 @@ def test_setup_installs_units_that_systemd_starts_in_the_schedules_zone(installa
         *(word for name, value in answers.items() for word in (f"--{name}", value)),
         user="root",
     )
-    assert (code, "schedgen-backup.timer is on" in seen) == (0, True), seen
+    assert (code, "schedgen-backup.timer is enabled" in seen) == (0, True), seen
     installation.assert_took_points(1)
     assert installation.show(TIMER, "TimersCalendar").startswith(
         "{ OnCalendar=*-*-* 02:00:00 Africa/Johannesburg ; "
