@@ -18,7 +18,7 @@ import typer
 from schedgen_backups.alerts.guides import GUIDES
 from schedgen_backups.cli import main
 from schedgen_backups.cli.app import COMMAND_MODULES
-from schedgen_backups.cli.manual import make_manual
+from schedgen_backups.cli.manual import list_options, make_manual, name_arguments
 from schedgen_backups.config.variables import (
     CERTIFICATES_VARIABLE,
     ENV_FILE_VARIABLE,
@@ -154,30 +154,19 @@ def _list_commands() -> Iterator[str]:
         "`schedgen-backups --install-completion` completes commands and options in your shell; `man "
         "schedgen-backups` shows this page."
     )
-    yield from ("\n## Options before the command\n", *_list_options(group))
+    yield from ("\n## Options before the command\n", *_write_options(group))
     for name in COMMAND_MODULES:
         command = group.commands[name]
-        context = typer.Context(command)
-        pieces = [
-            each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"
-        ]
-        arguments = " ".join(word for piece in pieces for word in piece)
+        arguments = name_arguments(command)
         yield f"\n## {name}\n"
         yield f"```text\n{' '.join(filter(None, ('schedgen-backups', name, arguments)))}\n```\n"
         yield _wrap(" ".join(str(command.help).split()))
-        options = list(_list_options(command))
+        options = list(_write_options(command))
         yield from (["", *options] if options else [])
 
 
-def _list_options(command: Any) -> Iterator[str]:
-    context = typer.Context(command)
-    for parameter in command.params:
-        if (
-            parameter.param_type_name == "option"
-            and (record := parameter.get_help_record(context)) is not None
-        ):
-            names, text = record
-            yield _wrap(f"- `{names}`: {' '.join(text.split())}", "  ")
+def _write_options(command: Any) -> Iterator[str]:
+    return (_wrap(f"- `{names}`: {text}", "  ") for names, text in list_options(command))
 
 
 def _list_exit_codes() -> Iterator[str]:

@@ -32,8 +32,7 @@ def _list_lines() -> Iterator[str]:
     yield from (
         ".SH NAME",
         (
-            "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, "
-            "and "
+            "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, and "
             "prove it"
         ),
     )
@@ -44,18 +43,13 @@ def _list_lines() -> Iterator[str]:
     )
     yield from (".SH DESCRIPTION", _escape(str(group.help)))
     yield ".SH OPTIONS"
-    yield from _list_options(group)
+    yield from _write_options(group)
     yield ".SH COMMANDS"
     for name in COMMAND_MODULES:
         command = group.commands[name]
-        context = typer.Context(command)
-        pieces = [
-            each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"
-        ]
-        arguments = " ".join(word for piece in pieces for word in piece)
-        yield f'.SS "{_escape(f"{name} {arguments}".strip())}"'
+        yield f'.SS "{_escape(f"{name} {name_arguments(command)}".strip())}"'
         yield _escape(" ".join(str(command.help).split()))
-        yield from _list_options(command)
+        yield from _write_options(command)
     status = ", ".join(f"{code}: {meaning}" for code, meaning in STATUS_MEANINGS.items())
     yield from (".SH EXIT STATUS", f"\\fBstatus\\fR uses its own codes. {_escape(status)}.")
     for code, meaning in MEANINGS.items():
@@ -64,8 +58,8 @@ def _list_lines() -> Iterator[str]:
         ".SH ENVIRONMENT",
         (
             f"{_escape(ENV_FILE_VARIABLE)} names the environment file. Instead of any variable NAME, "
-            "NAME_FILE "
-            "can name a file with its value."
+            ""
+            "NAME_FILE can name a file with its value."
         ),
     )
     for variable in VARIABLES:
@@ -74,15 +68,24 @@ def _list_lines() -> Iterator[str]:
     yield from (".SH SEE ALSO", _escape(", ".join(_PAGES)))
 
 
-def _list_options(command: Any) -> Iterator[str]:
+def _write_options(command: Any) -> Iterator[str]:
+    for names, text in list_options(command):
+        yield from (".TP", f".B {_escape(names)}", _escape(text))
+
+
+def name_arguments(command: Any) -> str:
+    """Return the arguments of a command of click, as its usage line names them."""
     context = typer.Context(command)
-    for parameter in command.params:
-        if (
-            parameter.param_type_name == "option"
-            and (record := parameter.get_help_record(context)) is not None
-        ):
-            names, text = record
-            yield from (".TP", f".B {_escape(names)}", _escape(" ".join(text.split())))
+    pieces = [each.get_usage_pieces(context) for each in command.params if each.param_type_name == "argument"]
+    return " ".join(word for piece in pieces for word in piece)
+
+
+def list_options(command: Any) -> Iterator[tuple[str, str]]:
+    """Yield each option of a command of click: its names, and its help in one line."""
+    context = typer.Context(command)
+    for each in command.params:
+        if each.param_type_name == "option" and (record := each.get_help_record(context)) is not None:
+            yield record[0], " ".join(record[1].split())
 
 
 def _escape(text: str) -> str:

@@ -23,6 +23,8 @@ _TIMERS = (Path("/etc/systemd/system/timers.target.wants/schedgen-backup.timer")
 _CRON_FILES = (Path("/etc/cron.d/schedgen-backups"),)
 _SENSORS = frozenset({"alert_outbox", "freshness_watch"})
 _CLOCK_TOLERANCE = timedelta(minutes=1)
+# With -c Python looks for modules in the current directory first, which may be anyone's.
+_LOAD_DEFINITIONS = "import sys; sys.path = list(filter(None, sys.path)); import schedgen_backups.definitions"
 _LOAD_TIMEOUT_SECONDS = 180
 """Dagster's own limit for the start of a code location; a load takes two seconds (2026-11-29)."""
 _SENSOR_LIMIT = 3 * RECORD_INTERVAL
@@ -104,7 +106,7 @@ def examine_sensors(catalog: Catalog, now: datetime) -> Iterator[PreconditionRes
 
 def examine_definitions() -> Iterator[PreconditionResult]:
     """Yield whether Dagster can load the definitions with these settings; otherwise no schedule runs."""
-    command = [sys.executable, "-c", "import schedgen_backups.definitions"]
+    command = [sys.executable, "-c", _LOAD_DEFINITIONS]
     fix = (
         "Until they load, neither the schedule nor the sensors run. Reinstall the package with its "
         "dependencies; if the error remains, report it."

@@ -288,6 +288,16 @@ def test_doctor_reports_what_could_be_restored_and_creates_nothing(cli_site: Sit
     assert "RESTORE_POSTGRES_USER" in reader["fix"]
 
 
+@pytest.fixture
+def planted_package(cli_site: Site) -> Iterator[Path]:
+    """Plant a package named dagster in the current directory; return the file that it writes."""
+    seen, package = cli_site.folder / "seen", cli_site.folder / "dagster"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(seen)!r}, 'w')", encoding="utf-8")
+    yield seen
+    shutil.rmtree(package)
+
+
 def test_doctor_reports_definitions_that_do_not_load(cli_site: Site) -> None:
     broken = cli_site.folder / "broken" / "dagster"
     broken.mkdir(parents=True)
@@ -297,6 +307,13 @@ def test_doctor_reports_definitions_that_do_not_load(cli_site: Site) -> None:
     detail, fix = problems_of(result.stdout)["Dagster definitions"]
     assert detail == "they do not load: ImportError: half of an upgrade"
     assert "neither the schedule nor the sensors run" in fix
+
+
+def test_doctor_loads_nothing_from_the_current_directory(cli_site: Site, planted_package: Path) -> None:
+    results = json.loads(cli_site.cli("doctor", "--json", BACKUP_NAME="tests").stdout)["results"]
+    [loaded] = [result for result in results if result["what"] == "Dagster definitions"]
+    assert loaded["state"] == "ok"
+    assert not planted_package.exists()
 
 
 def test_doctor_reports_the_last_answer_of_each_channel(cli_site: Site) -> None:
