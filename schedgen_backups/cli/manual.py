@@ -32,8 +32,8 @@ def _list_lines() -> Iterator[str]:
     yield from (
         ".SH NAME",
         (
-            "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, and "
-            "prove it"
+            "schedgen\\-backups \\- back up a PostgreSQL database and its S3 bucket as one recovery point, "
+            "and prove it"
         ),
     )
     yield from (
