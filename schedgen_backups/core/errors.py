@@ -15,6 +15,12 @@
     │   └── ObjectError           one object could not be read or written    retryable
     ├── CommandError              a command of the operator failed           permanent
     ├── StorageError              the backup directory cannot be used        permanent
+    ├── StoreError                a store of copies refused or is unusable   permanent unless noted
+    │   ├── StoreUnreachableError                                            retryable
+    │   ├── KeyExistsError        the store already holds this key           permanent
+    │   ├── KeyMissingError       the store does not hold this key           permanent
+    │   ├── LockedError           a lock forbids the deletion                permanent until it ends
+    │   └── CopyChangedError      what a copy relies on went away meanwhile  retryable
     ├── VerificationError         a file is not what it should be            permanent
     │   └── UnreadableFileError   a file cannot be read, but may be intact   retryable
     └── RestoreError              a restore was refused or failed            permanent
@@ -104,6 +110,34 @@ class CommandError(BackupError):
 
 class StorageError(BackupError):
     """The backup directory cannot be read or written: permissions, disk space or a conflicting file."""
+
+
+class StoreError(BackupError):
+    """A store of copies refused a request, or what it holds cannot be used."""
+
+
+class StoreUnreachableError(StoreError):
+    """The store does not answer or keeps failing. Retryable."""
+
+    is_retryable = True
+
+
+class KeyExistsError(StoreError):
+    """The store already holds an object of this key; nothing was overwritten."""
+
+
+class KeyMissingError(StoreError):
+    """The store holds no object of this key."""
+
+
+class LockedError(StoreError):
+    """A lock of the store forbids the deletion. Permanent until the lock ends."""
+
+
+class CopyChangedError(StoreError):
+    """What an unfinished copy relies on is no longer there, or is about to be removed. Retryable."""
+
+    is_retryable = True
 
 
 class VerificationError(BackupError):

@@ -1,0 +1,172 @@
+"""A folder as a store: a second disk, or a mounted NAS."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from schedgen_backups.core.errors import KeyExistsError, KeyMissingError, StoreError, StoreUnreachableError
+from schedgen_backups.core.store.protocol import StoredObject
+from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, open_regular, sync_path
+
+_MARK_NAME = ".schedgen-backups-store"
+"""Created once by `prepare`. Without it the disk is not mounted, and its empty mount point is not written."""
+_PASSING_ERRORS = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.ENODEV, errno.EAGAIN}
+)
+
+
+class FolderStore:
+    """Objects as files below a folder; see `Store`. No versions, no locks.
+
+    A file appears under its name when it is complete and on disk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def label(self) -> str:
+        """The folder's path."""
+        return str(self._folder)
+
+    def prepare(self) -> None:
+        """Create the folder if its parent exists, and mark it as a store."""
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            mark = self._folder / _MARK_NAME
+            if not mark.exists():
+                os.close(create_private(mark))
+                sync_path(self._folder)
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def put_new(self, key: str, data: bytes) -> None:
+        """Write the file beside its place, sync it, and link it to its name."""
+        path = self._find_path(key)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        try:
+            self._make_folders(path.parent)
+            with os.fdopen(create_private(temporary), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _publish(temporary, path)
+            sync_path(path.parent)
+        except FileExistsError as error:
+            raise KeyExistsError(f"{self.label} already holds {key}") from error
+        except OSError as error:
+            raise self._explain(error) from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def get_range(self, key: str, offset: int, length: int, *, version_id: str = "") -> bytes:
+        """Return a part of the file."""
+        try:
+            with open_regular(self._find_path(key)) as file:
+                file.seek(offset)
+                return file.read(length)
+        except FileNotFoundError as error:
+            raise KeyMissingError(f"{self.label} holds no {key}") from error
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def head(self, key: str, *, version_id: str = "") -> StoredObject | None:
+        """Return size and time of the file."""
+        path = self._find_path(key)
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._explain(error) from error
+        return StoredObject(key, status.st_size, _to_time(status.st_mtime))
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the files whose path starts with the prefix."""
+        try:
+            self._check_mounted()
+            yield from self._list_folder(self._folder, "", prefix)
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def delete(self, stored: StoredObject) -> None:
+        """Delete the file, and its folder when nothing is left in it."""
+        path = self._find_path(stored.key)
+        try:
+            path.unlink(missing_ok=True)
+            for folder in path.relative_to(self._folder).parents[:-1]:
+                (self._folder / folder).rmdir()
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+                raise self._explain(error) from error
+
+    def extend_lock(self, stored: StoredObject, until: datetime) -> None:
+        """Refuse: a folder has no locks."""
+        raise StoreError(f"{self.label} is a folder, which cannot lock files")
+
+    def _find_path(self, key: str) -> Path:
+        self._check_mounted()
+        return self._folder / key
+
+    def _check_mounted(self) -> None:
+        if not (self._folder / _MARK_NAME).exists():
+            raise StoreUnreachableError(
+                f"{self.label} is not a store: its file {_MARK_NAME} is missing",
+                hint="Mount the disk. For a new store, run `schedgen-backups stores prepare NAME`.",
+            )
+
+    def _make_folders(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for made in (folder, *folder.parents):
+            sync_path(made)
+            if made == self._folder:
+                break
+
+    def _list_folder(self, folder: Path, above: str, prefix: str) -> Iterator[StoredObject]:
+        with os.scandir(folder) as scan:
+            # Folders sort as keys do: with the slash that follows their name.
+            entries = sorted(scan, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+        for entry in entries:
+            key = above + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
+                    yield from self._list_folder(folder / entry.name, f"{key}/", prefix)
+            elif key.startswith(prefix) and not _is_ours_unfinished(entry.name):
+                status = entry.stat(follow_symlinks=False)
+                yield StoredObject(key, status.st_size, _to_time(status.st_mtime))
+
+    def _explain(self, error: OSError) -> StoreError:
+        message = f"{self.label}: {error.strerror or error}"
+        if error.errno in _PASSING_ERRORS:
+            return StoreUnreachableError(message, hint="Check the disk or the network mount.")
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return StoreError(message, hint="Free space in the store, or keep fewer points in it.")
+        return StoreError(message, hint="Check the folder's owner and permissions, and the disk.")
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give the file its name; FileExistsError if it is taken."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        # FAT, and some network mounts, have no hard links: two writers at the same time may overwrite there.
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from error
+        temporary.replace(path)
+
+
+def _is_ours_unfinished(name: str) -> bool:
+    return name == _MARK_NAME or (name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))
+
+
+def _to_time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, tz=timezone.utc)
