@@ -1,0 +1,367 @@
+"""Copy a recovery point into a store: packs first, then recipes, the commit mark last.
+
+Nothing is ever deleted or overwritten in the store, so that credentials without those rights are enough. A
+killed copy goes on where it stopped; only packs that were being uploaded are uploaded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Event
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.copies.encryption import Encryptor
+from schedgen_backups.core.copies.layout import (
+    COMMIT_NAME,
+    MANIFEST_NAME,
+    PACK_LIST_NAME,
+    VERIFICATION_NAME,
+    CopyCommit,
+    PackList,
+    SiteKeys,
+    StoredFile,
+    make_recipe_name,
+    parse_pack_number,
+    read_guides,
+    read_whole,
+)
+from schedgen_backups.core.copies.local_folder import LocalFolder, now_utc
+from schedgen_backups.core.copies.pack_writer import PackWriter
+from schedgen_backups.core.copies.piece_index import NewPack, PieceIndex
+from schedgen_backups.core.copies.pieces import cut_artifact
+from schedgen_backups.core.copies.recipe import Recipe, Segment, append_segment, read_recipe, write_recipe
+from schedgen_backups.core.copies.settings import (
+    LARGE_SITE_BYTES,
+    LARGE_SITE_PACK_BYTES,
+    PACK_BYTES,
+)
+from schedgen_backups.core.errors import (
+    CopyChangedError,
+    KeyExistsError,
+    StoreError,
+    VerificationError,
+)
+from schedgen_backups.core.formats.records import ArtifactFile
+from schedgen_backups.core.model import TOOL_VERSION, Artifact, Manifest, RecoveryPointId
+from schedgen_backups.core.store.protocol import Store
+from schedgen_backups.core.system.files import read_small_file
+
+_MOST_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What copying one point did."""
+
+    point_id: RecoveryPointId
+    is_new: bool
+    """Whether the store lacked the copy before."""
+    uploaded_bytes: int = 0
+    reused_bytes: int = 0
+    """Plain size of the pieces that the store already held."""
+    pack_list: PackList | None = None
+    new_packs: tuple[StoredFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class Copier:
+    """Copies points of one backup directory into one store.
+
+    Use within `folder.held()`. `on_progress` gets the plain bytes done since the last call.
+    """
+
+    catalog: Catalog
+    store: Store
+    keys: SiteKeys
+    encryptor: Encryptor
+    folder: LocalFolder
+    stop: Event = field(default_factory=Event)
+    on_progress: Callable[[int], object] = lambda _size_bytes: None
+    pack_bytes: int | None = None
+    """Plain size at which a pack is full; None for the size that fits the point."""
+
+    def copy(self, point: PointListing) -> CopyReport:
+        """Copy a verified point of this site; do nothing if the store holds it.
+
+        VerificationError (permanent) when the point is not verified or a file has changed since.
+        CopyChangedError (retryable) when pruning keeps taking away what the copy relies on. Other errors are
+        those of the store.
+        """
+        if point.manifest is None or point.state is not PointState.VERIFIED:
+            raise VerificationError(
+                f"recovery point {point.point_id} is not copied: it is {point.state.value}",
+                hint="Only verified points are copied. `schedgen-backups verify ID` checks it again.",
+            )
+        if self.store.head(self.keys.file(point.point_id, COMMIT_NAME)) is not None:
+            return CopyReport(point.point_id, is_new=False)
+        with PieceIndex(self.folder.index_path) as index:
+            if index.is_new:
+                self._restore_index(index)
+            for attempt in range(_MOST_ATTEMPTS):
+                try:
+                    return _Copy(self, index, point, point.manifest, self._register()).run()
+                except CopyChangedError:
+                    if attempt == _MOST_ATTEMPTS - 1:
+                        raise
+        raise AssertionError("unreachable")
+
+    def _register(self) -> str:
+        """Make this writer and the guides known in the store; return the id of this writer."""
+        writer_id = self.folder.settle_writer_id()
+        for key, data in (
+            (f"{self.keys.writers}{writer_id}", b"{}"),
+            *((f"{self.keys.site_id}/{name}", data) for name, data in read_guides().items()),
+        ):
+            if self.store.head(key) is None:
+                with suppress(KeyExistsError):
+                    self.store.put_new(key, data)
+        return writer_id
+
+    def _restore_index(self, index: PieceIndex) -> None:
+        """Fill a new index from the plain recipes that are kept here, as far as the artifacts still exist."""
+        points = {point.point_id: point for point in self.catalog.list_points()}
+        for point_id in self.folder.list_points():
+            data = self.folder.read_plain(point_id, PACK_LIST_NAME)
+            point = points.get(point_id)
+            if data is None or point is None or point.manifest is None:
+                continue
+            stored = {each.name: each for each in PackList.model_validate_json(data).packs}
+            for artifact in point.manifest.artifacts:
+                recipe = self.folder.read_plain(point_id, make_recipe_name(artifact.file_name, ""))
+                if recipe is None:
+                    continue
+                with ArtifactFile(self.catalog.directory / artifact.file_name) as file, file.name_errors():
+                    pieces = _find_pieces(artifact, file, read_recipe(artifact.file_name, recipe))
+                    for name, found in pieces.items():
+                        if name in stored:
+                            plain_bytes = max(offset + length for _digest, offset, length in found)
+                            index.add(NewPack(stored[name], plain_bytes, tuple(found)))
+
+
+def _find_pieces(
+    artifact: Artifact, file: ArtifactFile, recipe: Recipe
+) -> dict[str, list[tuple[bytes, int, int]]]:
+    """Return the pieces in each pack of the recipe: digest, offset, length."""
+    found: dict[str, list[tuple[bytes, int, int]]] = {}
+    segments = iter(recipe.segments)
+    segment = next(segments, None)
+    done = 0
+    for piece in cut_artifact(artifact.kind, file):
+        length = len(piece.data)
+        if segment is not None and done == segment.length:
+            segment, done = next(segments, None), 0
+        if segment is None or done + length > segment.length:
+            # Cut by another version of this program.
+            return {}
+        found.setdefault(segment.pack, []).append(
+            (hashlib.sha256(piece.data).digest(), segment.offset + done, length)
+        )
+        done += length
+    return found
+
+
+class _Copy:
+    """One attempt to copy one point."""
+
+    def __init__(
+        self, copier: Copier, index: PieceIndex, point: PointListing, manifest: Manifest, writer_id: str
+    ) -> None:
+        self._copier = copier
+        self._store = copier.store
+        self._keys = copier.keys
+        self._folder = copier.folder
+        self._index = index
+        self._point_id = point.point_id
+        self._manifest = manifest
+        self._writer_id = writer_id
+        self._pack_bytes = copier.pack_bytes or (
+            LARGE_SITE_PACK_BYTES if point.size_bytes >= LARGE_SITE_BYTES else PACK_BYTES
+        )
+        self._needed: dict[str, StoredFile] = {}
+
+    def run(self) -> CopyReport:
+        first_number = self._choose_packs()
+        with PackWriter(
+            self._store,
+            self._keys,
+            self._copier.encryptor,
+            self._index,
+            self._point_id,
+            first_number=first_number,
+            pack_bytes=self._pack_bytes,
+        ) as packs:
+            recipes = {
+                artifact.file_name: self._store_artifact(packs, artifact)
+                for artifact in self._manifest.artifacts
+            }
+        self._needed = self._find_needed(recipes.values())
+        # Before anything is stored in the point's folder, which cannot be replaced.
+        self._check_unchanged()
+        files = self._store_files(recipes)
+        pack_list = PackList(
+            tool_version=TOOL_VERSION,
+            point_id=self._point_id.text,
+            site_id=self._keys.site_id,
+            packs=tuple(self._needed[name] for name in sorted(self._needed)),
+            files=files,
+        )
+        data = pack_list.model_dump_json(indent=1).encode()
+        self._put_or_match(PACK_LIST_NAME, data)
+        self._check_unchanged()
+        self._commit(hashlib.sha256(data).hexdigest())
+        # Only of committed copies: the newest one tells which packs are sparse.
+        for file_name, recipe in recipes.items():
+            self._folder.write_plain(self._point_id, make_recipe_name(file_name, ""), write_recipe(recipe))
+        self._folder.write_plain(self._point_id, PACK_LIST_NAME, data)
+        self._folder.remove_staged(self._point_id)
+        return CopyReport(
+            self._point_id,
+            is_new=True,
+            uploaded_bytes=sum(each.size_bytes for each in (*packs.new_packs, *files)) + len(data),
+            reused_bytes=packs.reused_bytes,
+            pack_list=pack_list,
+            new_packs=tuple(packs.new_packs),
+        )
+
+    def _find_needed(self, recipes: Iterable[Recipe]) -> dict[str, StoredFile]:
+        needed: dict[str, StoredFile] = {}
+        for name in dict.fromkeys(name for recipe in recipes for name in recipe.packs):
+            stored = self._index.find_pack(name)
+            if stored is None:
+                raise CopyChangedError(f"pack {name} is not known here")
+            needed[name] = stored
+        return needed
+
+    def _store_files(self, recipes: Mapping[str, Recipe]) -> tuple[StoredFile, ...]:
+        """Store recipes, manifest and verification."""
+        catalog = self._copier.catalog
+        contents = {make_recipe_name(name, ""): write_recipe(recipe) for name, recipe in recipes.items()}
+        contents[MANIFEST_NAME] = read_small_file(catalog.manifest_path(self._point_id))
+        contents[VERIFICATION_NAME] = read_small_file(catalog.verification_path(self._point_id))
+        return tuple(self._store_file(name, data) for name, data in contents.items())
+
+    def _choose_packs(self) -> int:
+        """Decide which packs of the store are used again; return the number of the next new one."""
+        present = {
+            stored.key.removeprefix(self._keys.packs)
+            for stored in self._store.list(self._keys.packs)
+            if stored.is_newest and not stored.is_marker
+        }
+        numbers = [parse_pack_number(name, self._point_id) for name in present]
+        self._index.forget(present)
+        self._index.choose_usable(present - self._list_condemned() - self._find_sparse_packs())
+        return max((number + 1 for number in numbers if number is not None), default=0)
+
+    def _list_condemned(self) -> set[str]:
+        return {
+            stored.key.removeprefix(self._keys.condemned)
+            for stored in self._store.list(self._keys.condemned)
+            if stored.is_newest and not stored.is_marker
+        }
+
+    def _find_sparse_packs(self) -> set[str]:
+        """Return the packs of which the newest copy uses less than half: their pieces are packed again."""
+        copied = self._folder.list_points()
+        newest = next((point for point in reversed(copied) if point < self._point_id), None)
+        if newest is None:
+            return set()
+        used: dict[str, int] = {}
+        for name, data in self._folder.list_recipes(newest):
+            for segment in read_recipe(name, data).segments:
+                used[segment.pack] = used.get(segment.pack, 0) + segment.length
+        return {
+            name
+            for name, plain_bytes in self._index.find_plain_sizes().items()
+            # A later point's packs are those of a killed copy, which goes on with them.
+            if name[: len(newest.text)] <= newest.text and 2 * used.get(name, 0) < plain_bytes
+        }
+
+    def _store_artifact(self, packs: PackWriter, artifact: Artifact) -> Recipe:
+        """Store what the store lacks of the artifact; return where its pieces lie."""
+        segments: list[Segment] = []
+        digest = hashlib.sha256()
+        with ArtifactFile(self._copier.catalog.directory / artifact.file_name) as file, file.name_errors():
+            for piece in cut_artifact(artifact.kind, file):
+                if self._copier.stop.is_set():
+                    raise StoreError("the copy was stopped", hint="It goes on the next time.")
+                digest.update(piece.data)
+                append_segment(segments, packs.place(piece))
+                self._copier.on_progress(len(piece.data))
+        packs.finish_artifact()
+        if digest.hexdigest() != artifact.sha256:
+            raise VerificationError(
+                f"{artifact.file_name} has changed since it was verified",
+                hint="`schedgen-backups verify ID` shows what is wrong with it.",
+            )
+        return Recipe(tuple(segments), artifact.sha256)
+
+    def _store_file(self, name: str, data: bytes) -> StoredFile:
+        """Encrypt a file of the point and store it."""
+        digest = hashlib.sha256(data).hexdigest()
+        staged_name = f"{name}.{digest[:16]}"
+        encrypted = self._folder.read_staged(self._point_id, staged_name)
+        if encrypted is None:
+            encrypted = self._copier.encryptor.encrypt(data)
+            # Encrypting it again would give other bytes, and what is stored cannot be replaced.
+            self._folder.write_staged(self._point_id, staged_name, encrypted)
+        stored_name = name + self._copier.encryptor.suffix
+        self._put_or_match(stored_name, encrypted)
+        return StoredFile(
+            name=stored_name, size_bytes=len(encrypted), sha256=hashlib.sha256(encrypted).hexdigest()
+        )
+
+    def _put_or_match(self, name: str, data: bytes) -> None:
+        """Store a file of the point's folder; a file of the same bytes may be there already."""
+        key = self._keys.file(self._point_id, name)
+        try:
+            self._store.put_new(key, data)
+        except KeyExistsError as error:
+            if read_whole(self._store, key) != data:
+                raise StoreError(
+                    f"{self._store.label} holds an unfinished copy of {self._point_id} that cannot be "
+                    "continued",
+                    hint="Its local part was lost. Pruning removes it; then this point can be copied.",
+                ) from error
+
+    def _check_unchanged(self) -> None:
+        """Raise CopyChangedError unless the store still holds every pack of the copy and keeps it.
+
+        Pruning removes a pack at the earliest when every writer has committed a copy since it was condemned;
+        this copy uses no pack that was condemned when it began, and here none that is.
+        """
+        condemned = self._list_condemned()
+        if self._point_id.text in condemned:
+            raise StoreError(
+                f"an unfinished copy of {self._point_id} is being pruned",
+                hint="It can be copied when pruning has removed it, in two days or more.",
+            )
+        if doomed := condemned & self._needed.keys():
+            raise CopyChangedError(f"pack {min(doomed)} is about to be pruned")
+        sizes = {
+            stored.key.removeprefix(self._keys.packs): stored.size_bytes
+            for stored in self._store.list(self._keys.packs)
+            if stored.is_newest and not stored.is_marker
+        }
+        for name, stored in self._needed.items():
+            if sizes.get(name) != stored.size_bytes:
+                raise CopyChangedError(f"pack {name} is gone from the store, or has another size")
+        if self._store.head(f"{self._keys.writers}{self._writer_id}") is None:
+            raise CopyChangedError("this host was removed from the writers of the store")
+
+    def _commit(self, packs_sha256: str) -> None:
+        commit = CopyCommit(
+            tool_version=TOOL_VERSION,
+            point_id=self._point_id.text,
+            site_id=self._keys.site_id,
+            writer_id=self._writer_id,
+            packs_sha256=packs_sha256,
+            copied_at=now_utc(),
+        )
+        key = self._keys.file(self._point_id, COMMIT_NAME)
+        try:
+            self._store.put_new(key, commit.model_dump_json(indent=1).encode())
+        except KeyExistsError as error:
+            raise CopyChangedError(f"another host has just committed the copy of {self._point_id}") from error

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Makes the files of one copied recovery point again, with age, gunzip, dd and sha256sum only.
+# Usage: sh restore.sh ID KEYFILE DIRECTORY, in the folder of the site: the one that holds packs/ and points/.
+# KEYFILE is a private key of age or ssh; it is not used for a store that is not encrypted.
+set -eu
+id=$1 key=$2 directory=$3
+test -f "points/$id/committed.json" || { echo "points/$id holds no committed copy" >&2; exit 1; }
+mkdir -p "$directory" "$directory/.packs"
+decrypt() { case $1 in *.age) age -d -i "$key" "$1" ;; *) cat "$1" ;; esac; }
+for stored in "points/$id"/*.recipe.gz "points/$id"/*.recipe.gz.age; do
+  test -f "$stored" || continue
+  name=${stored##*/} name=${name%.age} name=${name%.recipe.gz}
+  decrypt "$stored" | gunzip > "$directory/.recipe"
+  grep -v '^#' "$directory/.recipe" | cut -d ' ' -f 1 | sort -u | while read -r pack; do
+    test -f "$directory/.packs/$pack" || decrypt "packs/$pack" > "$directory/.packs/$pack.part"
+    test -f "$directory/.packs/$pack" || mv "$directory/.packs/$pack.part" "$directory/.packs/$pack"
+  done
+  grep -v '^#' "$directory/.recipe" | while read -r pack offset length; do
+    dd if="$directory/.packs/$pack" iflag=skip_bytes,count_bytes skip="$offset" count="$length" bs=1M status=none
+  done > "$directory/$name"
+  echo "$(sed -n 's/^# sha256 //p' "$directory/.recipe")  $directory/$name" | sha256sum -c -
+done
+for stored in "points/$id"/manifest.json* "points/$id"/verification.json*; do
+  name=${stored##*/} name=${name%.age}
+  decrypt "$stored" > "$directory/${name%.json}_$id.json"
+done
+rm -rf "$directory/.packs" "$directory/.recipe"

@@ -1,0 +1,146 @@
+"""Pieces go into packs: those that the store lacks into new ones, which are encrypted and uploaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from schedgen_backups.core.copies.encryption import Encryptor
+from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, make_pack_name
+from schedgen_backups.core.copies.piece_index import NewPack, PieceIndex
+from schedgen_backups.core.copies.pieces import Piece
+from schedgen_backups.core.copies.recipe import Segment
+from schedgen_backups.core.errors import CopyChangedError, KeyExistsError
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.store.protocol import Store
+
+_UPLOAD_BYTES = 48 << 20
+"""Packs on their way at the same time, so that memory stays below 300 MiB whatever the size."""
+_UPLOAD_THREADS = 4
+
+
+class PackWriter:
+    """Places the pieces of one point; a context manager, for one thread.
+
+    The index and the tail of an artifact get packs of their own: hardly anything of them is used again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keys: SiteKeys,
+        encryptor: Encryptor,
+        index: PieceIndex,
+        point_id: RecoveryPointId,
+        *,
+        first_number: int,
+        pack_bytes: int,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._encryptor = encryptor
+        self._index = index
+        self._point_id = point_id
+        self._next_number = first_number
+        self._pack_bytes = pack_bytes
+        self._open: dict[bool, _OpenPack] = {}
+        """The packs that are being filled, by whether they are for tails."""
+        self._uploads = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
+        self._waiting: deque[tuple[_OpenPack, Future[StoredFile]]] = deque()
+        self.new_packs: list[StoredFile] = []
+        """The packs that were stored."""
+        self.reused_bytes = 0
+        """Plain size of the pieces that the store already held."""
+
+    def place(self, piece: Piece) -> Segment:
+        """Return where the piece lies, in an older pack or in a new one.
+
+        Errors of the store may come from packs placed earlier. CopyChangedError (retryable) when another
+        host has just stored a pack of the same name.
+        """
+        digest = hashlib.sha256(piece.data).digest()
+        if (segment := self._find(digest)) is not None:
+            self.reused_bytes += segment.length
+            return segment
+        pack = self._open.get(piece.is_tail)
+        if pack is not None and pack.size_bytes + len(piece.data) > self._pack_bytes:
+            self._upload(pack)
+            pack = None
+        if pack is None:
+            name = make_pack_name(self._point_id, self._next_number, self._encryptor.suffix)
+            self._next_number += 1
+            pack = self._open[piece.is_tail] = _OpenPack(name)
+        return pack.add(digest, piece.data)
+
+    def finish_artifact(self) -> None:
+        """Return when every piece placed so far is in the store; the next artifact gets new packs."""
+        for pack in self._open.values():
+            self._upload(pack)
+        self._open.clear()
+        self._wait(0)
+
+    def _find(self, digest: bytes) -> Segment | None:
+        packs = (*self._open.values(), *(pack for pack, _upload in self._waiting))
+        found = (pack.find(digest) for pack in packs)
+        return next(filter(None, found), None) or self._index.find(digest)
+
+    def _upload(self, pack: _OpenPack) -> None:
+        """Encrypt the pack and start its upload, once there is memory for it."""
+        self._wait(_UPLOAD_BYTES - pack.size_bytes)
+        data = self._encryptor.encrypt(pack.take_data())
+        stored = StoredFile(name=pack.name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        self._waiting.append((pack, self._uploads.submit(self._put, stored, data)))
+
+    def _put(self, stored: StoredFile, data: bytes) -> StoredFile:
+        try:
+            self._store.put_new(self._keys.pack(stored.name), data)
+        except KeyExistsError as error:
+            raise CopyChangedError(error.message, hint="Is another host copying the same point?") from error
+        return stored
+
+    def _wait(self, size_bytes: int) -> None:
+        """Wait until packs of at most this plain size are on their way, and remember those that arrived."""
+        while self._waiting and sum(pack.size_bytes for pack, _upload in self._waiting) > max(size_bytes, 0):
+            pack, upload = self._waiting.popleft()
+            stored = upload.result()
+            self._index.add(NewPack(stored, pack.size_bytes, pack.list_pieces()))
+            self.new_packs.append(stored)
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._uploads.shutdown(wait=True, cancel_futures=True)
+
+
+class _OpenPack:
+    """A pack that is being filled."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size_bytes = 0
+        self._parts: list[bytes] = []
+        self._places: dict[bytes, tuple[int, int]] = {}
+
+    def add(self, digest: bytes, data: bytes) -> Segment:
+        """Append a piece; return where it lies."""
+        self._places[digest] = (self.size_bytes, len(data))
+        self._parts.append(data)
+        self.size_bytes += len(data)
+        return Segment(self.name, *self._places[digest])
+
+    def find(self, digest: bytes) -> Segment | None:
+        """Return where this piece lies; None if the pack lacks it."""
+        place = self._places.get(digest)
+        return Segment(self.name, *place) if place is not None else None
+
+    def take_data(self) -> bytes:
+        """Return the bytes of the pack, and let go of them."""
+        data = b"".join(self._parts)
+        self._parts.clear()
+        return data
+
+    def list_pieces(self) -> tuple[tuple[bytes, int, int], ...]:
+        """Return digest, offset and length of every piece."""
+        return tuple((digest, offset, length) for digest, (offset, length) in self._places.items())

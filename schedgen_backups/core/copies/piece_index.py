@@ -1,0 +1,158 @@
+"""Which pieces a store holds, as a local cache: lost, it is made again, or pieces are uploaded once more."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from schedgen_backups.core.copies.layout import StoredFile
+from schedgen_backups.core.copies.recipe import Segment
+from schedgen_backups.core.errors import StorageError
+
+_VERSION = 1
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS packs (
+    name TEXT PRIMARY KEY, plain_bytes INTEGER NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    is_usable INTEGER NOT NULL DEFAULT 0, reread_at TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pieces (
+    digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL
+) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+"""
+
+
+@dataclass(frozen=True)
+class NewPack:
+    """A pack that was just stored, and where its pieces lie in its plain bytes."""
+
+    file: StoredFile
+    plain_bytes: int
+    pieces: tuple[tuple[bytes, int, int], ...]
+    """Digest, offset and length of each piece."""
+
+
+class PieceIndex:
+    """The packs and pieces of one site in one store; a context manager, for one thread.
+
+    A damaged file is replaced by an empty one. StorageError when it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_new = not path.exists()
+        try:
+            self._database = self._open()
+        except sqlite3.DatabaseError:
+            path.unlink(missing_ok=True)
+            self.is_new = True
+            self._database = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            self.path.chmod(0o600)
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version not in {0, _VERSION}:
+                raise sqlite3.DatabaseError("another version")
+            database.executescript(_SCHEMA)
+            if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("damaged")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def choose_usable(self, packs: Collection[str]) -> None:
+        """Use only pieces in these packs."""
+        with self._writing():
+            self._database.execute("UPDATE packs SET is_usable = 0")
+            self._database.executemany(
+                "UPDATE packs SET is_usable = 1 WHERE name = ?", ((name,) for name in packs)
+            )
+
+    def find(self, digest: bytes) -> Segment | None:
+        """Return where this piece lies in a usable pack; None if it must be stored."""
+        row = self._database.execute(
+            "SELECT pack, start, length FROM pieces JOIN packs ON name = pack WHERE digest = ? AND is_usable",
+            (digest,),
+        ).fetchone()
+        return Segment(*row) if row is not None else None
+
+    def find_pack(self, name: str) -> StoredFile | None:
+        """Return size and digest of the pack as it was stored; None if it is unknown."""
+        row = self._database.execute(
+            "SELECT size_bytes, sha256 FROM packs WHERE name = ?", (name,)
+        ).fetchone()
+        return StoredFile(name=name, size_bytes=row[0], sha256=row[1]) if row is not None else None
+
+    def find_plain_sizes(self) -> dict[str, int]:
+        """Return the plain size of every pack in bytes."""
+        return dict(self._database.execute("SELECT name, plain_bytes FROM packs"))
+
+    def add(self, pack: NewPack) -> None:
+        """Remember a pack that the store holds now, and its pieces; of a known piece, the new place."""
+        stored = pack.file
+        with self._writing():
+            self._database.execute(
+                "INSERT OR REPLACE INTO packs (name, plain_bytes, size_bytes, sha256, is_usable) "
+                "VALUES (?, ?, ?, ?, 1)",
+                (stored.name, pack.plain_bytes, stored.size_bytes, stored.sha256),
+            )
+            self._database.executemany(
+                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?)",
+                ((digest, stored.name, offset, length) for digest, offset, length in pack.pieces),
+            )
+
+    def adopt(self, pack: StoredFile) -> None:
+        """Remember a pack that the store holds and whose pieces are unknown here; nothing if it is known."""
+        with self._writing():
+            self._database.execute(
+                "INSERT OR IGNORE INTO packs (name, plain_bytes, size_bytes, sha256) VALUES (?, 0, ?, ?)",
+                (pack.name, pack.size_bytes, pack.sha256),
+            )
+
+    def forget(self, present: Collection[str]) -> None:
+        """Forget packs that are not among these, with their pieces."""
+        known = {name for (name,) in self._database.execute("SELECT name FROM packs")}
+        gone = [(name,) for name in known - set(present)]
+        with self._writing():
+            self._database.executemany("DELETE FROM packs WHERE name = ?", gone)
+            if gone:
+                self._database.execute("DELETE FROM pieces WHERE pack NOT IN (SELECT name FROM packs)")
+
+    def record_reread(self, name: str, at: datetime) -> None:
+        """Remember that the pack was read back whole, and that its digest was right."""
+        with self._writing():
+            self._database.execute(
+                "UPDATE packs SET reread_at = ? WHERE name = ?",
+                (at.astimezone(timezone.utc).isoformat(), name),
+            )
+
+    def find_rereads(self) -> dict[str, datetime | None]:
+        """Return when each pack was last read back, by its name; None if never."""
+        rows = self._database.execute("SELECT name, reread_at FROM packs")
+        return {name: datetime.fromisoformat(at) if at else None for name, at in rows}
+
+    @contextmanager
+    def _writing(self) -> Generator[None, None, None]:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield
+            self._database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            with suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise StorageError(
+                f"{self.path} cannot be written: {error}", hint="Check the disk and its free space."
+            ) from error
+
+    def __enter__(self) -> PieceIndex:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._database.close()

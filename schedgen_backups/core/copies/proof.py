@@ -1,0 +1,184 @@
+"""Prove a store's copies without a private key: by its listing, and by reading packs back.
+
+A marker, a second version or a file that is not ours is an alarm: this program never deletes or overwrites
+there, and pruning removes exact versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from math import ceil
+
+from schedgen_backups.core.copies.layout import (
+    PackList,
+    SiteKeys,
+    StoredFile,
+    list_copies,
+    read_pack_list,
+)
+from schedgen_backups.core.copies.piece_index import PieceIndex
+from schedgen_backups.core.errors import KeyMissingError, VerificationError
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.store.protocol import Store, StoredObject
+from schedgen_backups.core.units import count, name_some
+
+_READ_BYTES = 8 << 20
+_NEVER = datetime.min.replace(tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True)
+class ListingProof:
+    """What the store's listing says about its copies."""
+
+    copies: Mapping[RecoveryPointId, PackList]
+    """The committed copies whose pack list can be read."""
+    committed: Mapping[RecoveryPointId, StoredObject]
+    """The commit mark of each copy."""
+    problems: tuple[str, ...]
+    """What is missing, altered or foreign; empty if everything is as it should be."""
+
+    @property
+    def packs(self) -> dict[str, StoredFile]:
+        """Every pack that a copy needs, by its name."""
+        return {pack.name: pack for pack_list in self.copies.values() for pack in pack_list.packs}
+
+
+@dataclass(frozen=True)
+class RereadProof:
+    """What reading packs back has shown."""
+
+    read_count: int
+    read_bytes: int
+    problems: tuple[str, ...]
+    unread_count: int
+    """Needed packs that were never read back."""
+    oldest_at: datetime | None
+    """When the pack was read whose last reading is longest ago; None if some were never read."""
+
+
+def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
+    """Compare the store's listing with the pack list of every committed copy.
+
+    Names and sizes only. Raises the errors of the store, not of its contents.
+    """
+    newest: dict[str, StoredObject] = {}
+    strangers: list[str] = []
+    for stored in store.list(f"{keys.site_id}/"):
+        name = stored.key.removeprefix(f"{keys.site_id}/")
+        if stored.is_marker:
+            strangers.append(f"{name} was hidden by a deletion marker")
+        elif not stored.is_newest:
+            strangers.append(f"{name} has an older version under it: somebody wrote over it")
+        elif not keys.is_known(stored.key):
+            strangers.append(f"{name} was not written by this program")
+        if stored.is_newest and not stored.is_marker:
+            newest[stored.key] = stored
+    problems = list(strangers)
+    committed = list_copies(store, keys)
+    copies: dict[RecoveryPointId, PackList] = {}
+    for point_id in committed:
+        try:
+            copies[point_id] = read_pack_list(store, keys, point_id)[1]
+        except VerificationError as error:
+            problems.append(error.message)
+            continue
+        problems += _compare(newest, keys, point_id, copies[point_id])
+    return ListingProof(copies, committed, tuple(dict.fromkeys(problems)))
+
+
+def _compare(
+    newest: Mapping[str, StoredObject], keys: SiteKeys, point_id: RecoveryPointId, pack_list: PackList
+) -> Iterable[str]:
+    expected = {keys.pack(pack.name): pack for pack in pack_list.packs}
+    expected |= {keys.file(point_id, file.name): file for file in pack_list.files}
+    missing = [file.name for key, file in expected.items() if key not in newest]
+    changed = [
+        file.name
+        for key, file in expected.items()
+        if key in newest and newest[key].size_bytes != file.size_bytes
+    ]
+    if missing:
+        yield f"the copy of {point_id} lacks {name_some(missing)}"
+    if changed:
+        yield f"the copy of {point_id} has files of other sizes: {name_some(changed)}"
+
+
+def prove_new_packs(store: Store, keys: SiteKeys, packs: Iterable[StoredFile]) -> tuple[str, ...]:
+    """Return which of the packs just stored are not there with the right size and digest.
+
+    The digest is the one that the store itself computed, where it tells one.
+    """
+    problems: list[str] = []
+    for pack in packs:
+        stored = store.head(keys.pack(pack.name))
+        if stored is None:
+            problems.append(f"{pack.name} is missing")
+        elif stored.size_bytes != pack.size_bytes or stored.sha256 not in {"", pack.sha256}:
+            problems.append(f"{pack.name} is not what was sent")
+    return tuple(problems)
+
+
+def reread_packs(
+    store: Store, keys: SiteKeys, proof: ListingProof, index: PieceIndex, *, reread_days: int, now: datetime
+) -> RereadProof:
+    """Read back the share of the packs that is due, those first whose last reading is longest ago.
+
+    Their stored bytes must have the digest of the pack lists. With `reread_days` = 30, a thirtieth of all
+    packs each day, and every pack once in that time. The index remembers when.
+    """
+    packs = proof.packs
+    for pack in packs.values():
+        index.adopt(pack)
+    last_read = {name: index.find_rereads().get(name) for name in packs}
+    due_before = now - timedelta(days=max(reread_days - 1, 0))
+    quota = ceil(len(packs) / max(reread_days, 1))
+    ordered = sorted(packs, key=lambda name: (last_read[name] or _NEVER, name))
+    # A day's share, and whatever is overdue because nothing was read for a while: at most twice the share.
+    overdue = [name for name in ordered if (at := last_read[name]) is not None and at <= due_before]
+    chosen = ordered[: max(quota, min(len(overdue), 2 * quota))]
+    problems: list[str] = []
+    read_bytes = 0
+    for name in chosen:
+        problem = _read_back(store, keys.pack(name), packs[name])
+        if problem:
+            problems.append(problem)
+        else:
+            index.record_reread(name, now)
+            last_read[name] = now
+        read_bytes += packs[name].size_bytes
+    times = list(last_read.values())
+    unread_count = times.count(None)
+    known = [at for at in times if at is not None]
+    return RereadProof(
+        read_count=len(chosen),
+        read_bytes=read_bytes,
+        problems=tuple(problems),
+        unread_count=unread_count,
+        oldest_at=min(known) if known and not unread_count else None,
+    )
+
+
+def _read_back(store: Store, key: str, pack: StoredFile) -> str:
+    """Return what is wrong with the pack; empty if its bytes are the ones that were sent."""
+    digest = hashlib.sha256()
+    done = 0
+    try:
+        while data := store.get_range(key, done, _READ_BYTES):
+            digest.update(data)
+            done += len(data)
+            if done > pack.size_bytes:
+                break
+    except KeyMissingError:
+        return f"{pack.name} is missing"
+    return "" if digest.hexdigest() == pack.sha256 else f"{pack.name} was altered: its digest is another one"
+
+
+def describe_proof(listing: ListingProof, reread: RereadProof) -> str:
+    """Return one sentence on what was proved."""
+    return (
+        f"{count(len(listing.copies), 'copy', 'copies')} of {count(len(listing.packs), 'pack')} listed, "
+        f"{count(reread.read_count, 'pack')} read back"
+    )

@@ -1,0 +1,215 @@
+"""Read a copy back: whole files, or only the parts that are needed, into a directory of recovery points.
+
+The files are the same as before they were copied, byte for byte, so that everything which reads a backup
+directory reads the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from schedgen_backups.core.catalog.catalog import SITE_NAME, Catalog, translate_storage_errors
+from schedgen_backups.core.copies.encryption import ENCRYPTED_SUFFIX, Decryptor
+from schedgen_backups.core.copies.layout import (
+    MANIFEST_NAME,
+    VERIFICATION_NAME,
+    PackList,
+    SiteKeys,
+    StoredFile,
+    make_recipe_name,
+    read_pack_list,
+)
+from schedgen_backups.core.copies.local_folder import now_utc
+from schedgen_backups.core.copies.recipe import Recipe, Segment, read_recipe, slice_segments
+from schedgen_backups.core.errors import KeyMissingError, VerificationError
+from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES, read_footer
+from schedgen_backups.core.model import Artifact, Manifest, RecoveryPointId, Site
+from schedgen_backups.core.store.protocol import Store
+from schedgen_backups.core.system.files import create_private, write_atomically
+
+_READ_BYTES = 4 << 20
+_READ_THREADS = 2
+"""Packs that are read at the same time; each is in memory twice, as stored and decrypted."""
+_JOINED_GAP_BYTES = 64 << 10
+"""Ranges that are nearer than this are read in one request: age encrypts chunks of that size."""
+_HINT = "Use another copy, or read an older version with --as-of-version-time where the store keeps versions."
+
+
+@dataclass(frozen=True)
+class CopyReader:
+    """One committed copy. `on_progress` gets the bytes written to the directory since the last call.
+
+    Every call raises VerificationError (permanent) when the copy is damaged or the key is a wrong one, and
+    the errors of the store.
+    """
+
+    store: Store
+    keys: SiteKeys
+    point_id: RecoveryPointId
+    decryptor: Decryptor
+    on_progress: Callable[[int], object] = lambda _size_bytes: None
+
+    @cached_property
+    def pack_list(self) -> PackList:
+        """Everything that the copy consists of."""
+        return read_pack_list(self.store, self.keys, self.point_id)[1]
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest of the point."""
+        return Manifest.model_validate_json(self._read_file(MANIFEST_NAME))
+
+    def read_recipe(self, artifact: Artifact) -> Recipe:
+        """Return where the pieces of the artifact lie."""
+        name = make_recipe_name(artifact.file_name, "")
+        recipe = read_recipe(name, self._read_file(name))
+        if (recipe.sha256, recipe.size_bytes) != (artifact.sha256, artifact.size_bytes):
+            raise VerificationError(f"{name} belongs to another file", hint=_HINT)
+        return recipe
+
+    def fetch(self, directory: Path) -> Catalog:
+        """Write the point's files into the directory, and check each against its digest."""
+        catalog = self.fetch_descriptions(directory)
+        for artifact in self.manifest.artifacts:
+            recipe = self.read_recipe(artifact)
+            with translate_storage_errors(directory):
+                self._write_segments(directory / artifact.file_name, recipe, [(0, recipe.size_bytes)])
+            self._check_file(directory / artifact.file_name, artifact)
+        return catalog
+
+    def fetch_descriptions(self, directory: Path) -> Catalog:
+        """Write manifest and verification into the directory, which gets the identity of the site."""
+        catalog = Catalog(directory)
+        catalog.prepare()
+        with translate_storage_errors(directory):
+            write_atomically(catalog.manifest_path(self.point_id), self._read_file(MANIFEST_NAME))
+            write_atomically(catalog.verification_path(self.point_id), self._read_file(VERIFICATION_NAME))
+        catalog.write_description(SITE_NAME, Site(site_id=self.manifest.site_id, made_at=now_utc()))
+        return catalog
+
+    def fetch_index(self, directory: Path, artifact: Artifact) -> None:
+        """Write a file of the artifact's size that holds only its index, and holes for the rest."""
+        recipe = self.read_recipe(artifact)
+        path = directory / artifact.file_name
+        footer = (artifact.size_bytes - FOOTER_BYTES, FOOTER_BYTES)
+        with translate_storage_errors(directory):
+            self._write_segments(path, recipe, [footer])
+            with path.open("rb") as file:
+                index_offset = read_footer(file).index_offset
+            self._write_segments(path, recipe, [(index_offset, artifact.size_bytes - index_offset)])
+
+    def fetch_ranges(self, directory: Path, artifact: Artifact, ranges: Iterable[tuple[int, int]]) -> None:
+        """Write these ranges (offset, length) of the artifact into its file, which `fetch_index` made."""
+        with translate_storage_errors(directory):
+            self._write_segments(
+                directory / artifact.file_name, self.read_recipe(artifact), join_ranges(ranges)
+            )
+
+    def _read_file(self, name: str) -> bytes:
+        """Return the plain bytes of a file in the point's folder."""
+        for stored in self.pack_list.files:
+            if stored.name in {name, name + ENCRYPTED_SUFFIX}:
+                key = self.keys.file(self.point_id, stored.name)
+                return self.decryptor.decrypt(stored.name, self._read_stored(key, stored))
+        raise VerificationError(f"the copy of {self.point_id} has no {name}", hint=_HINT)
+
+    def _read_stored(self, key: str, stored: StoredFile) -> bytes:
+        try:
+            data = self.store.get_range(key, 0, stored.size_bytes + 1)
+        except KeyMissingError as error:
+            raise VerificationError(error.message, hint=_HINT) from error
+        if hashlib.sha256(data).hexdigest() != stored.sha256:
+            raise VerificationError(f"{key} was altered: its digest is another one", hint=_HINT)
+        return data
+
+    def _write_segments(self, path: Path, recipe: Recipe, ranges: Sequence[tuple[int, int]]) -> None:
+        """Write the ranges of the artifact to their places in the file; each pack is read once."""
+        by_pack: dict[str, list[tuple[int, Segment]]] = {}
+        for offset, segment in slice_segments(recipe.segments, ranges):
+            by_pack.setdefault(segment.pack, []).append((offset, segment))
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC) if path.exists() else create_private(path)
+        try:
+            os.ftruncate(descriptor, recipe.size_bytes)
+            with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as pool:
+                write = partial(self._write_pack, descriptor)
+                for size_bytes in pool.map(write, by_pack.keys(), by_pack.values()):
+                    self.on_progress(size_bytes)
+        finally:
+            os.close(descriptor)
+
+    def _write_pack(self, descriptor: int, name: str, segments: list[tuple[int, Segment]]) -> int:
+        stored = next((each for each in self.pack_list.packs if each.name == name), None)
+        if stored is None:
+            raise VerificationError(f"a recipe names {name}, which the copy does not list", hint=_HINT)
+        read = self._open_pack(stored, segments)
+        for offset, segment in segments:
+            data = read(segment.offset, segment.length)
+            if len(data) != segment.length:
+                raise VerificationError(f"{name} is too short", hint=_HINT)
+            os.pwrite(descriptor, data, offset)
+        return sum(segment.length for _offset, segment in segments)
+
+    def _open_pack(
+        self, stored: StoredFile, segments: list[tuple[int, Segment]]
+    ) -> Callable[[int, int], bytes]:
+        """Return a reader (offset, length) of the plain bytes of the pack, for these segments."""
+        key = self.keys.pack(stored.name)
+        parts = join_ranges(((each.offset, each.length) for _offset, each in segments), _JOINED_GAP_BYTES)
+        if 2 * sum(length for _offset, length in parts) < stored.size_bytes:
+            try:
+                read = self.decryptor.open_ranges(
+                    stored.name, stored.size_bytes, partial(self.store.get_range, key)
+                )
+            except KeyMissingError as error:
+                raise VerificationError(error.message, hint=_HINT) from error
+            if read is not None:
+                return _read_joined(read, parts)
+        plain = self.decryptor.decrypt(stored.name, self._read_stored(key, stored))
+        return lambda offset, length: plain[offset : offset + length]
+
+    def _check_file(self, path: Path, artifact: Artifact) -> None:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for block in _read_blocks(file.read):
+                digest.update(block)
+        if digest.hexdigest() != artifact.sha256:
+            raise VerificationError(f"{artifact.file_name} is not what was copied", hint=_HINT)
+
+
+def join_ranges(ranges: Iterable[tuple[int, int]], gap_bytes: int = 0) -> list[tuple[int, int]]:
+    """Return the ranges (offset, length) in order; those that overlap or are this near are joined."""
+    joined: list[tuple[int, int]] = []
+    for offset, length in sorted(ranges):
+        if joined and offset <= sum(joined[-1]) + gap_bytes:
+            start = joined[-1][0]
+            joined[-1] = (start, max(sum(joined[-1]), offset + length) - start)
+        else:
+            joined.append((offset, length))
+    return joined
+
+
+def _read_joined(
+    read: Callable[[int, int], bytes], parts: Sequence[tuple[int, int]]
+) -> Callable[[int, int], bytes]:
+    """Return a reader that asks once for each of these parts."""
+    held: dict[tuple[int, int], bytes] = {}
+
+    def read_part(offset: int, length: int) -> bytes:
+        part = next(each for each in parts if each[0] <= offset and offset + length <= sum(each))
+        if part not in held:
+            held.clear()
+            held[part] = read(*part)
+        return held[part][offset - part[0] : offset - part[0] + length]
+
+    return read_part
+
+
+def _read_blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while block := read(_READ_BYTES):
+        yield block
