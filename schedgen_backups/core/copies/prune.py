@@ -104,16 +104,13 @@ class Pruner:
         return lists
 
     def _remove_point(self, point_id: RecoveryPointId) -> bool:
-        """Remove a copy, its commit mark first; return whether it is no longer committed."""
-        folder = f"{self._keys.points}{point_id}/"
-        versions = list(self._store.list(folder))
-        marks = [each for each in versions if each.key == f"{folder}{COMMIT_NAME}"]
-        if not all(self._delete(each) for each in marks):
-            return False
-        for stored in versions:
-            if stored not in marks:
-                self._delete(stored)
-        return True
+        """Remove the commit mark of a copy; return whether it is no longer committed.
+
+        The other files are then those of an unfinished copy: a writer may just be copying the point again.
+        """
+        key = self._keys.file(point_id, COMMIT_NAME)
+        marks = [stored for stored in self._store.list(key) if stored.key == key]
+        return all([self._delete(mark) for mark in marks])  # noqa: C419 - each of them
 
     def _remove_condemned(self, time: datetime) -> tuple[int, tuple[str, ...]]:
         """Remove what was condemned long enough ago and is still not needed; the second pass.
@@ -148,8 +145,7 @@ class Pruner:
         versions = [
             stored for stored in self._store.list(prefix) if not _is_pack(name) or stored.key == prefix
         ]
-        deleted = [self._delete(stored) for stored in versions]
-        return all(deleted)
+        return all([self._delete(stored) for stored in versions])  # noqa: C419 - each of them
 
     def _condemn(self) -> None:
         """Mark the packs and unfinished copies that no copy needs; the first pass.

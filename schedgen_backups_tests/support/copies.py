@@ -1,0 +1,144 @@
+"""Verified points made without a server, and their copies in a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, STORED_CHECKS, Verification
+from schedgen_backups.core.copies.copier import Copier, CopyReport
+from schedgen_backups.core.copies.encryption import AgeEncryptor, Decryptor, Encryptor, KeyPair, make_key_pair
+from schedgen_backups.core.copies.layout import SiteKeys
+from schedgen_backups.core.copies.local_folder import LocalFolder
+from schedgen_backups.core.copies.reader import CopyReader
+from schedgen_backups.core.model import (
+    Artifact,
+    ArtifactKind,
+    ArtifactName,
+    Manifest,
+    RecoveryPointId,
+    ReferenceState,
+    ReferenceSummary,
+)
+from schedgen_backups.core.store.protocol import Store
+from schedgen_backups_tests.support.artifacts import (
+    TableText,
+    make_entry,
+    make_noise,
+    make_result,
+    write_archive,
+    write_dump,
+)
+
+SITE_ID = "5" * 32
+KEYS = SiteKeys(SITE_ID)
+KEY_PAIR: KeyPair = make_key_pair()
+FIRST_NIGHT = datetime(2026, 10, 1, 2, 0, tzinfo=timezone.utc)
+
+
+def make_point_id(night: int) -> RecoveryPointId:
+    return RecoveryPointId.from_time(FIRST_NIGHT + timedelta(days=night))
+
+
+def make_point(
+    catalog: Catalog, night: int, objects: Mapping[str, bytes], tables: tuple[TableText, ...] = ()
+) -> PointListing:
+    """Write a verified point of these objects and tables into the directory."""
+    point_id = make_point_id(night)
+    catalog.prepare()
+    dump = catalog.directory / ArtifactName(ArtifactKind.DATABASE, "schedgen", point_id).to_file_name()
+    archive = catalog.directory / ArtifactName(ArtifactKind.BUCKET, "pdfs", point_id).to_file_name()
+    captured_dump = write_dump(dump, tables, point_id=point_id.text)
+    captured_archive = write_archive(
+        archive,
+        [(make_entry(key, data), data) for key, data in sorted(objects.items())],
+        point_id=point_id.text,
+    )
+    paths = {ArtifactKind.DATABASE: (dump, captured_dump), ArtifactKind.BUCKET: (archive, captured_archive)}
+    artifacts = tuple(
+        Artifact(
+            kind=kind,
+            file_name=path.name,
+            source_name="source",
+            size_bytes=captured.size_bytes,
+            sha256=captured.sha256,
+        )
+        for kind, (path, captured) in paths.items()
+    )
+    catalog.write_manifest(
+        Manifest(
+            tool_version="test",
+            point_id=point_id.text,
+            site_id=SITE_ID,
+            snapshot_at=point_id.taken_at,
+            committed_at=point_id.taken_at,
+            artifacts=artifacts,
+            references=ReferenceSummary(state=ReferenceState.READ),
+        )
+    )
+    catalog.settle_site()
+    modified = {STORED_CHECKS[kind]: path.stat().st_mtime_ns for kind, (path, _captured) in paths.items()}
+    digests = {artifact.kind: artifact.sha256 for artifact in artifacts}
+    catalog.write_verification(
+        Verification(
+            point_id=point_id.text,
+            results=tuple(
+                make_result(check, artifacts=digests, file_modified_ns=modified.get(check))
+                for check in COMMIT_CHECKS
+            ),
+        )
+    )
+    return catalog.get_point(point_id)
+
+
+def list_objects(
+    number: int, *, size_bytes: int = 300, changed: Mapping[str, bytes] | None = None
+) -> dict[str, bytes]:
+    """Return objects that do not compress, the same each time but for the changed ones."""
+    objects = {f"pdf/{index:04d}.pdf": make_noise(size_bytes, seed=index) for index in range(number)}
+    return {**objects, **(changed or {})}
+
+
+class CopiedSite:
+    """A backup directory, and one store of its copies."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        *,
+        encryptor: Encryptor | None = None,
+        pack_bytes: int = 4000,
+        points: Path | None = None,
+    ) -> None:
+        self.catalog = Catalog(points or folder)
+        self.catalog.prepare()
+        self.store = store
+        self.encryptor = encryptor or AgeEncryptor([KEY_PAIR.public])
+        folder.mkdir(exist_ok=True)
+        self.folder = LocalFolder(folder, "nas")
+        self.pack_bytes = pack_bytes
+        self.decryptor = Decryptor([KEY_PAIR.private])
+
+    def make_copier(self, **fields: object) -> Copier:
+        values: dict[str, object] = {"pack_bytes": self.pack_bytes, **fields}
+        return Copier(self.catalog, self.store, KEYS, self.encryptor, self.folder, **values)  # type: ignore[arg-type]
+
+    def copy(self, night: int, **fields: object) -> CopyReport:
+        with self.folder.held():
+            return self.make_copier(**fields).copy(self.catalog.get_point(make_point_id(night)))
+
+    def open_reader(self, night: int) -> CopyReader:
+        return CopyReader(self.store, KEYS, make_point_id(night), self.decryptor)
+
+    def assert_equal(self, night: int, directory: Path) -> None:
+        """Read the copy back whole, and compare each artifact with the local one."""
+        directory.mkdir()
+        fetched = self.open_reader(night).fetch(directory)
+        local = self.catalog.get_point(make_point_id(night))
+        copied = fetched.get_point(make_point_id(night))
+        for artifact in local.artifacts:
+            assert copied.get_path(artifact.name.kind).read_bytes() == artifact.path.read_bytes()
+        assert copied.manifest == local.manifest

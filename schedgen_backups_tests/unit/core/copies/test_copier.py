@@ -1,0 +1,223 @@
+"""Copying points: what is uploaded, what is used again, and what is read back."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.copies.encryption import PlainEncryptor
+from schedgen_backups.core.copies.layout import list_copies
+from schedgen_backups.core.copies.proof import prove_listing
+from schedgen_backups.core.errors import StoreError, StoreUnreachableError, VerificationError
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups_tests.support.artifacts import TableText, damage
+from schedgen_backups_tests.support.copies import (
+    KEYS,
+    CopiedSite,
+    list_objects,
+    make_point,
+    make_point_id,
+)
+from schedgen_backups_tests.support.memory_store import MemoryStore
+
+ROWS = (TableText("jobs", tuple(b"%d\tsome text of a row" % number for number in range(2000))),)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> CopiedSite:
+    return CopiedSite(tmp_path / "backups", MemoryStore())
+
+
+def test_a_copied_point_is_read_back_byte_for_byte(site: CopiedSite, tmp_path: Path) -> None:
+    make_point(site.catalog, 0, list_objects(40), ROWS)
+    report = site.copy(0)
+    assert report.is_new
+    assert list(list_copies(site.store, KEYS)) == [make_point_id(0)]
+    assert prove_listing(site.store, KEYS).problems == ()
+    site.assert_equal(0, tmp_path / "fetched")
+
+
+def test_an_unencrypted_copy_is_read_back_byte_for_byte(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore(), encryptor=PlainEncryptor())
+    make_point(site.catalog, 0, list_objects(40), ROWS)
+    site.copy(0)
+    site.assert_equal(0, tmp_path / "fetched")
+
+
+def test_an_object_larger_than_a_pack_is_read_back(site: CopiedSite, tmp_path: Path) -> None:
+    make_point(site.catalog, 0, {"large": list_objects(1, size_bytes=9 << 20)["pdf/0000.pdf"]})
+    report = site.copy(0)
+    assert len(report.new_packs) > 4, "at least three for the object"
+    site.assert_equal(0, tmp_path / "fetched")
+
+
+def test_a_second_night_uploads_what_changed(site: CopiedSite, tmp_path: Path) -> None:
+    site.pack_bytes = 100_000
+    objects = list_objects(200, size_bytes=5000)
+    make_point(site.catalog, 0, objects, ROWS)
+    first = site.copy(0)
+    make_point(site.catalog, 1, {**objects, "pdf/0007.pdf": b"new" * 1000}, ROWS)
+    second = site.copy(1)
+    assert first.uploaded_bytes > 1_000_000
+    assert second.uploaded_bytes < 50_000
+    assert second.reused_bytes > 990_000
+    site.assert_equal(0, tmp_path / "first")
+    site.assert_equal(1, tmp_path / "second")
+
+
+def test_a_point_is_copied_once(site: CopiedSite) -> None:
+    make_point(site.catalog, 0, list_objects(4))
+    assert site.copy(0).is_new
+    keys = [stored.key for stored in site.store.list("")]
+    assert not site.copy(0).is_new
+    assert [stored.key for stored in site.store.list("")] == keys
+
+
+def test_a_point_that_is_not_verified_is_not_copied(site: CopiedSite) -> None:
+    make_point(site.catalog, 0, list_objects(4))
+    site.catalog.verification_path(make_point_id(0)).unlink()
+    with pytest.raises(VerificationError, match="it is unverified"):
+        site.copy(0)
+    assert list(site.store.list("")) == []
+
+
+def test_a_file_that_changed_since_its_verification_is_not_committed(site: CopiedSite) -> None:
+    point = make_point(site.catalog, 0, list_objects(4, size_bytes=5000))
+    path = point.get_path(ArtifactKind.BUCKET)
+    path.write_bytes(damage(path.read_bytes(), 8 * 3000))
+    with pytest.raises(VerificationError):
+        site.copy(0)
+    assert not list_copies(site.store, KEYS)
+
+
+class KilledStore(MemoryStore):
+    """Fails for good from the given put on, before or after the bytes have arrived."""
+
+    def __init__(self, *, arrived: bool) -> None:
+        super().__init__()
+        self.puts_left = 10**9
+        self._arrived = arrived
+        self._count_lock = threading.Lock()
+
+    def put_new(self, key: str, data: bytes) -> None:
+        with self._count_lock:
+            self.puts_left -= 1
+            is_dead = self.puts_left < 0
+            is_last = self.puts_left == -1
+        if is_dead and not (is_last and self._arrived):
+            raise StoreUnreachableError("the connection was cut")
+        super().put_new(key, data)
+        if is_dead:
+            raise StoreUnreachableError("the connection was cut after the last byte")
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_a_copy_cut_at_any_put_goes_on_and_uploads_little_twice(tmp_path: Path, arrived: bool) -> None:
+    whole = CopiedSite(tmp_path / "whole", MemoryStore())
+    make_point(whole.catalog, 0, list_objects(30), ROWS)
+    whole.copy(0)
+    put_count = len(list(whole.store.list("")))
+    assert put_count > 12
+    for puts in range(put_count):
+        store = KilledStore(arrived=arrived)
+        site = CopiedSite(tmp_path / f"cut{puts}", store)
+        make_point(site.catalog, 0, list_objects(30), ROWS)
+        store.puts_left = puts
+        with pytest.raises(StoreUnreachableError):
+            site.copy(0)
+        # Whatever is committed is whole, at every moment.
+        assert prove_listing(store, KEYS).problems == ()
+        store.puts_left = 10**9
+        site.copy(0)
+        assert list(list_copies(store, KEYS)) == [make_point_id(0)]
+        assert prove_listing(store, KEYS).problems == ()
+        assert len(list(store.list(""))) <= put_count + 4, "the packs that were on their way"
+        site.assert_equal(0, tmp_path / f"fetched{puts}")
+
+
+def test_without_the_local_index_it_is_made_again_from_the_recipes(site: CopiedSite, tmp_path: Path) -> None:
+    objects = list_objects(100, size_bytes=2000)
+    make_point(site.catalog, 0, objects, ROWS)
+    site.copy(0)
+    site.folder.index_path.unlink()
+    make_point(site.catalog, 1, objects, ROWS)
+    assert site.copy(1).uploaded_bytes < 40_000
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_a_damaged_local_index_is_made_again(site: CopiedSite, tmp_path: Path) -> None:
+    objects = list_objects(100, size_bytes=2000)
+    make_point(site.catalog, 0, objects, ROWS)
+    site.copy(0)
+    site.folder.index_path.write_bytes(b"SQLite format 3\0 but not really" * 100)
+    make_point(site.catalog, 1, objects, ROWS)
+    assert site.copy(1).uploaded_bytes < 40_000
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_with_everything_local_lost_it_is_uploaded_once_more(site: CopiedSite, tmp_path: Path) -> None:
+    objects = list_objects(100, size_bytes=2000)
+    make_point(site.catalog, 0, objects, ROWS)
+    site.copy(0)
+    for path in sorted(site.folder.path.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    make_point(site.catalog, 1, objects, ROWS)
+    assert site.copy(1).uploaded_bytes > 200_000
+    site.assert_equal(0, tmp_path / "first")
+    site.assert_equal(1, tmp_path / "second")
+
+
+def test_a_pack_that_somebody_removed_is_uploaded_again(site: CopiedSite, tmp_path: Path) -> None:
+    objects = list_objects(60)
+    make_point(site.catalog, 0, objects, ROWS)
+    site.copy(0)
+    site.store.delete(next(site.store.list(KEYS.packs)))
+    make_point(site.catalog, 1, objects, ROWS)
+    assert prove_listing(site.store, KEYS).problems != ()
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_a_sparse_pack_is_left_behind(site: CopiedSite) -> None:
+    site.pack_bytes = 1 << 20
+    objects = list_objects(60, size_bytes=3000)
+    make_point(site.catalog, 0, objects)
+    site.copy(0)
+    rest = dict(list(objects.items())[:20])
+    make_point(site.catalog, 1, rest)
+    site.copy(1)
+    make_point(site.catalog, 2, rest)
+    report = site.copy(2)
+    assert report.pack_list is not None
+    old = {stored.name for stored in report.pack_list.packs if stored.name.startswith(make_point_id(0).text)}
+    used_by_first = {stored.name for stored in site.open_reader(0).pack_list.packs}
+    assert len(old) < len(used_by_first)
+    assert report.uploaded_bytes > 20 * 3000, "the third of the pack that is still needed"
+
+
+def test_an_unfinished_copy_without_its_local_part_is_not_mixed_with_another(site: CopiedSite) -> None:
+    make_point(site.catalog, 0, list_objects(4))
+    site.store.put_new(KEYS.file(make_point_id(0), "packs.json"), b"of somebody else")
+    with pytest.raises(StoreError, match="unfinished copy"):
+        site.copy(0)
+    assert not list_copies(site.store, KEYS)
+
+
+def test_the_store_shows_no_contents(site: CopiedSite) -> None:
+    make_point(site.catalog, 0, {"secret/key.pdf": b"secret body"}, (TableText("jobs", (b"secret row",)),))
+    site.copy(0)
+    for stored in site.store.list(""):
+        data = site.store.get_range(stored.key, 0, stored.size_bytes)
+        assert b"secret" not in data
+        assert "secret" not in stored.key
+
+
+def test_stopping_leaves_no_commit(site: CopiedSite) -> None:
+    make_point(site.catalog, 0, list_objects(40))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StoreError, match="stopped"):
+        site.copy(0, stop=stop)
+    assert not list_copies(site.store, KEYS)
