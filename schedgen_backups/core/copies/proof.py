@@ -133,7 +133,7 @@ def reread_packs(
     for pack in packs.values():
         index.adopt(pack)
     last_read = {name: index.find_rereads().get(name) for name in packs}
-    due_before = now - timedelta(days=max(reread_days - 1, 0))
+    due_before = now - timedelta(days=reread_days)
     quota = ceil(len(packs) / max(reread_days, 1))
     ordered = sorted(packs, key=lambda name: (last_read[name] or _NEVER, name))
     # A day's share, and whatever is overdue because nothing was read for a while: at most twice the share.

@@ -1,0 +1,153 @@
+"""Reading parts of a copy, and copies that were damaged."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedgen_backups.core.copies.encryption import Decryptor
+from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME
+from schedgen_backups.core.copies.reader import join_ranges
+from schedgen_backups.core.copies.recipe import Recipe, Segment, read_recipe, slice_segments, write_recipe
+from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.copies import (
+    KEYS,
+    CopiedSite,
+    list_objects,
+    make_point,
+    make_point_id,
+)
+from schedgen_backups_tests.support.memory_store import MemoryStore
+
+
+class CountingStore(MemoryStore):
+    """Counts the bytes that are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_bytes = 0
+
+    def get_range(self, key: str, offset: int, length: int, *, version_id: str = "") -> bytes:
+        data = super().get_range(key, offset, length, version_id=version_id)
+        self.read_bytes += len(data)
+        return data
+
+
+def make_site(folder: Path, *, size_bytes: int = 20_000) -> tuple[CopiedSite, CountingStore]:
+    store = CountingStore()
+    site = CopiedSite(folder, store, pack_bytes=4 << 20)
+    make_point(site.catalog, 0, list_objects(300, size_bytes=size_bytes))
+    site.copy(0)
+    return site, store
+
+
+def test_one_object_is_read_without_the_rest(tmp_path: Path) -> None:
+    site, store = make_site(tmp_path / "backups")
+    reader = site.open_reader(0)
+    artifact = reader.manifest.artifact(ArtifactKind.BUCKET)
+    assert artifact is not None
+    catalog = reader.fetch_descriptions(tmp_path / "fetched")
+    reader.fetch_index(catalog.directory, artifact)
+    before = store.read_bytes
+    path = catalog.get_point(make_point_id(0)).get_path(ArtifactKind.BUCKET)
+    with open_archive(path) as archive:
+        entry = next(entry for entry in archive.read_entries() if entry.key == "pdf/0123.pdf")
+    reader.fetch_ranges(catalog.directory, artifact, [(entry.offset, entry.length)])
+    with open_archive(path) as archive:
+        body = b"".join(archive.read_object(entry))
+    assert body == list_objects(124, size_bytes=20_000)["pdf/0123.pdf"]
+    recipe_bytes = sum(file.size_bytes for file in reader.pack_list.files if "recipe" in file.name)
+    assert store.read_bytes - before - recipe_bytes <= 20_000 + (256 << 10)
+
+
+@pytest.mark.parametrize(
+    "family", ["packs/", "recipe", "manifest", "verification", PACK_LIST_NAME, COMMIT_NAME]
+)
+@pytest.mark.parametrize("how", ["altered", "shortened", "removed"])
+def test_a_damaged_copy_is_refused(tmp_path: Path, family: str, how: str) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(20))
+    site.copy(0)
+    stored = next(each for each in site.store.list("") if family in each.key)
+    data = site.store.get_range(stored.key, 0, stored.size_bytes)
+    site.store.delete(stored)
+    if how != "removed":
+        # In the commit mark, the digest is what matters.
+        place = data.index(b"packs_sha256") + 30 if family == COMMIT_NAME else len(data) // 2
+        site.store.put_new(stored.key, damage(data, 8 * place) if how == "altered" else data[:-1])
+    (tmp_path / "fetched").mkdir()
+    with pytest.raises(VerificationError):
+        site.open_reader(0).fetch(tmp_path / "fetched")
+
+
+def test_a_pack_of_other_bytes_that_were_encrypted_for_us_is_refused(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(20))
+    site.copy(0)
+    first, second = list(site.store.list(KEYS.packs))[1:3]
+    data = site.store.get_range(second.key, 0, second.size_bytes)
+    site.store.delete(first)
+    site.store.put_new(first.key, data)
+    (tmp_path / "fetched").mkdir()
+    with pytest.raises(VerificationError, match="its digest is another one"):
+        site.open_reader(0).fetch(tmp_path / "fetched")
+
+
+def test_without_the_key_nothing_is_read(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(2))
+    site.copy(0)
+    site.decryptor = Decryptor([])
+    (tmp_path / "fetched").mkdir()
+    with pytest.raises(ConfigurationError, match="no private key"):
+        site.open_reader(0).fetch(tmp_path / "fetched")
+
+
+def test_a_fetched_point_is_a_verified_point_of_its_own_site_once_it_is_read(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(2))
+    site.copy(0)
+    (tmp_path / "fetched").mkdir()
+    point = site.open_reader(0).fetch(tmp_path / "fetched").get_point(make_point_id(0))
+    assert not point.is_foreign
+    assert point.problems == ()
+    assert point.unread_files != (), "what was checked on another disk is checked again here"
+
+
+SEGMENTS = st.lists(
+    st.builds(Segment, st.sampled_from(("a-1", "b.age")), st.integers(0, 100), st.integers(1, 50)), max_size=8
+)
+
+
+@given(SEGMENTS, st.lists(st.tuples(st.integers(0, 300), st.integers(1, 60)), max_size=5))
+def test_slices_cover_exactly_the_ranges(segments: list[Segment], ranges: list[tuple[int, int]]) -> None:
+    places = [(each.pack, each.offset + index) for each in segments for index in range(each.length)]
+    wanted = {at for offset, length in ranges for at in range(offset, offset + length) if at < len(places)}
+    found: dict[int, tuple[str, int]] = {}
+    for offset, segment in slice_segments(segments, join_ranges(ranges)):
+        for index in range(segment.length):
+            assert offset + index not in found
+            found[offset + index] = (segment.pack, segment.offset + index)
+    assert found == {at: places[at] for at in wanted}
+
+
+@given(SEGMENTS)
+def test_a_recipe_is_read_as_it_was_written(segments: list[Segment]) -> None:
+    recipe = Recipe(tuple(segments), "0" * 64)
+    assert read_recipe("x", write_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a 1 2", "a 1 2\n# sha256 00", "../a 1 2\n# sha256 " + "0" * 64, "a -1 2\n# sha256 " + "0" * 64],
+)
+def test_what_is_no_recipe_is_refused(text: str) -> None:
+    with pytest.raises(VerificationError, match="not a recipe"):
+        read_recipe("x", gzip.compress(text.encode()))
