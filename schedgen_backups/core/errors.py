@@ -32,6 +32,7 @@ a secret.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -132,6 +133,11 @@ class KeyMissingError(StoreError):
 
 class LockedError(StoreError):
     """A lock of the store forbids the deletion. Permanent until the lock ends."""
+
+    def __init__(self, message: str, *, hint: str = "", until: datetime | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
+        """When the lock ends, aware UTC; None if the store does not tell."""
 
 
 class CopyChangedError(StoreError):

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta, timezone
 from itertools import count
 
 from schedgen_backups.core.errors import KeyExistsError, KeyMissingError, LockedError, StoreError
-from schedgen_backups.core.store.protocol import StoredObject
+from schedgen_backups.core.store.keys import check_key
+from schedgen_backups.core.store.protocol import Capabilities, StoredObject
 
 
 def now_utc() -> datetime:
@@ -54,7 +55,7 @@ class MemoryStore:
 
     def put_new(self, key: str, data: bytes) -> None:
         """Store the bytes."""
-        _check_key(key)
+        check_key(key)
         with self._mutex:
             if self._find(key, "") is not None:
                 raise KeyExistsError(f"{self.label} already holds {key}")
@@ -62,6 +63,7 @@ class MemoryStore:
 
     def get_range(self, key: str, offset: int, length: int, *, version_id: str = "") -> bytes:
         """Return a part of the bytes."""
+        check_key(key)
         with self._mutex:
             version = self._find(key, version_id)
         if version is None:
@@ -70,9 +72,10 @@ class MemoryStore:
 
     def head(self, key: str, *, version_id: str = "") -> StoredObject | None:
         """Return the version with its digest and lock."""
+        check_key(key)
         with self._mutex:
             version = self._find(key, version_id)
-            return version and self._describe(version)
+            return version and version.stored
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield what was there when the iteration began, without digests and locks."""
@@ -95,7 +98,9 @@ class MemoryStore:
             for version in [each for each in versions if each.stored.version_id == stored.version_id]:
                 until = version.stored.locked_until
                 if until is not None and until > self._now():
-                    raise LockedError(f"{self.label} keeps {stored.key} locked until {until.isoformat()}")
+                    raise LockedError(
+                        f"{self.label} keeps {stored.key} locked until {until.isoformat()}", until=until
+                    )
                 versions.remove(version)
             if not versions:
                 self._versions.pop(stored.key, None)
@@ -116,9 +121,19 @@ class MemoryStore:
                 version, stored=replace(version.stored, locked_until=until)
             )
 
+    def probe(self, key: str) -> Capabilities:
+        """Return what this store was made to do."""
+        self.put_new(key, b"first")
+        return Capabilities(
+            has_conditional_put=True,
+            has_checksums=True,
+            has_versions=self._has_versions,
+            has_lock=self._lock_duration is not None,
+        )
+
     def overwrite(self, key: str, data: bytes) -> None:
         """Put the object whatever is there, as another client of the store can."""
-        _check_key(key)
+        check_key(key)
         with self._mutex:
             if not self._has_versions:
                 self._versions.pop(key, None)
@@ -167,8 +182,3 @@ class MemoryStore:
     def _describe(self, version: _Version) -> StoredObject:
         newest = self._versions[version.stored.key][-1]
         return replace(version.stored, is_newest=version is newest)
-
-
-def _check_key(key: str) -> None:
-    if not key or any(part in {"", ".", ".."} for part in key.split("/")):
-        raise StoreError(f"{key!r} is not a key: it is empty, absolute or has an empty, `.` or `..` part")

@@ -5,12 +5,14 @@ The SDK's parser rejects a whole page for a single date that it cannot parse.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 _ROOTS = frozenset({"ListBucketResult", "ListVersionsResult"})
+_FRACTION = re.compile(r".{19}\.([0-9]+)")
 _LINES = frozenset({"Contents", "Version", "DeleteMarker"})
 
 
@@ -23,7 +25,11 @@ class ListedObject:
     etag: str
     version_id: str | None
     modified_at: datetime | None
-    """None if the server sends none or an invalid one."""
+    """None if the server sends none or an invalid one. Servers differ in the number of fractional digits."""
+    is_marker: bool = False
+    """Whether this is a delete marker."""
+    is_latest: bool = True
+    """Whether a reader of the key without a version gets this one."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ def read_page(data: bytes) -> ListingPage:
 def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
     found = {_strip_namespace(child.tag): child.text or "" for child in element}
     key = unquote_plus(found.get("Key", "")) if is_escaped else found.get("Key", "")
-    size = "0" if _strip_namespace(element.tag) == "DeleteMarker" else found.get("Size", "").strip()
+    is_marker = _strip_namespace(element.tag) == "DeleteMarker"
+    size = "0" if is_marker else found.get("Size", "").strip()
     if not key or not (size.isascii() and size.isdecimal()):
         raise ValueError(f"not a valid object entry: {key!r} of {size!r} bytes")
     return ListedObject(
@@ -79,14 +86,16 @@ def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
         found.get("ETag", "").strip('"'),
         found.get("VersionId"),
         _read_time(found.get("LastModified", "")),
+        is_marker=is_marker,
+        is_latest=found.get("IsLatest", "true").strip().lower() == "true",
     )
 
 
 def _read_time(text: str) -> datetime | None:
-    # Whole seconds are enough, and servers differ in the number of fractional digits.
+    seconds, fraction = text[: len("2026-11-22T02:00:00")], _FRACTION.match(text)
     try:
-        return datetime.strptime(text[: len("2026-11-22T02:00:00")], "%Y-%m-%dT%H:%M:%S").replace(
-            tzinfo=timezone.utc
+        return datetime.strptime(seconds, "%Y-%m-%dT%H:%M:%S").replace(
+            microsecond=int(fraction[1][:6].ljust(6, "0")) if fraction else 0, tzinfo=timezone.utc
         )
     except ValueError:
         return None

@@ -9,8 +9,8 @@ from minio.error import S3Error
 from schedgen_backups.core.errors import BucketError, BucketMissingError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.settings import BucketSettings
 
-_GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
-_LOGIN_CODES = frozenset(
+GONE_CODES = frozenset({"NoSuchKey", "NoSuchVersion"})
+LOGIN_CODES = frozenset(
     {
         *(
             "InvalidAccessKeyId",
@@ -32,8 +32,8 @@ _KEYS_HINT = (
     "s3:GetObjectTagging are needed to read, and s3:PutObject, s3:PutObjectTagging and s3:DeleteObject to "
     "restore into a bucket."
 )
-_CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestNotYetValid"})
-_REGION_CODES = frozenset(
+CLOCK_CODES = frozenset({"RequestTimeTooSkewed", "RequestExpired", "RequestNotYetValid"})
+REGION_CODES = frozenset(
     {
         "AuthorizationHeaderMalformed",
         "PermanentRedirect",
@@ -41,7 +41,7 @@ _REGION_CODES = frozenset(
         "IllegalLocationConstraintException",
     }
 )
-_BUSY_CODES = frozenset(
+BUSY_CODES = frozenset(
     {
         *(
             "SlowDown",
@@ -56,7 +56,7 @@ _BUSY_CODES = frozenset(
         *("BandwidthLimitExceeded", "ServiceUnavailable", "InternalError", "OperationAborted"),
     }
 )
-_BUSY_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+BUSY_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 class BucketStalledError(BucketUnreachableError):
@@ -85,7 +85,7 @@ def explain_refusal(settings: BucketSettings, key: str, error: S3Error) -> Bucke
     status = error.response.status if error.response else 0
     server = f"the S3 server at {settings.endpoint}"
     message = f"{server} answered {code or status}{name_object(key)}: {error.message or ''}"
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY_STATUSES or code in _BUSY_CODES:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in BUSY_STATUSES or code in BUSY_CODES:
         return BucketUnreachableError(message, hint="Check the server's log; run the backup again.")
     return _explain_login(settings, code) or _explain_object(settings, key, code, status, message)
 
@@ -108,16 +108,16 @@ def _explain_login(settings: BucketSettings, code: str) -> BucketError | None:
     server = f"the S3 server at {settings.endpoint}"
     if code == "NoSuchBucket":
         return make_missing_bucket_error(settings)
-    if code in _CLOCK_CODES:
+    if code in CLOCK_CODES:
         hint = (
             "Set the clock of this machine, or that of the S3 server: requests are signed with the "
             "time, which may differ by at most 15 minutes."
         )
         return BucketError(f"{server} refuses requests because the clocks differ: {code}", hint=hint)
-    if code in _REGION_CODES:
+    if code in REGION_CODES:
         hint = "Check MINIO_REGION and MINIO_ENDPOINT: they must be those of the bucket."
         return BucketError(f"{server} refuses requests for the region {settings.region}: {code}", hint=hint)
-    if code in _LOGIN_CODES:
+    if code in LOGIN_CODES:
         return BucketError(
             f"{server} refuses access to the bucket {settings.bucket}: {code}", hint=_KEYS_HINT
         )
@@ -125,7 +125,7 @@ def _explain_login(settings: BucketSettings, code: str) -> BucketError | None:
 
 
 def _explain_object(settings: BucketSettings, key: str, code: str, status: int, message: str) -> BucketError:
-    if code in _GONE_CODES:
+    if code in GONE_CODES:
         return ObjectGoneError(f"object {key!r} is not in the bucket")
     if code == "PreconditionFailed":
         return ObjectChangedError(f"object {key!r} was replaced in the meantime")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 from schedgen_backups.core.errors import KeyExistsError, KeyMissingError, StoreError, StoreUnreachableError
-from schedgen_backups.core.store.protocol import StoredObject
+from schedgen_backups.core.store.keys import check_key
+from schedgen_backups.core.store.protocol import Capabilities, StoredObject
 from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, open_regular, sync_path
 
 _MARK_NAME = ".schedgen-backups-store"
@@ -19,6 +21,8 @@ _MARK_NAME = ".schedgen-backups-store"
 _PASSING_ERRORS = frozenset(
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.ENODEV, errno.EAGAIN}
 )
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class FolderStore:
@@ -72,9 +76,9 @@ class FolderStore:
             with open_regular(self._find_path(key)) as file:
                 file.seek(offset)
                 return file.read(length)
-        except FileNotFoundError as error:
-            raise KeyMissingError(f"{self.label} holds no {key}") from error
         except OSError as error:
+            if error.errno in _MISSING or self.head(key) is None:
+                raise KeyMissingError(f"{self.label} holds no {key}") from error
             raise self._explain(error) from error
 
     def head(self, key: str, *, version_id: str = "") -> StoredObject | None:
@@ -82,10 +86,12 @@ class FolderStore:
         path = self._find_path(key)
         try:
             status = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
         except OSError as error:
+            if error.errno in _MISSING:
+                return None
             raise self._explain(error) from error
+        if not stat.S_ISREG(status.st_mode):
+            return None
         return StoredObject(key, status.st_size, _to_time(status.st_mtime))
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -111,7 +117,25 @@ class FolderStore:
         """Refuse: a folder has no locks."""
         raise StoreError(f"{self.label} is a folder, which cannot lock files")
 
+    def probe(self, key: str) -> Capabilities:
+        """Find out whether the file system refuses a second link of the same name."""
+        self.put_new(key, b"first")
+        has_links = False
+        try:
+            os.link(self._find_path(key), self._find_path(key))
+        except FileExistsError:
+            has_links = True
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise self._explain(error) from error
+        return Capabilities(
+            has_conditional_put=has_links, has_checksums=False, has_versions=False, has_lock=False
+        )
+
     def _find_path(self, key: str) -> Path:
+        check_key(key)
+        if _is_ours_unfinished(key.rpartition("/")[2]):
+            raise StoreError(f"{key} is not a key: {self.label} takes such a file for an unfinished one")
         self._check_mounted()
         return self._folder / key
 
@@ -157,7 +181,7 @@ def _publish(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     except OSError as error:
         # FAT, and some network mounts, have no hard links: two writers at the same time may overwrite there.
-        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}:
+        if error.errno not in _NO_LINKS:
             raise
         if path.exists():
             raise FileExistsError(errno.EEXIST, "exists", str(path)) from error

@@ -7,7 +7,8 @@ from schedgen_backups.core.errors import StoreError
 _MAX_KEY_BYTES = 1024
 """S3's limit (S3 user guide, object key naming); Google Cloud Storage and Azure have the same."""
 _FIRST_PRINTABLE = " "
-_DELETE = "\x7f"
+_REFUSED = "\x7f\\"
+"""SeaweedFS 4.48 takes a backslash for a slash, as network shares do."""
 
 
 def check_key(key: str) -> None:
@@ -20,8 +21,8 @@ def check_key(key: str) -> None:
         raise StoreError(f"{key!r} is not a key: it is empty, absolute or has an empty, `.` or `..` part")
     if size > _MAX_KEY_BYTES:
         raise StoreError(f"{key[:50]!r}… is not a key: it has {size} bytes, and {_MAX_KEY_BYTES} are allowed")
-    if any(character < _FIRST_PRINTABLE or character == _DELETE for character in key):
-        raise StoreError(f"{key!r} is not a key: it contains a control character")
+    if any(character < _FIRST_PRINTABLE or character in _REFUSED for character in key):
+        raise StoreError(f"{key!r} is not a key: it contains a control character or a backslash")
 
 
 class KeyPrefix:

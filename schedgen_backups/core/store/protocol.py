@@ -19,7 +19,7 @@ class StoredObject:
     version_id: str = ""
     """Empty where the store keeps no versions."""
     is_newest: bool = True
-    """Whether a reader of the key without a version gets this one."""
+    """Whether a reader of the key without a version gets this one. Only from `list`."""
     is_marker: bool = False
     """Whether this is the mark of a deletion, under which older versions are hidden."""
     sha256: str = ""
@@ -49,6 +49,10 @@ class Capabilities:
             "object lock": self.has_lock,
         }
         return ", ".join(f"{name}: {'yes' if value else 'no'}" for name, value in names.items())
+
+
+UNPROBED = Capabilities(has_conditional_put=False, has_checksums=False, has_versions=False, has_lock=False)
+"""Of a store that was not probed: nothing is assumed."""
 
 
 class Store(Protocol):
@@ -97,4 +101,16 @@ class Store(Protocol):
 
     def extend_lock(self, stored: StoredObject, until: datetime) -> None:
         """Lock the object until this aware time; StoreError where the store has no locks."""
+        ...
+
+
+class ProbedStore(Store, Protocol):
+    """A store that can find out what it is capable of."""
+
+    def probe(self, key: str) -> Capabilities:
+        """Put an object under this new key, try to put it again, and return what the store was seen to do.
+
+        The key must be new. Other objects that are needed have a key that starts with it and a dash. Nothing
+        is deleted, and nothing else is overwritten.
+        """
         ...

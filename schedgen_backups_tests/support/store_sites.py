@@ -1,0 +1,270 @@
+"""Places for stores that tests write to: one class per kind, with a client independent of the product's.
+
+`SITES` names what the contract test runs on. A site is for one test; servers live as long as the session.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar, TypeVar
+from uuid import uuid4
+
+import pytest
+from minio.objectlockconfig import DAYS, ObjectLockConfig
+from minio.retention import COMPLIANCE
+from minio.versioningconfig import ENABLED, VersioningConfig
+
+from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
+from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.store.location import StoreLocation
+from schedgen_backups.core.store.open import open_store
+from schedgen_backups.core.store.protocol import Capabilities, ProbedStore
+from schedgen_backups_tests.support.memory_store import MemoryStore
+from schedgen_backups_tests.support.s3_programs import PROGRAM_SERVERS, ProgramServer
+from schedgen_backups_tests.support.servers import S3Server, SharedS3, client_of
+
+LOCK_DAYS = 2
+PREFIX = "some/site"
+SITE_FILTER = "allows_site"
+_Server = TypeVar("_Server")
+_Test = TypeVar("_Test", bound=Callable[..., object])
+
+
+@dataclass
+class Servers:
+    """Servers of this session, started when a test first needs them."""
+
+    make_directory: Callable[[str], Path]
+    shared_s3: dict[str, dict[str, str]] | None = None
+    """Keys of the server that another process started."""
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _started: dict[str, object] = field(default_factory=dict)
+
+    def find(self, name: str, start: Callable[[Path, ExitStack], _Server]) -> _Server:
+        """Return the server of this name."""
+        if name not in self._started:
+            self._started[name] = start(self.make_directory(name), self._stack)
+        return self._started[name]  # type: ignore[return-value]
+
+    def find_s3(self, name: str) -> S3Server:
+        """Return the S3 server of this make."""
+        if name == "seaweedfs" and self.shared_s3:
+            keys = self.shared_s3
+            return SharedS3(BucketSettings(**keys["admin"]), BucketSettings(**keys["reader"]))
+        kind: type[EmbeddedS3 | ProgramServer] = PROGRAM_SERVERS.get(name, EmbeddedS3)
+        if issubclass(kind, ProgramServer) and kind.find() is None:
+            pytest.skip(f"{name} is not installed: make servers")
+        return self.find(name, lambda directory, stack: stack.enter_context(kind(directory)))
+
+    def close(self) -> None:
+        """Stop all."""
+        self._stack.close()
+
+
+class StoreSite(ABC):
+    """A fresh place for a store."""
+
+    capabilities: ClassVar[Capabilities]
+    """What the place is known to do; the probe must find it out."""
+    has_credentials: ClassVar[bool] = True
+    can_be_missing: ClassVar[bool] = True
+    secrets: tuple[str, ...] = ()
+
+    @abstractmethod
+    def open(self) -> ProbedStore:
+        """Return the store, as after a probe."""
+
+    @abstractmethod
+    def overwrite(self, key: str, data: bytes) -> None:
+        """Put an object with another client, whatever is there."""
+
+    @abstractmethod
+    def hide(self, key: str) -> None:
+        """Delete an object with another client, without naming a version."""
+
+    def break_credentials(self) -> ProbedStore:
+        """Return the store with credentials that do not exist, if it has any."""
+        raise NotImplementedError
+
+    def remove(self) -> ProbedStore:
+        """Return a store at a place that does not exist, if that is possible."""
+        raise NotImplementedError
+
+
+def for_sites(allows: Callable[[type[StoreSite]], bool]) -> Callable[[_Test], _Test]:
+    """Run a test on these sites only; nothing is skipped."""
+
+    def mark(test: _Test) -> _Test:
+        setattr(test, SITE_FILTER, allows)
+        return test
+
+    return mark
+
+
+class MemorySite(StoreSite):
+    """A `MemoryStore`."""
+
+    has_credentials = False
+    can_be_missing = False
+    capabilities = Capabilities(
+        has_conditional_put=True, has_checksums=True, has_versions=False, has_lock=False
+    )
+
+    def __init__(self, _servers: Servers) -> None:
+        self._store = MemoryStore()
+
+    def open(self) -> ProbedStore:
+        return self._store
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        self._store.overwrite(key, data)
+
+    def hide(self, key: str) -> None:
+        self._store.hide(key)
+
+
+class LockedMemorySite(MemorySite):
+    """The same with versions and a default lock."""
+
+    capabilities = Capabilities(
+        has_conditional_put=True, has_checksums=True, has_versions=True, has_lock=True
+    )
+
+    def __init__(self, _servers: Servers) -> None:
+        self._store = MemoryStore(lock_duration=timedelta(days=LOCK_DAYS))
+
+
+class FolderSite(StoreSite):
+    """A folder on this machine's disk."""
+
+    has_credentials = False
+    capabilities = Capabilities(
+        has_conditional_put=True, has_checksums=False, has_versions=False, has_lock=False
+    )
+
+    def __init__(self, servers: Servers) -> None:
+        self.folder = servers.make_directory("folder") / "store"
+        store = open_store(StoreLocation(f"file://{self.folder}"))
+        store.prepare()  # type: ignore[attr-defined]
+
+    def open(self) -> ProbedStore:
+        return open_store(StoreLocation(f"file://{self.folder}"), self.capabilities)
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        (self.folder / key).write_bytes(data)
+
+    def hide(self, key: str) -> None:
+        (self.folder / key).unlink()
+
+    def remove(self) -> ProbedStore:
+        return open_store(StoreLocation(f"file://{self.folder.parent}/not-mounted"), self.capabilities)
+
+
+class S3Site(StoreSite):
+    """A bucket of an S3 server, without versions."""
+
+    server = "seaweedfs"
+    capabilities = Capabilities(
+        has_conditional_put=True, has_checksums=True, has_versions=False, has_lock=False
+    )
+
+    def __init__(self, servers: Servers) -> None:
+        self.settings = servers.find_s3(self.server).settings(f"store-{uuid4().hex}")
+        self.client = client_of(self.settings)
+        self._make_bucket()
+        self.location = locate_bucket(self.settings)
+        self.secrets = (self.settings.secret_key,)
+
+    def _make_bucket(self) -> None:
+        self.client.make_bucket(self.settings.bucket)
+
+    def open(self) -> ProbedStore:
+        return open_store(self.location, self.capabilities)
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        self.client.put_object(self.settings.bucket, f"{PREFIX}/{key}", io.BytesIO(data), len(data))
+
+    def hide(self, key: str) -> None:
+        self.client.remove_object(self.settings.bucket, f"{PREFIX}/{key}")
+
+    def break_credentials(self) -> ProbedStore:
+        return open_store(replace(self.location, secret_key="wrong-key-canary"), self.capabilities)
+
+    def remove(self) -> ProbedStore:
+        missing = replace(self.location, url=f"s3://store-{uuid4().hex}/{PREFIX}")
+        return open_store(missing, self.capabilities)
+
+
+class VersionedS3Site(S3Site):
+    """A bucket with versions."""
+
+    capabilities = replace(S3Site.capabilities, has_versions=True)
+
+    def _make_bucket(self) -> None:
+        self.client.make_bucket(self.settings.bucket)
+        self.client.set_bucket_versioning(self.settings.bucket, VersioningConfig(ENABLED))
+
+
+class LockedS3Site(S3Site):
+    """A bucket with object lock and a default retention."""
+
+    capabilities = replace(VersionedS3Site.capabilities, has_lock=True)
+
+    def _make_bucket(self) -> None:
+        self.client.make_bucket(self.settings.bucket, object_lock=True)
+        self.client.set_object_lock_config(
+            self.settings.bucket, ObjectLockConfig(COMPLIANCE, LOCK_DAYS, DAYS)
+        )
+
+
+class VersitySite(S3Site):
+    """A bucket of versitygw."""
+
+    server = "versitygw"
+
+
+class VersionedVersitySite(VersionedS3Site):
+    """A bucket of versitygw with versions."""
+
+    server = "versitygw"
+
+
+class S3ProxySite(S3Site):
+    """A bucket of s3proxy, which lacks much."""
+
+    server = "s3proxy"
+    capabilities = Capabilities(
+        has_conditional_put=False, has_checksums=False, has_versions=False, has_lock=False
+    )
+
+
+def locate_bucket(settings: BucketSettings) -> StoreLocation:
+    """Return where a store in this bucket is."""
+    return StoreLocation(
+        f"s3://{settings.bucket}/{PREFIX}",
+        endpoint=f"http://{settings.endpoint}",
+        access_key=settings.access_key,
+        secret_key=settings.secret_key,
+        timeout_seconds=30,
+    )
+
+
+SITES: dict[str, type[StoreSite]] = {
+    "memory": MemorySite,
+    "memory-lock": LockedMemorySite,
+    "folder": FolderSite,
+    "seaweedfs": S3Site,
+    "seaweedfs-versions": VersionedS3Site,
+    "seaweedfs-lock": LockedS3Site,
+    "versitygw": VersitySite,
+    "versitygw-versions": VersionedVersitySite,
+    "s3proxy": S3ProxySite,
+}
+QUICK = frozenset({"memory", "memory-lock", "folder", "seaweedfs", "seaweedfs-versions", "seaweedfs-lock"})
+"""What runs without `make servers`; the other sites are for `make exhaustive`."""
