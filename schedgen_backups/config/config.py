@@ -23,9 +23,11 @@ from schedgen_backups.config.schedules import (
     read_timezone,
 )
 from schedgen_backups.config.sources import read_bucket, read_database
+from schedgen_backups.config.stores import STORES_VARIABLE, StoreEntry, read_stores
 from schedgen_backups.config.ui import UiSettings, read_ui
 from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, FILE_SUFFIX, NAMES
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.settings import (
@@ -47,6 +49,7 @@ Part = Literal[
     "capture",
     "schedule",
     "retention",
+    "stores",
     "alerts",
     "drill",
     "ui",
@@ -198,10 +201,31 @@ class Config:
             keep_last=reader.number("BACKUP_RETENTION_KEEP_LAST", 1, 10000),
             keep_weeks=reader.number("BACKUP_RETENTION_WEEKS", 0, 10000),
             keep_months=reader.number("BACKUP_RETENTION_MONTHS", 0, 10000),
+            keep_years=reader.number("BACKUP_RETENTION_YEARS", 0, 1000),
             timezone=read_timezone(reader),
         )
         reader.check()
         return policy
+
+    @cached_property
+    def stores(self) -> tuple[StoreEntry, ...]:
+        """The stores of copies; those that are described wrongly carry their error."""
+        reader = self.open_reader()
+        path = reader.path(STORES_VARIABLE)
+        timezone = read_timezone(reader)
+        reader.check()
+        return read_stores(path, timezone, self.values) if path is not None else ()
+
+    def find_store(self, name: str) -> StoreSettings:
+        """Return the settings of this store; ConfigurationError if there is none or they are wrong."""
+        for entry in self.stores:
+            if entry.name == name:
+                return entry.require()
+        names = ", ".join(entry.name for entry in self.stores)
+        raise ConfigurationError(
+            f"there is no store {name!r}",
+            hint=f"The stores are {names}." if names else "BACKUP_STORES_FILE describes stores.",
+        )
 
     @cached_property
     def alerts(self) -> AlertSettings:

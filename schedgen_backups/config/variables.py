@@ -381,6 +381,24 @@ VARIABLE_GROUPS = (
                 "Keep the last verified point of each of this many months",
                 example="12",
             ),
+            Variable(
+                "BACKUP_RETENTION_YEARS",
+                "0",
+                "Keep the last verified point of each of this many years",
+                example="7",
+            ),
+        ),
+    ),
+    VariableGroup(
+        "Copies elsewhere",
+        "Without a store, the backup directory holds the only copy.",
+        (
+            Variable(
+                "BACKUP_STORES_FILE",
+                "",
+                "TOML file that describes the stores of copies (docs/stores.md)",
+                example="/etc/schedgen-backups/stores.toml",
+            ),
         ),
     ),
     VariableGroup(

