@@ -39,6 +39,8 @@ COMMAND_MODULES = {
     "log": "cli.restore",
     "audit": "cli.monitor",
     "drill": "cli.drill",
+    "stores": "cli.stores",
+    "fetch": "cli.stores",
     "pin": "cli.points",
     "unpin": "cli.points",
     "adopt": "cli.points",

@@ -20,6 +20,17 @@ from schedgen_backups.cli.app import (
     out,
     print_json,
 )
+from schedgen_backups.cli.copies import (
+    CopySource,
+    FromOption,
+    IdentityOption,
+    SiteOption,
+    VersionTimeOption,
+    fetch_indexes,
+    fetch_whole,
+    open_point,
+    open_store_access,
+)
 from schedgen_backups.cli.progress import (
     describe_levels,
     draw_plan,
@@ -34,6 +45,7 @@ from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointSt
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remove_pin, write_pin
 from schedgen_backups.core.catalog.selection import has_label, resolve_point
+from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -63,10 +75,19 @@ def list_points(
         typer.Option(metavar="DURATION", help="Only points taken within this time, such as 36h, 30d or 4w."),
     ] = "",
     state: Annotated[PointState | None, typer.Option(help="Only points in this state.")] = None,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the recovery points, oldest first, with state, pin, labels and reason."""
-    catalog = get_config(context).open_catalog()
+    config = get_config(context)
+    source = CopySource.from_options(from_store, identity, version_time, site)
+    if source.store:
+        _list_copies(config, source, as_json=as_json)
+        return
+    catalog = config.open_catalog()
     now = datetime.now(timezone.utc)
     begins_at = now - parse_span(since) if since else None
     points = [
@@ -111,14 +132,22 @@ def show(
         str | None,
         typer.Option(metavar="PREFIX", help="List only the objects whose key starts with this; '' for all."),
     ] = None,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show a recovery point: files, check results, origin; or its tables, or its objects."""
-    catalog = get_config(context).open_catalog()
-    point = resolve_point(catalog, point_id)
-    if tables or objects is not None:
-        _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
-        return
+    source = CopySource.from_options(from_store, identity, version_time, site)
+    with open_point(get_config(context), source, point_id, fetch_indexes) as (config, point):
+        if tables or objects is not None:
+            _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
+        else:
+            _show(config.open_catalog(), point, as_json=as_json)
+
+
+def _show(catalog: Catalog, point: PointListing, *, as_json: bool) -> None:
     if as_json:
         print_json(_point_to_json(catalog, point))
         return
@@ -160,6 +189,10 @@ def verify(
             "--changed", help="Verify points whose files were copied or modified after they were read."
         ),
     ] = False,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Read files from the disk again and perform every check on them.
@@ -174,16 +207,12 @@ def verify(
     if subject and Path(subject).is_file():
         results = {subject: _verify_file(Path(subject))}
     else:
-        config = get_config(context)
-        catalog = config.open_catalog()
-        points = (
-            catalog.list_points()
-            if every
-            else find_unread(catalog)
-            if changed
-            else (resolve_point(catalog, subject),)
-        )
-        results = {point.point_id.text: _verify_listed(config, catalog, point) for point in points}
+        source = CopySource.from_options(from_store, identity, version_time, site)
+        if source.store and not subject:
+            raise ConfigurationError(
+                "--from needs a recovery point", hint="Example: schedgen-backups verify latest --from STORE"
+            )
+        results = _verify_points(get_config(context), source, subject, every=every)
     if as_json:
         print_json(
             {
@@ -200,6 +229,36 @@ def verify(
     allowed = {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
     is_good = all(result.status in allowed for found in results.values() for result in found)
     raise CommandEnd(0 if is_good else VERIFICATION_EXIT_CODE)
+
+
+def _list_copies(config: Config, source: CopySource, *, as_json: bool) -> None:
+    access = open_store_access(config, source, needs_key=False)
+    copies = list_copies(access.store, access.keys)
+    if as_json:
+        print_json(
+            {
+                "copies": [
+                    {"id": point_id.text, "copied_at": stored.modified_at.isoformat()}
+                    for point_id, stored in copies.items()
+                ]
+            }
+        )
+        return
+    for point_id, stored in copies.items():
+        out.print(f"{point_id}  copied {stored.modified_at:%Y-%m-%d %H:%M} UTC")
+    if not copies:
+        out.print(f"no copies in {escape(access.store.label)}")
+
+
+def _verify_points(
+    config: Config, source: CopySource, subject: str, *, every: bool
+) -> dict[str, tuple[CheckResult, ...]]:
+    if subject:
+        with open_point(config, source, subject, fetch_whole) as (found, point):
+            return {point.point_id.text: _verify_listed(found, found.open_catalog(), point)}
+    catalog = config.open_catalog()
+    points = catalog.list_points() if every else find_unread(catalog)
+    return {point.point_id.text: _verify_listed(config, catalog, point) for point in points}
 
 
 @app.command()

@@ -25,6 +25,18 @@ from schedgen_backups.cli.app import (
     out,
     print_json,
 )
+from schedgen_backups.cli.copies import (
+    CopySource,
+    FromOption,
+    IdentityOption,
+    SiteOption,
+    VersionTimeOption,
+    fetch_objects,
+    fetch_rows_and_archive,
+    fetch_tables,
+    fetch_whole,
+    open_point,
+)
 from schedgen_backups.cli.progress import draw_results, show_progress, show_work
 from schedgen_backups.cli.tables import draw_diffs, draw_objects, draw_values
 from schedgen_backups.cli.text import escape, escape_value
@@ -35,7 +47,7 @@ from schedgen_backups.config.restore import (
     read_table_request,
     read_undelete_request,
 )
-from schedgen_backups.core.catalog.selection import resolve_point
+from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.errors import ConfigurationError, RestoreError
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind
@@ -137,6 +149,10 @@ def restore(
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Restore the database, the bucket or both, and compare the result with what was captured.
@@ -144,19 +160,21 @@ def restore(
     The targets must be empty unless --swap or --into-nonempty is given.
     """
     config = get_config(context)
-    service = _open_service(config, reason, is_safety_wanted=safety_backup)
-    point = resolve_point(service.catalog, point_id, as_of=as_of)
-    request = read_restore_request(
-        config,
-        point,
-        database=database,
-        bucket=bucket,
-        replace_contents=into_nonempty,
-        jobs=jobs,
-        is_swap=swap,
-        creates_targets=create,
-    )
-    with prepare_restore(request, service.transfer) as prepared:
+    source = CopySource.from_options(from_store, identity, version_time, site)
+    with ExitStack() as stack:
+        _config, point = stack.enter_context(open_point(config, source, point_id, fetch_whole, as_of=as_of))
+        service = _open_service(config, reason, is_safety_wanted=safety_backup)
+        request = read_restore_request(
+            config,
+            point,
+            database=database,
+            bucket=bucket,
+            replace_contents=into_nonempty,
+            jobs=jobs,
+            is_swap=swap,
+            creates_targets=create,
+        )
+        prepared = stack.enter_context(prepare_restore(request, service.transfer))
         steps = prepared.describe()
         if dry_run and as_json:
             print_json({"steps": list(steps)})
@@ -210,6 +228,10 @@ def restore_tables(
     confirm: ConfirmOption = "",
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Restore tables into a side database and show the differences; with --write, write rows back.
@@ -217,12 +239,15 @@ def restore_tables(
     The side database is on the same server as the live one. Only the tables' bytes are read.
     """
     config = get_config(context)
-    service = _open_service(config, reason, is_safety_wanted=safety_backup)
-    point = resolve_point(service.catalog, point_id, as_of=as_of)
-    request = read_table_request(
-        config, point, tuple(table), database=database, where=where, side_name=side_database
-    )
+    source = CopySource.from_options(from_store, identity, version_time, site)
     with ExitStack() as stack:
+        _config, point = stack.enter_context(
+            open_point(config, source, point_id, fetch_tables(tuple(table)), as_of=as_of)
+        )
+        service = _open_service(config, reason, is_safety_wanted=safety_backup)
+        request = read_table_request(
+            config, point, tuple(table), database=database, where=where, side_name=side_database
+        )
         with show_work(err, f"loading {count(len(table), 'table')} into a side database and comparing"):
             prepared = stack.enter_context(service.open_tables(request))
         differences = prepared.describe()
@@ -277,6 +302,10 @@ def restore_objects(
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Restore single objects into a directory, another bucket or the live bucket.
@@ -289,32 +318,35 @@ def restore_objects(
             "give exactly one of --to, --bucket and --back",
             hint="Use --to DIRECTORY, --bucket NAME or --back.",
         )
-    service = _open_service(config, reason, is_safety_wanted=safety_backup)
-    point = resolve_point(service.catalog, point_id, as_of=as_of)
-    if to is not None:
-        with prepare_files(point, tuple(key), to) as files:
-            if overwrite and not dry_run:
-                demand_confirmation(str(to), confirm)
-            written_paths: tuple[Path, ...] = ()
-            if not dry_run:
-                with show_work(err, f"writing {_measure(files.entries)} into {to}"):
-                    written_paths = service.write_files(files, overwrite=overwrite)
-            _print_files(files, written_paths, as_json=as_json)
-        return
-    with ExitStack() as stack:
-        with show_work(err, "comparing with the bucket"):
-            prepared = stack.enter_context(
-                prepare_objects(point, tuple(key), read_live_bucket(config, bucket), service.transfer)
+    source = CopySource.from_options(from_store, identity, version_time, site)
+    with open_point(config, source, point_id, fetch_objects(tuple(key)), as_of=as_of) as (_config, point):
+        service = _open_service(config, reason, is_safety_wanted=safety_backup)
+        if to is not None:
+            _restore_files(
+                service,
+                point,
+                tuple(key),
+                to,
+                overwrite=overwrite,
+                confirm=confirm,
+                dry_run=dry_run,
+                as_json=as_json,
             )
-        differences = prepared.describe()
-        if not as_json:
-            out.print(draw_objects(differences))
-        written: tuple[ObjectEntry, ...] = ()
-        if not dry_run:
-            if back or prepared.needs_confirmation:
-                demand_confirmation(prepared.target_name, confirm)
-            with show_work(err, f"writing into {prepared.bucket.target.label}"):
-                written = service.write_objects(prepared, overwrite=overwrite)
+            return
+        with ExitStack() as stack:
+            with show_work(err, "comparing with the bucket"):
+                prepared = stack.enter_context(
+                    prepare_objects(point, tuple(key), read_live_bucket(config, bucket), service.transfer)
+                )
+            differences = prepared.describe()
+            if not as_json:
+                out.print(draw_objects(differences))
+            written: tuple[ObjectEntry, ...] = ()
+            if not dry_run:
+                if back or prepared.needs_confirmation:
+                    demand_confirmation(prepared.target_name, confirm)
+                with show_work(err, f"writing into {prepared.bucket.target.label}"):
+                    written = service.write_objects(prepared, overwrite=overwrite)
     if as_json:
         print_json(
             {
@@ -347,6 +379,10 @@ def undelete(
     safety_backup: SafetyOption = True,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Restore deleted rows and the objects that they refer to.
@@ -354,11 +390,14 @@ def undelete(
     Only missing rows and objects are written, objects first.
     """
     config = get_config(context)
-    service = _open_service(config, reason, is_safety_wanted=safety_backup)
-    point = resolve_point(service.catalog, point_id, as_of=as_of)
-    rows = read_table_request(config, point, (table,), database=database, where=where)
-    request = read_undelete_request(config, rows, bucket=bucket, key_column=key_column)
+    source = CopySource.from_options(from_store, identity, version_time, site)
     with ExitStack() as stack:
+        _config, point = stack.enter_context(
+            open_point(config, source, point_id, fetch_rows_and_archive((table,)), as_of=as_of)
+        )
+        service = _open_service(config, reason, is_safety_wanted=safety_backup)
+        rows = read_table_request(config, point, (table,), database=database, where=where)
+        request = read_undelete_request(config, rows, bucket=bucket, key_column=key_column)
         with show_work(err, f"loading {table} into a side database and comparing"):
             prepared = stack.enter_context(prepare_undelete(request, service.transfer))
         row_differences, object_differences = prepared.tables.describe(), prepared.objects.describe()
@@ -429,6 +468,27 @@ def _open_service(config: Config, reason: str, *, is_safety_wanted: bool) -> Res
     return RestoreService(
         config.open_catalog(), config.capture, options, report=lambda text: err.print(escape(text))
     )
+
+
+def _restore_files(
+    service: RestoreService,
+    point: PointListing,
+    patterns: tuple[str, ...],
+    folder: Path,
+    *,
+    overwrite: bool,
+    confirm: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    with prepare_files(point, patterns, folder) as files:
+        if overwrite and not dry_run:
+            demand_confirmation(str(folder), confirm)
+        written: tuple[Path, ...] = ()
+        if not dry_run:
+            with show_work(err, f"writing {_measure(files.entries)} into {folder}"):
+                written = service.write_files(files, overwrite=overwrite)
+        _print_files(files, written, as_json=as_json)
 
 
 def _print_files(files: PreparedFiles, written: tuple[Path, ...], *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -291,6 +291,8 @@ class RestoreService:
             yield RestoreLogDraft()
             return
         reason, asked_by = self.options.reason, self.options.asked_by
+        # A point that was fetched from a store is in a directory of its own, which no retention touches.
+        is_here = all(artifact.path.parent == directory for artifact in point.artifacts)
         with (
             logged_restore(
                 directory, point_id=point.point_id.text, subject=subject, target=target, reason=reason
@@ -301,7 +303,9 @@ class RestoreService:
                 reason="a restore reads it",
                 pinned_by=asked_by,
                 max_duration=_MAX_DURATION,
-            ),
+            )
+            if is_here
+            else nullcontext(),
         ):
             yield draft
 
