@@ -202,7 +202,8 @@ class RestoreService:
         return f"; {rest}"
 
     def _restore(self, prepared: PreparedRestore, on_progress: OnProgress) -> RestoreReport:
-        catalog = self.catalog if self._is_writable else None
+        is_recorded = self._is_writable and self._is_here(prepared.request.point)
+        catalog = self.catalog if is_recorded else None
         return prepared.restore(catalog=catalog, restored_by=self.options.asked_by, on_progress=on_progress)
 
     def _swap(
@@ -291,8 +292,6 @@ class RestoreService:
             yield RestoreLogDraft()
             return
         reason, asked_by = self.options.reason, self.options.asked_by
-        # A point that was fetched from a store is in a directory of its own, which no retention touches.
-        is_here = all(artifact.path.parent == directory for artifact in point.artifacts)
         with (
             logged_restore(
                 directory, point_id=point.point_id.text, subject=subject, target=target, reason=reason
@@ -304,10 +303,14 @@ class RestoreService:
                 pinned_by=asked_by,
                 max_duration=_MAX_DURATION,
             )
-            if is_here
+            if self._is_here(point)
             else nullcontext(),
         ):
             yield draft
+
+    def _is_here(self, point: PointListing) -> bool:
+        """Return whether the point is in the backup directory, and was not fetched from a store."""
+        return all(artifact.path.parent == self.catalog.directory for artifact in point.artifacts)
 
 
 def _make_now_id() -> RecoveryPointId:
