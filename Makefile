@@ -49,13 +49,16 @@ test-unit: $(VENV)/.installed-dev  ## run the tests that start no server (second
 	$(MEMORY_TMPDIR) $(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal --hypothesis-profile quick \
 		-o tmp_path_retention_policy=failed -m "not exhaustive and not takes_seconds" $(PYTEST_ARGS)
 
-servers:  ## install other S3 servers for `make exhaustive` into .servers (needs go, java, mvn; five minutes)
+servers:  ## install other servers for `make exhaustive` into .servers (needs go, java, mvn, npm; ten minutes)
 	test -x .servers/versitygw || GOBIN=$(CURDIR)/.servers go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	test -d .servers/s3proxy || mvn --quiet --batch-mode --file schedgen_backups_tests/support/s3proxy.xml \
 		dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.servers/s3proxy
+	test -x .servers/fake-gcs-server || GOBIN=$(CURDIR)/.servers go install github.com/fsouza/fake-gcs-server@v1.56.1
+	test -d .servers/azurite || npm install --silent --no-fund --no-audit --prefix .servers/azurite azurite@3.37.0
 
-exhaustive: $(VENV)/.installed-dev servers  ## run every test, also slow ones and other S3 servers (an hour); report in docs/results
-	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) --s3-report=docs/results/s3-servers.md $(PYTEST_ARGS)
+exhaustive: $(VENV)/.installed-dev servers  ## run every test, also slow ones and other servers (an hour); reports in docs/results
+	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) --s3-report=docs/results/s3-servers.md \
+		--store-report=docs/results/stores.md $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev  ## run the tests and report the covered branches
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import io
 import json
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,9 +32,14 @@ from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.open import open_store
-from schedgen_backups.core.store.protocol import Capabilities, ProbedStore
+from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, ProbedStore
 from schedgen_backups_tests.support.memory_store import MemoryStore
-from schedgen_backups_tests.support.s3_programs import PROGRAM_SERVERS, ProgramServer
+from schedgen_backups_tests.support.s3_programs import (
+    INSTALLED,
+    PROGRAM_SERVERS,
+    ProgramServer,
+    read_versions,
+)
 from schedgen_backups_tests.support.servers import S3Server, SharedS3, client_of
 from schedgen_backups_tests.support.store_programs import Azurite, FakeGcsServer, SshServer
 
@@ -84,6 +90,8 @@ class StoreSite(ABC):
     can_be_missing: ClassVar[bool] = True
     can_unhide: ClassVar[bool] = True
     """Whether deleting the deletion marker makes the version below it the newest again."""
+    location: StoreLocation
+    """Not for a store in memory."""
     secrets: tuple[str, ...] = ()
 
     @abstractmethod
@@ -160,11 +168,11 @@ class FolderSite(StoreSite):
 
     def __init__(self, servers: Servers) -> None:
         self.folder = servers.make_directory("folder") / "store"
-        store = open_store(StoreLocation(f"file://{self.folder}"))
-        store.prepare()  # type: ignore[attr-defined]
+        self.location = StoreLocation(f"file://{self.folder}")
+        open_store(self.location).prepare()  # type: ignore[attr-defined]
 
     def open(self) -> ProbedStore:
-        return open_store(StoreLocation(f"file://{self.folder}"), self.capabilities)
+        return open_store(self.location, self.capabilities)
 
     def overwrite(self, key: str, data: bytes) -> None:
         (self.folder / key).write_bytes(data)
@@ -185,11 +193,15 @@ class S3Site(StoreSite):
     )
 
     def __init__(self, servers: Servers) -> None:
-        self.settings = servers.find_s3(self.server).settings(f"store-{uuid4().hex}")
+        self.settings = self.find_settings(servers, f"store-{uuid4().hex}")
         self.client = client_of(self.settings)
         self._make_bucket()
         self.location = locate_bucket(self.settings)
         self.secrets = (self.settings.secret_key,)
+
+    def find_settings(self, servers: Servers, bucket: str) -> BucketSettings:
+        """Return this bucket of the server, with unrestricted keys."""
+        return servers.find_s3(self.server).settings(bucket)
 
     def _make_bucket(self) -> None:
         self.client.make_bucket(self.settings.bucket)
@@ -249,7 +261,7 @@ class S3ProxySite(S3Site):
     """A bucket of s3proxy, which lacks much."""
 
     server = "s3proxy"
-    capabilities = FolderSite.capabilities
+    capabilities = UNPROBED
 
 
 class AzureSite(StoreSite):
@@ -442,3 +454,22 @@ DIFFERENCES = {
     ): "an overwritten version gets the time of its replacement: nothing can be read as of a time",
 }
 """Tests that show what a server lacks, by site and name."""
+
+
+def read_site_versions() -> dict[str, str]:
+    """Return the versions of the servers that are installed, by site."""
+    found = read_versions()
+    if Azurite.find():
+        package = INSTALLED / "azurite" / "node_modules" / "azurite" / "package.json"
+        found["azurite"] = json.loads(package.read_text(encoding="utf-8"))["version"]
+    if FakeGcsServer.find():
+        # Built from the module, it does not know its own version; the Makefile pins it.
+        found["fake-gcs-server"] = "1.56.1"
+    if program := SshServer.find():
+        shown = subprocess.run([program, "-V"], capture_output=True, text=True, check=False).stderr
+        found["sftp"] = shown.split(",")[0].strip()
+    for site in SITES:
+        server = site.removesuffix("-versions").removesuffix("-lock")
+        if server in found:
+            found[site] = found[server]
+    return found

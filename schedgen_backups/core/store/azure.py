@@ -13,6 +13,7 @@ from obstore.store import AzureStore as Container
 from schedgen_backups.core.errors import ConfigurationError, KeyExistsError, KeyMissingError, StoreError
 from schedgen_backups.core.store.keys import KeyPrefix
 from schedgen_backups.core.store.location import StoreLocation
+from schedgen_backups.core.store.probing import refuses_taken_keys
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, StoredObject
 from schedgen_backups.core.store.retry import retry, retry_put
 from schedgen_backups.core.store.s3_refusals import translate_s3_errors
@@ -114,15 +115,12 @@ class AzureStore:
 
     def probe(self, key: str) -> Capabilities:
         """Find out whether a name that is taken is refused."""
-        name = self._prefix.add(key)
-        put = self._transfers.put
-        retry_put(self, key, b"first", lambda: put(name, key, b"first", is_conditional=True))
-        try:
-            retry(lambda: put(name, key, b"second", is_conditional=True))
-        except KeyExistsError:
-            has_conditional_put = True
-        else:
-            has_conditional_put = False
+
+        def put(key: str, data: bytes) -> None:
+            self._transfers.put(self._prefix.add(key), key, data, is_conditional=True)
+
+        retry_put(self, key, b"first", lambda: put(key, b"first"))
+        has_conditional_put = refuses_taken_keys(put, key)
         return Capabilities(
             has_conditional_put=has_conditional_put, has_checksums=False, has_versions=False, has_lock=False
         )

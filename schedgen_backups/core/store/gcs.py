@@ -26,6 +26,7 @@ from schedgen_backups.core.errors import (
 )
 from schedgen_backups.core.store.keys import KeyPrefix
 from schedgen_backups.core.store.location import StoreLocation
+from schedgen_backups.core.store.probing import refuses_taken_keys
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, StoredObject
 from schedgen_backups.core.store.retry import retry, retry_put
 
@@ -185,14 +186,12 @@ class GcsStore:
 
     def probe(self, key: str) -> Capabilities:
         """Find out whether a name that is taken is refused, and what the bucket tells of itself."""
-        name = self._prefix.add(key)
-        retry_put(self, key, b"first", lambda: self._put(name, key, b"first", is_conditional=True))
-        try:
-            retry(lambda: self._put(name, key, b"second", is_conditional=True))
-        except KeyExistsError:
-            has_conditional_put = True
-        else:
-            has_conditional_put = False
+
+        def put(key: str, data: bytes) -> None:
+            self._put(self._prefix.add(key), key, data, is_conditional=True)
+
+        retry_put(self, key, b"first", lambda: put(key, b"first"))
+        has_conditional_put = refuses_taken_keys(put, key)
         stored = self.head(key)
         return Capabilities(
             has_conditional_put=has_conditional_put,

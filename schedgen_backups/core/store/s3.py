@@ -31,6 +31,7 @@ from schedgen_backups.core.s3.listing_page import ListedObject, ListingPage, rea
 from schedgen_backups.core.s3.object_checksum import CHECKSUM_HEADERS, ObjectChecksum, read_stored_checksum
 from schedgen_backups.core.store.keys import KeyPrefix
 from schedgen_backups.core.store.location import StoreLocation
+from schedgen_backups.core.store.probing import refuses_taken_keys
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, StoredObject
 from schedgen_backups.core.store.retry import retry, retry_put
 from schedgen_backups.core.store.s3_refusals import (
@@ -174,9 +175,6 @@ class S3Store:
         except StoreUnreachableError:
             raise
         except StoreError as error:
-            # versitygw 1.8.0 calls the id of a version that is gone invalid.
-            if stored.version_id and not self._has_version(stored):
-                return
             until = self._find_lock(stored)
             if until is not None and until > datetime.now(timezone.utc):
                 raise LockedError(
@@ -184,7 +182,9 @@ class S3Store:
                 ) from error
             if any(word in error.message.lower() for word in _LOCK_WORDS):
                 raise LockedError(f"{self.label} keeps {stored.key} locked") from error
-            raise
+            # versitygw 1.8.0 calls the id of a version that is gone invalid.
+            if self._has_version(stored):
+                raise
 
     def extend_lock(self, stored: StoredObject, until: datetime) -> None:
         """Set the object's retention; StoreError if it is locked for longer already.
@@ -227,22 +227,16 @@ class S3Store:
         )
 
     def _probe_conditional_put(self, key: str) -> bool:
-        name = self._prefix.add(key)
+        def put(name: str, data: bytes) -> None:
+            self._put(self._prefix.add(name), name, data, is_conditional=True, is_checked=False)
+
         try:
-            retry_put(
-                self,
-                key,
-                b"first",
-                lambda: self._put(name, key, b"first", is_conditional=True, is_checked=False),
-            )
+            retry_put(self, key, b"first", lambda: put(key, b"first"))
+            return refuses_taken_keys(put, key)
         except UnsupportedRequestError:
+            name = self._prefix.add(key)
             retry(lambda: self._put(name, key, b"first", is_conditional=False, is_checked=False))
             return False
-        try:
-            retry(lambda: self._put(name, key, b"second", is_conditional=True, is_checked=False))
-        except KeyExistsError:
-            return True
-        return False
 
     def _probe_checksums(self, key: str) -> bool:
         """Return whether the server stores a right SHA-256 and refuses a wrong one."""
@@ -334,8 +328,12 @@ class S3Store:
         )
 
     def _has_version(self, stored: StoredObject) -> bool:
-        found = self.list(stored.key)
-        return any((each.key, each.version_id) == (stored.key, stored.version_id) for each in found)
+        """Return whether the version is listed; also if that is not known."""
+        try:
+            found = [(each.key, each.version_id) for each in self.list(stored.key)]
+        except StoreError:
+            return True
+        return not stored.version_id or (stored.key, stored.version_id) in found
 
     def _find_lock(self, stored: StoredObject) -> datetime | None:
         try:

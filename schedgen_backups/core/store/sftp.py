@@ -30,6 +30,7 @@ from schedgen_backups.core.errors import (
 )
 from schedgen_backups.core.store.keys import check_key
 from schedgen_backups.core.store.location import StoreLocation
+from schedgen_backups.core.store.probing import refuses_taken_keys
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, StoredObject
 from schedgen_backups.core.store.retry import retry, retry_put
 from schedgen_backups.core.system.files import TEMPORARY_SUFFIX
@@ -163,29 +164,22 @@ class SftpStore:
     def probe(self, key: str) -> Capabilities:
         """Find out whether the server refuses to rename onto a name that is taken."""
         self.put_new(key, b"first")
-        path, other = self._find_path(key), self._find_path(f"{key}-other")
-        self.put_new(f"{key}-other", b"second")
 
-        def rename(client: paramiko.SFTPClient) -> bool:
-            try:
-                client.rename(other, path)
-            except OSError:
-                client.stat(path)
-                return True
-            return False
+        def put(name: str, data: bytes) -> None:
+            self._put(self._find_path(name), name, data, is_careful=False)
 
-        is_refused = self._request(rename, key)
+        is_refused = refuses_taken_keys(put, key)
         return Capabilities(
             has_conditional_put=is_refused, has_checksums=False, has_versions=False, has_lock=False
         )
 
-    def _put(self, path: str, key: str, data: bytes) -> None:
+    def _put(self, path: str, key: str, data: bytes, *, is_careful: bool = True) -> None:
         temporary = (
             f"{posixpath.dirname(path)}/.{posixpath.basename(path)}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
         )
         with self._connect(key) as client:
             # Also where the server refuses to rename: the upload of a pack for nothing takes long.
-            if _exists(client, path):
+            if is_careful and _exists(client, path):
                 raise KeyExistsError(f"{self.label} already holds {key}")
             self._make_folders(client, posixpath.dirname(path))
             try:
