@@ -182,7 +182,8 @@ def test_a_damaged_table_leaves_an_empty_database(
 
 
 @pytest.mark.parametrize(
-    ("changed", "named"), [("text", "the schema differs"), ("table", "the rows of public.a differ from what was captured")]
+    ("changed", "named"),
+    [("text", "the schema differs"), ("table", "the rows of public.a differ from what was captured")],
 )
 def test_a_dump_that_does_not_match_its_index_leaves_an_empty_database(
     dumped: Dumped, changed: str, named: str
