@@ -62,14 +62,13 @@ class Installation:
         machine.mount_overlay(sys.prefix, ENVIRONMENT)
         self._move_environment()
         source = folder / "source"
-        for name in ("schedgen_backups", "schedgen_backups_tests", "deploy", "docker", "docs"):
+        for name in ("schedgen_backups", "schedgen_backups_tests", "deploy", "docker", "docs", "locks"):
             shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in (
             "pyproject.toml",
             "README.md",
             "workspace.yaml",
             "dagster.yaml",
-            "constraints.txt",
             ".env.example",
             ".dockerignore",
         ):
