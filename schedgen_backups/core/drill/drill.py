@@ -14,9 +14,10 @@ from threading import Event, Thread
 
 import psycopg
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import pin_temporarily
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds

@@ -17,8 +17,8 @@ from typing import IO
 from PIL import Image
 from pypdf import PdfReader
 
-from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import PointListing
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.drill.scratch_folder import (
     ScratchFolder,
     open_orphaned_folders,

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import (
     BackupError,
     BucketMissingError,

@@ -21,7 +21,8 @@ from subprocess import PIPE
 import pytest
 
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.demo.seed import SeedSummary

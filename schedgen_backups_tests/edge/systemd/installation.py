@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.application_service import INBOX, INBOX_URL, SETTINGS
 from schedgen_backups_tests.support.booted_machine import PYTHON_AT, BootedMachine
