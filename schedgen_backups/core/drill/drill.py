@@ -36,8 +36,8 @@ from schedgen_backups.core.postgres.connection import (
     connect_database,
     give_up_sessions,
 )
+from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, prepare_restore
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import make_result
