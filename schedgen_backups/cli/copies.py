@@ -17,7 +17,8 @@ import typer
 from schedgen_backups.cli.app import err
 from schedgen_backups.cli.progress import show_progress
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import parse_time, resolve_point
 from schedgen_backups.core.copies.access import CopyAccess, open_access
 from schedgen_backups.core.copies.local_folder import open_fetch_folder

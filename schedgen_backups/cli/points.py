@@ -41,9 +41,10 @@ from schedgen_backups.cli.progress import (
 )
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remove_pin, write_pin
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.catalog.selection import has_label, resolve_point
 from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.errors import ConfigurationError, VerificationError

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 
-from schedgen_backups.core.catalog.catalog import SITE_NAME, Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.catalog.points import PointListing, PointState
+from schedgen_backups.core.catalog.small_files import SITE_NAME
 from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.units import NAMED_LIMIT, name_some

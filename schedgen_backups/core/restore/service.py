@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.pins import pin_temporarily
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import BackupError, RestoreError
 from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.records import ObjectEntry

@@ -14,7 +14,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.copies.encryption import KeyPair, make_key_pair
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
