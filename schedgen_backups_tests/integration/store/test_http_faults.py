@@ -150,6 +150,7 @@ def test_a_page_of_a_proxy_is_not_an_answer(site: S3Site, proxy: FaultyS3Proxy) 
 
 REFUSALS = [
     (507, "XMinioStorageFull", "Free space"),
+    (507, "InsufficientStorage", "Free space"),
     (403, "QuotaExceeded", "Free space"),
     (403, "RequestTimeTooSkewed", "clock"),
     (403, "AccessDenied", "right"),
