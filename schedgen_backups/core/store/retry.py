@@ -31,8 +31,8 @@ def retry(request: Callable[[], _Result]) -> _Result:
 def retry_put(store: Store, key: str, data: bytes, request: Callable[[], object]) -> None:
     """Repeat an upload of a new key like `retry`.
 
-    An attempt whose answer was lost may have arrived, and another writer may have been faster: each further
-    attempt begins with a look at the key. It is a success if the store holds these bytes.
+    An attempt whose answer was lost may have arrived, and another writer may have been faster: before
+    each further attempt the key is checked. It is a success if the store holds these bytes.
     """
     failure: StoreUnreachableError | None = None
     for pause in (0, *_list_pauses()):

@@ -37,7 +37,7 @@ def test_a_disk_that_is_not_mounted_is_not_written(tmp_path: Path) -> None:
     assert list(mount_point.iterdir()) == []
 
 
-def test_unfinished_files_are_no_objects(store: FolderStore, tmp_path: Path) -> None:
+def test_unfinished_files_are_not_objects(store: FolderStore, tmp_path: Path) -> None:
     store.put_new("packs/one", b"x")
     (tmp_path / "disk" / "packs" / ".two.0123456789abcdef.tmp").write_bytes(b"unfinished")
     assert [stored.key for stored in store.list("")] == ["packs/one"]
