@@ -135,7 +135,7 @@ def make_copy_definitions(
 
     `timezone` is that of the weekly schedules, `max_age` the longest time between two recovery points.
     """
-    # Bound here: Dagster would bind it by making the sensor anew, with a warning of its own (Dagster 1.13).
+    # Bound here: Dagster would bind it by copying the sensor, with a warning of its own (Dagster 1.13).
     resources = {RESOURCE_KEY: backup}
     places = tuple(places)
     prunable = [place for place in places if place.is_prunable]
@@ -189,7 +189,7 @@ def _open_service(site: Config, name: str) -> CopyService:
 def _make_copy_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefinition:
     @dg.op(
         name=f"{COPY.step_prefix}_{place.label}",
-        description=f"Copy what is due to `{place.name}`, then list it, read packs back and look at locks.",
+        description=f"Copy what is due to `{place.name}`, then list it, read packs back and check locks.",
         pool=place.pool,
         out=dg.Out(dg.Nothing),
         required_resource_keys={RESOURCE_KEY},

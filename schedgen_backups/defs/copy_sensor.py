@@ -58,7 +58,7 @@ def make_copy_sensor(
         for place in places:
             entry = entries.pop(place.name, None)
             if entry is None:
-                reasons.append(f"{place.name} is no longer in the file")
+                reasons.append(f"{place.name} was removed from the file")
                 continue
             answer = decide_run(context.instance, catalog, place, entry, now)
             if isinstance(answer, dg.RunRequest):
@@ -67,7 +67,7 @@ def make_copy_sensor(
                 reasons.append(f"{place.name}: {answer}")
         reasons += [f"{name} is new: reload the code location" for name in entries]
         if not requests:
-            return dg.SkipReason("; ".join(reasons) or "there is no store")
+            return dg.SkipReason("; ".join(reasons) or "no store is described")
         return dg.SensorResult(run_requests=requests)
 
     return copy_sensor

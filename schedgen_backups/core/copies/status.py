@@ -92,7 +92,7 @@ class StoreStatus:
         return is_asked or (capabilities is not None and capabilities.has_lock)
 
     def find_copy(self, point_id: RecoveryPointId) -> CopiedPoint | None:
-        """Return the copy of this point; None if the store was not seen to hold one."""
+        """Return the copy of this point; None if none was listed or sent."""
         return next((copy for copy in self.state.points if copy.point_id == point_id.text), None)
 
     def judge(self, due: Sequence[RecoveryPointId], now: datetime) -> tuple[CopyCheckResult, ...]:
@@ -205,7 +205,7 @@ class StoreStatus:
         if self.settings is None:
             return ""
         newest = self.state.newest
-        # A store that has every point is not late; that no newer point exists is another alert.
+        # A store that has every point is not late. Another alert reports that no newer point was taken.
         lacking = [each for each in verified if newest is None or each.text > newest.point_id]
         if not lacking:
             return ""
@@ -216,7 +216,7 @@ class StoreStatus:
         held = (
             f"the newest copy is {newest.point_id}, {format_age(now - begin)} old"
             if newest is not None
-            else "there is no copy"
+            else "no copy exists"
         )
         return f"{held} (limit {hours} h); the store lacks {max(lacking)}{_because(self.state)}"
 
