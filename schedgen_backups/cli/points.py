@@ -20,6 +20,7 @@ from schedgen_backups.cli.app import (
     out,
     print_json,
 )
+from schedgen_backups.cli.copies import KnownCopies
 from schedgen_backups.cli.progress import (
     describe_levels,
     draw_plan,
@@ -65,8 +66,9 @@ def list_points(
     state: Annotated[PointState | None, typer.Option(help="Only points in this state.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the recovery points, oldest first, with state, pin, labels and reason."""
-    catalog = get_config(context).open_catalog()
+    """List the recovery points, oldest first, with state, copies, pin, labels and reason."""
+    config = get_config(context)
+    catalog, copies = config.open_catalog(), KnownCopies(config)
     now = datetime.now(timezone.utc)
     begins_at = now - parse_span(since) if since else None
     points = [
@@ -80,20 +82,23 @@ def list_points(
     if as_json:
         print_json(
             {
-                "points": [_point_to_json(catalog, point) for point in points],
+                "points": [_point_to_json(catalog, point, copies) for point in points],
                 "unmanaged": [path.name for path in unmanaged],
             }
         )
         return
     if points:
-        out.print(
-            draw_points(
-                points, now, {point.point_id: describe_pin(catalog, point.point_id) for point in points}
-            )
-        )
+        holders = {
+            point.point_id: ", ".join(status.name for status, _copied in copies.list_holders(point.point_id))
+            for point in points
+        }
+        pins = {point.point_id: describe_pin(catalog, point.point_id) for point in points}
+        out.print(draw_points(points, now, pins, holders if copies.stores else None))
     else:
         wanted = "matching " if label or since or state else ""
         out.print(f"no {wanted}recovery points in {escape(str(catalog.directory))}")
+    if copies.error:
+        out.print(f"copies are unknown: {escape(copies.error)}")
     if unmanaged:
         names = ", ".join(path.name for path in unmanaged)
         out.print(f"unmanaged (not made by schedgen-backups, never touched): {escape_value(names)}")
@@ -113,14 +118,15 @@ def show(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a recovery point: files, check results, origin; or its tables, or its objects."""
-    catalog = get_config(context).open_catalog()
+    """Show a recovery point: files, copies, check results, origin; or its tables, or its objects."""
+    config = get_config(context)
+    catalog = config.open_catalog()
     point = resolve_point(catalog, point_id)
     if tables or objects is not None:
         _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
         return
     if as_json:
-        print_json(_point_to_json(catalog, point))
+        print_json(_point_to_json(catalog, point, KnownCopies(config)))
         return
     out.print(
         f"[bold]{point.point_id}[/]  {point.state.value}  taken "
@@ -143,6 +149,11 @@ def show(
         out.print(f"  {name:9} {escape_value(value)}")
     if pinned := describe_pin(catalog, point.point_id):
         out.print(f"  pin       {escape(pinned)}")
+    copies = KnownCopies(config)
+    for line in copies.describe_point(point.point_id, datetime.now(timezone.utc)):
+        out.print(f"  copy      {escape(line)}")
+    if copies.error:
+        out.print(f"  copies    unknown: {escape(copies.error)}")
     out.print(draw_results(point.verification.results))
 
 
@@ -411,7 +422,7 @@ def _find_live(config: Config) -> LiveSystem | None:
         return None
 
 
-def _point_to_json(catalog: Catalog, point: PointListing) -> dict[str, object]:
+def _point_to_json(catalog: Catalog, point: PointListing, copies: KnownCopies) -> dict[str, object]:
     try:
         found = read_pin(catalog, point.point_id)
         pin_answer: object = found.model_dump(mode="json") if found is not None else None
@@ -428,6 +439,7 @@ def _point_to_json(catalog: Catalog, point: PointListing) -> dict[str, object]:
             artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes}
             for artifact in point.artifacts
         },
+        "copies": copies.point_to_json(point.point_id),
         "levels": {level.level.value: level.status.value for level in point.verification.levels()},
         "manifest": point.manifest.model_dump(mode="json") if point.manifest else None,
         "verification": point.verification.model_dump(mode="json"),
