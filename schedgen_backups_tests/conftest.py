@@ -35,6 +35,7 @@ from schedgen_backups_tests.support.s3_programs import (
 )
 from schedgen_backups_tests.support.server_report import ServerReport
 from schedgen_backups_tests.support.servers import FAST_SERVER_OPTIONS, S3Server, SharedS3, client_of
+from schedgen_backups_tests.support.store_sites import SITES, read_site_versions
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -48,6 +49,8 @@ SEVERAL_SERVERS = tuple(
 )
 """Tests in these folders run on the other S3 servers, too, marked exhaustive."""
 REPORT_OPTION = "--s3-report"
+STORE_REPORT_OPTION = "--store-report"
+STORE_TESTS = "integration/store/"
 hypothesis_settings.register_profile("quick", max_examples=25)
 """For `make test-unit`, which answers in seconds; `make test` runs the same tests with all examples."""
 
@@ -77,6 +80,7 @@ class SharedServers:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(REPORT_OPTION, help="file to write: which test passed on which S3 server")
+    parser.addoption(STORE_REPORT_OPTION, help="file to write: which test of stores passed on which server")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -108,8 +112,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(SharedServers())
         if path := config.getoption(REPORT_OPTION):
+            title = "Capture, verify and restore on several S3 servers"
+            servers = ("seaweedfs", *PROGRAM_SERVERS)
+            config.pluginmanager.register(ServerReport(Path(path), servers, read_versions(), title=title))
+        if path := config.getoption(STORE_REPORT_OPTION):
+            title = "Stores of copies on several servers"
             config.pluginmanager.register(
-                ServerReport(Path(path), ("seaweedfs", *PROGRAM_SERVERS), read_versions())
+                ServerReport(Path(path), tuple(SITES), read_site_versions(), title=title, folder=STORE_TESTS)
             )
     # xdist sets these in its workers only; programs would wrap their lines at 80 columns there.
     for name in ("COLUMNS", "LINES"):

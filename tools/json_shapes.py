@@ -117,7 +117,8 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "`kinds_of_place`, `elsewhere` (not on this host, nor in a folder of it)",
         "stores": "for each store, as last seen: `name`, `error` (why it cannot be used, or null), "
         "`elsewhere`, `copies`, `newest_id` and `sent_at` of its newest copy, `listed_at`, "
-        "`read_back_since`, `packs`, `packs_unread`, `opened_at`, `locked_until`, `attempted_at`, `last_failure`, `problems`",
+        "`read_back_since`, `packs`, `packs_unread`, `opened_at`, `locked_until`, `attempted_at`, "
+        "`last_failure`, `problems`",
     },
     "undelete": {
         "tables": "the table, and how it differs",

@@ -1,136 +1,206 @@
-"""What `status`, `list` and `show` print about copies in stores; they ask no store."""
+"""Points from a store instead of the backup directory: the options that name them, and fetching them.
+
+A command takes these options, and works on the fetched files as it does on those of the backup directory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from schedgen_backups.cli.app import err
+from schedgen_backups.cli.progress import show_progress
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.copies.local_folder import CopiedPoint
-from schedgen_backups.core.copies.status import StoreStatus, measure_spread
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.catalog.selection import parse_time, resolve_point
+from schedgen_backups.core.copies.access import CopyAccess, open_access
+from schedgen_backups.core.copies.local_folder import open_fetch_folder
+from schedgen_backups.core.copies.reader import CopyReader
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.units import format_age, format_bytes
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.model import Artifact, ArtifactKind
+from schedgen_backups.core.restore.objects import select_objects
+from schedgen_backups.core.restore.tables import select_tables
+from schedgen_backups.core.system.files import read_small_file
+
+FromOption = Annotated[
+    str,
+    typer.Option(
+        "--from", metavar="STORE", help="Use the copy in this store instead of the backup directory."
+    ),
+]
+IdentityOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--identity",
+        metavar="FILE",
+        help="With --from: file with the private key of a recipient; without it, the key is asked for.",
+    ),
+]
+VersionTimeOption = Annotated[
+    str,
+    typer.Option(
+        "--as-of-version-time",
+        metavar="TIME",
+        help="With --from: read the store as it was at this time, before somebody changed it; only where the "
+        "store keeps versions.",
+    ),
+]
+SiteOption = Annotated[
+    str,
+    typer.Option(
+        "--site", metavar="ID", help="With --from: the site whose copies are used, if there are several."
+    ),
+]
+Fetch = Callable[[CopyReader, Path], object]
+"""Writes what a command needs of the copy into the folder."""
 
 
-class KnownCopies:
-    """The stores and what is known of their copies, or why that is unknown."""
+@dataclass(frozen=True)
+class CopySource:
+    """Where a command takes its points from; an empty store is the backup directory."""
 
-    def __init__(self, config: Config) -> None:
-        self.stores: Sequence[StoreStatus] = ()
-        self.error = ""
-        """Why the file of stores cannot be read; empty if it can, or if there is none."""
-        try:
-            self.stores = config.read_store_statuses()
-        except ConfigurationError as error:
-            self.error = error.message
+    store: str = ""
+    identities: tuple[Path, ...] = ()
+    version_time: str = ""
+    site_id: str = ""
 
-    def list_holders(self, point_id: RecoveryPointId) -> list[tuple[StoreStatus, CopiedPoint]]:
-        """Return the stores that hold this point, with the copy."""
-        found = ((status, status.find_copy(point_id)) for status in self.stores)
-        return [(status, copied) for status, copied in found if copied is not None]
-
-    def describe_spread(self, newest: RecoveryPointId | None) -> str:
-        """Return in how many places the newest verified point is."""
-        if self.error:
-            return f"copies elsewhere are unknown: {self.error}"
-        if newest is None:
-            return ""
-        spread = str(measure_spread(newest, self.stores))
-        return spread if self.stores else f"{spread} (no store is configured)"
-
-    def describe_point(self, point_id: RecoveryPointId, now: datetime) -> list[str]:
-        """Return a line for each store that holds the point: size and the age of each proof."""
-        return [
-            f"{status.name}: {format_bytes(copied.size_bytes)}, "
-            f"sent {format_age(now - copied.copied_at)} ago, "
-            f"{_describe_listing(status, copied, now)}, {status.describe_reading(now)}, "
-            f"{_describe_opening(status, copied, now)}"
-            for status, copied in self.list_holders(point_id)
-        ]
-
-    def stores_to_json(self, verified: Sequence[RecoveryPointId], now: datetime) -> list[dict[str, object]]:
-        """Return the fields of `stores` in `status --json`."""
-        return [_store_to_json(status, verified, now) for status in self.stores]
-
-    def spread_to_json(self, newest: RecoveryPointId | None) -> dict[str, object] | None:
-        """Return the fields of `copies` in `status --json`; None if they are unknown."""
-        if self.error or newest is None:
-            return None
-        spread = measure_spread(newest, self.stores)
-        return {
-            "count": spread.copy_count,
-            "kinds_of_place": spread.kind_count,
-            "elsewhere": spread.elsewhere_count,
-        }
-
-    def point_to_json(self, point_id: RecoveryPointId) -> list[dict[str, object]]:
-        """Return the fields of `copies` of a point."""
-        return [
-            {
-                "store": status.name,
-                "size_bytes": copied.size_bytes,
-                "sent_at": copied.copied_at.isoformat(),
-                "listed_at": _format_time(status.state.listed_at),
-                "read_back_since": _format_time(status.state.oldest_reread_at),
-                "opened_at": _format_time(status.state.opened_at)
-                if status.state.opened_point_id == copied.point_id
-                else None,
-            }
-            for status, copied in self.list_holders(point_id)
-        ]
+    @classmethod
+    def from_options(
+        cls, store: str, identities: list[Path] | None, version_time: str, site_id: str
+    ) -> CopySource:
+        """Return the source; ConfigurationError for options that only make sense with a store."""
+        if not store and (identities or version_time or site_id):
+            raise ConfigurationError(
+                "--identity, --as-of-version-time and --site need --from", hint="Add --from STORE."
+            )
+        return cls(store, tuple(identities or ()), version_time, site_id)
 
 
-def list_store_troubles(
-    stores: Iterable[StoreStatus], verified: Sequence[RecoveryPointId], now: datetime
-) -> list[str]:
-    """Return what is wrong with the copies, one text per store and trouble."""
-    return [
-        f"{status.name}: {text}"
-        for status in stores
-        for text in (
-            *([status.error] if status.error else []),
-            *status.find_troubles(verified, now).values(),
-        )
-    ]
+def open_store_access(config: Config, source: CopySource, *, needs_key: bool) -> CopyAccess:
+    """Open the store of the source for reading; ask for the private key if that is needed and not given."""
+    settings = config.find_store(source.store)
+    own_site_id = ""
+    if config.backup_directory.is_dir():
+        site = Catalog(config.backup_directory).read_site()
+        own_site_id = site.site_id if site is not None else ""
+    return open_access(
+        settings,
+        _read_identities(source) if needs_key and settings.is_encrypted else [],
+        own_site_id=own_site_id,
+        site_id=source.site_id,
+        version_time=parse_time(source.version_time) if source.version_time else None,
+    )
 
 
-def _describe_listing(status: StoreStatus, copied: CopiedPoint, now: datetime) -> str:
-    listed_at = status.state.listed_at
-    if listed_at is None or listed_at < copied.copied_at:
-        return "not listed yet"
-    return f"listed {format_age(now - listed_at)} ago"
+@contextmanager
+def open_point(
+    config: Config, source: CopySource, point_id: str, fetch: Fetch, *, as_of: str = ""
+) -> Generator[tuple[Config, PointListing], None, None]:
+    """Yield the point and the configuration of the directory that holds it, within the block.
+
+    From a store, what `fetch` writes is in a new folder below the backup directory, which is removed at the
+    end.
+    """
+    if not source.store:
+        yield config, resolve_point(config.open_catalog(), point_id, as_of=as_of)
+        return
+    access = open_store_access(config, source, needs_key=True)
+    Catalog(config.backup_directory).prepare()
+    with open_fetch_folder(config.backup_directory) as folder:
+        with show_progress(err, {"fetch": (f"fetch from {source.store}", None)}) as bars:
+            reader = access.open_copy(
+                point_id, as_of=as_of, on_progress=lambda size_bytes: bars.advance("fetch", size_bytes)
+            )
+            fetch(reader, folder)
+        fetched = config.with_values({"BACKUP_DIR": str(folder)})
+        yield fetched, fetched.open_catalog().get_point(reader.point_id)
 
 
-def _describe_opening(status: StoreStatus, copied: CopiedPoint, now: datetime) -> str:
-    state = status.state
-    if state.opened_at is None or state.opened_point_id != copied.point_id:
-        return "not opened"
-    return f"opened {format_age(now - state.opened_at)} ago"
+def fetch_whole(reader: CopyReader, folder: Path) -> None:
+    """Fetch all files of the point."""
+    reader.fetch(folder)
 
 
-def _store_to_json(
-    status: StoreStatus, verified: Sequence[RecoveryPointId], now: datetime
-) -> dict[str, object]:
-    state, newest = status.state, status.state.newest
-    return {
-        "name": status.name,
-        "error": status.error or None,
-        "elsewhere": status.is_elsewhere,
-        "copies": len(state.points),
-        "newest_id": newest.point_id if newest is not None else None,
-        "sent_at": _format_time(newest.copied_at if newest is not None else None),
-        "listed_at": _format_time(state.listed_at),
-        "read_back_since": _format_time(state.oldest_reread_at),
-        "packs": state.pack_count,
-        "packs_unread": state.unread_count,
-        "opened_at": _format_time(state.opened_at),
-        "locked_until": _format_time(state.locked_until),
-        "attempted_at": _format_time(state.attempted_at),
-        "last_failure": state.problem or None,
-        "problems": list(status.find_troubles(verified, now).values()),
-    }
+def fetch_indexes(reader: CopyReader, folder: Path) -> None:
+    """Fetch what describes the point: manifest, check results and the index of each file."""
+    reader.fetch_descriptions(folder)
+    for artifact in reader.manifest.artifacts:
+        reader.fetch_index(folder, artifact)
 
 
-def _format_time(at: datetime | None) -> str | None:
-    return at.isoformat() if at is not None else None
+def fetch_objects(patterns: tuple[str, ...]) -> Fetch:
+    """Return how the objects that match are fetched, without the others."""
+
+    def fetch(reader: CopyReader, folder: Path) -> None:
+        fetch_indexes(reader, folder)
+        artifact = _get_artifact(reader, ArtifactKind.BUCKET)
+        with open_archive(folder / artifact.file_name) as archive:
+            entries = select_objects(archive, patterns)
+        reader.fetch_ranges(folder, artifact, ((entry.offset, entry.length) for entry in entries))
+
+    return fetch
+
+
+def fetch_tables(names: tuple[str, ...]) -> Fetch:
+    """Return how the matching tables and the schema are fetched, without the rows of other tables."""
+
+    def fetch(reader: CopyReader, folder: Path) -> None:
+        fetch_indexes(reader, folder)
+        artifact = _get_artifact(reader, ArtifactKind.DATABASE)
+        with open_dump(folder / artifact.file_name) as dump:
+            wanted = set(select_tables(dump, names))
+            borders = [0]
+            for table in dump.tables:
+                if table not in wanted:
+                    borders += [table.offset, table.offset + table.length]
+        borders.append(artifact.size_bytes)
+        ranges = [(start, end - start) for start, end in zip(borders[::2], borders[1::2], strict=True)]
+        reader.fetch_ranges(folder, artifact, ranges)
+
+    return fetch
+
+
+def fetch_rows_and_archive(names: tuple[str, ...]) -> Fetch:
+    """Return how the matching tables and all objects are fetched: which objects are needed is in the rows."""
+    fetch_rows = fetch_tables(names)
+
+    def fetch(reader: CopyReader, folder: Path) -> None:
+        fetch_rows(reader, folder)
+        artifact = _get_artifact(reader, ArtifactKind.BUCKET)
+        reader.fetch_ranges(folder, artifact, [(0, artifact.size_bytes)])
+
+    return fetch
+
+
+def _get_artifact(reader: CopyReader, kind: ArtifactKind) -> Artifact:
+    artifact = reader.manifest.artifact(kind)
+    if artifact is None:
+        raise ConfigurationError(f"the point has no {kind.value} file", hint="Use another point.")
+    return artifact
+
+
+def _read_identities(source: CopySource) -> list[str]:
+    if source.identities:
+        return [_read_identity(path) for path in source.identities]
+    if not sys.stdin.isatty():
+        return []
+    return [typer.prompt(f"Private key for {source.store} (AGE-SECRET-KEY-…)", hide_input=True)]
+
+
+def _read_identity(path: Path) -> str:
+    try:
+        return read_small_file(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(
+            f"--identity {path} cannot be read: {reason}", hint="Check path and permissions."
+        ) from error

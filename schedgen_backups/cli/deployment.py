@@ -13,8 +13,9 @@ import typer
 from schedgen_backups.cli.app import JsonOption, app, get_config, out, print_json
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, StorageError
 from schedgen_backups.core.system.files import write_atomically

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
+from schedgen_backups.cli.copies import (
+    CopySource,
+    FromOption,
+    IdentityOption,
+    SiteOption,
+    VersionTimeOption,
+    fetch_whole,
+    open_point,
+)
 from schedgen_backups.cli.progress import draw_results, print_failure, show_work
 from schedgen_backups.cli.text import escape
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.selection import LATEST
+from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.units import format_age
@@ -27,6 +38,10 @@ def drill(
         typer.Argument(metavar="[ID|latest]", help="Recovery point, or `latest`: the newest verified one."),
     ] = LATEST,
     *,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Restore a recovery point into scratch servers, compare it, open PDFs by key and measure the time.
@@ -35,8 +50,13 @@ def drill(
     """
     if point_id != LATEST:
         RecoveryPointId.parse(point_id)
-    with show_work(err, "restoring into scratch servers"):
-        outcome = run_drill(get_config(context), point_id)
+    config = get_config(context)
+    source = CopySource.from_options(from_store, identity, version_time, site)
+    if source.store:
+        outcome = _drill_copy(config, source, point_id)
+    else:
+        with show_work(err, "restoring into scratch servers"):
+            outcome = run_drill(config, point_id)
     if as_json:
         print_json(_to_json(outcome))
     elif outcome.report is not None:
@@ -46,6 +66,19 @@ def drill(
         if outcome.report is None:
             print_failure(err, failure)
     raise CommandEnd(outcome.exit_code)
+
+
+def _drill_copy(config: Config, source: CopySource, point_id: str) -> DrillResult:
+    """Drill the copy, and record that it could be restored."""
+    with (
+        open_point(config, source, point_id, fetch_whole) as (fetched, point),
+        show_work(err, "restoring into scratch servers"),
+    ):
+        outcome = run_drill(fetched, point.point_id.text)
+    if outcome.exit_code == 0:
+        service = CopyService(config.open_catalog(), config.find_store(source.store))
+        service.record_opened(point.point_id, datetime.now(timezone.utc))
+    return outcome
 
 
 def _to_json(outcome: DrillResult) -> dict[str, object]:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
-from schedgen_backups.cli.copies import KnownCopies, list_store_troubles
+from schedgen_backups.cli.copy_status import KnownCopies, list_store_troubles
 from schedgen_backups.cli.progress import print_precondition_results, show_work
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.core.catalog.selection import list_verified, look_over

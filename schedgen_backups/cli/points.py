@@ -20,7 +20,18 @@ from schedgen_backups.cli.app import (
     out,
     print_json,
 )
-from schedgen_backups.cli.copies import KnownCopies
+from schedgen_backups.cli.copies import (
+    CopySource,
+    FromOption,
+    IdentityOption,
+    SiteOption,
+    VersionTimeOption,
+    fetch_indexes,
+    fetch_whole,
+    open_point,
+    open_store_access,
+)
+from schedgen_backups.cli.copy_status import KnownCopies
 from schedgen_backups.cli.progress import (
     describe_levels,
     draw_plan,
@@ -31,10 +42,12 @@ from schedgen_backups.cli.progress import (
 )
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remove_pin, write_pin
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.catalog.selection import has_label, resolve_point
+from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -64,10 +77,18 @@ def list_points(
         typer.Option(metavar="DURATION", help="Only points taken within this time, such as 36h, 30d or 4w."),
     ] = "",
     state: Annotated[PointState | None, typer.Option(help="Only points in this state.")] = None,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """List the recovery points, oldest first, with state, copies, pin, labels and reason."""
     config = get_config(context)
+    source = CopySource.from_options(from_store, identity, version_time, site)
+    if source.store:
+        _list_copies(config, source, as_json=as_json)
+        return
     catalog, copies = config.open_catalog(), KnownCopies(config)
     now = datetime.now(timezone.utc)
     begins_at = now - parse_span(since) if since else None
@@ -116,17 +137,24 @@ def show(
         str | None,
         typer.Option(metavar="PREFIX", help="List only the objects whose key starts with this; '' for all."),
     ] = None,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show a recovery point: files, copies, check results, origin; or its tables, or its objects."""
-    config = get_config(context)
-    catalog = config.open_catalog()
-    point = resolve_point(catalog, point_id)
-    if tables or objects is not None:
-        _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
-        return
+    source = CopySource.from_options(from_store, identity, version_time, site)
+    with open_point(get_config(context), source, point_id, fetch_indexes) as (config, point):
+        if tables or objects is not None:
+            _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
+        else:
+            _show(config.open_catalog(), point, KnownCopies(get_config(context)), as_json=as_json)
+
+
+def _show(catalog: Catalog, point: PointListing, copies: KnownCopies, *, as_json: bool) -> None:
     if as_json:
-        print_json(_point_to_json(catalog, point, KnownCopies(config)))
+        print_json(_point_to_json(catalog, point, copies))
         return
     out.print(
         f"[bold]{point.point_id}[/]  {point.state.value}  taken "
@@ -149,7 +177,6 @@ def show(
         out.print(f"  {name:9} {escape_value(value)}")
     if pinned := describe_pin(catalog, point.point_id):
         out.print(f"  pin       {escape(pinned)}")
-    copies = KnownCopies(config)
     for line in copies.describe_point(point.point_id, datetime.now(timezone.utc)):
         out.print(f"  copy      {escape(line)}")
     if copies.error:
@@ -171,6 +198,10 @@ def verify(
             "--changed", help="Verify points whose files were copied or modified after they were read."
         ),
     ] = False,
+    from_store: FromOption = "",
+    identity: IdentityOption = None,
+    version_time: VersionTimeOption = "",
+    site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Read files from the disk again and perform every check on them.
@@ -185,16 +216,12 @@ def verify(
     if subject and Path(subject).is_file():
         results = {subject: _verify_file(Path(subject))}
     else:
-        config = get_config(context)
-        catalog = config.open_catalog()
-        points = (
-            catalog.list_points()
-            if every
-            else find_unread(catalog)
-            if changed
-            else (resolve_point(catalog, subject),)
-        )
-        results = {point.point_id.text: _verify_listed(config, catalog, point) for point in points}
+        source = CopySource.from_options(from_store, identity, version_time, site)
+        if source.store and not subject:
+            raise ConfigurationError(
+                "--from needs a recovery point", hint="Example: schedgen-backups verify latest --from STORE"
+            )
+        results = _verify_points(get_config(context), source, subject, every=every)
     if as_json:
         print_json(
             {
@@ -211,6 +238,36 @@ def verify(
     allowed = {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
     is_good = all(result.status in allowed for found in results.values() for result in found)
     raise CommandEnd(0 if is_good else VERIFICATION_EXIT_CODE)
+
+
+def _list_copies(config: Config, source: CopySource, *, as_json: bool) -> None:
+    access = open_store_access(config, source, needs_key=False)
+    copies = list_copies(access.store, access.keys)
+    if as_json:
+        print_json(
+            {
+                "copies": [
+                    {"id": point_id.text, "copied_at": stored.modified_at.isoformat()}
+                    for point_id, stored in copies.items()
+                ]
+            }
+        )
+        return
+    for point_id, stored in copies.items():
+        out.print(f"{point_id}  copied {stored.modified_at:%Y-%m-%d %H:%M} UTC")
+    if not copies:
+        out.print(f"no copies in {escape(access.store.label)}")
+
+
+def _verify_points(
+    config: Config, source: CopySource, subject: str, *, every: bool
+) -> dict[str, tuple[CheckResult, ...]]:
+    if subject:
+        with open_point(config, source, subject, fetch_whole) as (found, point):
+            return {point.point_id.text: _verify_listed(found, found.open_catalog(), point)}
+    catalog = config.open_catalog()
+    points = catalog.list_points() if every else find_unread(catalog)
+    return {point.point_id.text: _verify_listed(config, catalog, point) for point in points}
 
 
 @app.command()

@@ -23,8 +23,9 @@ from rich.progress import (
 from rich.table import Table
 
 from schedgen_backups.cli.text import escape, escape_value
-from schedgen_backups.core.catalog.catalog import STAGING_NAME, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import STAGING_NAME
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPlan

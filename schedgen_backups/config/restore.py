@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.targets import read_bucket_target, read_database_target, read_live_database
-from schedgen_backups.core.catalog.catalog import PointListing
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.restore.point import RestoreRequest
 from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.core.restore.undelete import UndeleteRequest

@@ -12,8 +12,9 @@ from pathlib import Path
 import dagster as dg
 
 from schedgen_backups.config.schedules import DefinitionSettings
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import Overview, look_over
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive

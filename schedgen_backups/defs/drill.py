@@ -20,8 +20,9 @@ from pydantic import Field
 from schedgen_backups import run_tags
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.schedules import DefinitionSettings
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point, find_drill_point
 from schedgen_backups.core.drill.report import DrillReport

@@ -18,7 +18,8 @@ from schedgen_backups.config.restore import (
     read_table_request,
     read_undelete_request,
 )
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import LATEST, resolve_point
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.restore.objects import objects_to_json, prepare_files, prepare_objects

@@ -19,9 +19,11 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
+from schedgen_backups.core.drill.database_servers import find_server_bin_dirs
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import TLS_MODES, find_client
+from schedgen_backups.core.postgres.exclusions import check_exclusions, find_tables, find_views_of
+from schedgen_backups.core.postgres.object_keys import find_reference_problem
 from schedgen_backups.core.postgres.snapshot import Snapshot, open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.postgres_cluster import cluster_for
@@ -251,7 +253,7 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
             yield PreconditionResult("tables", Verdict.PROBLEM, f"{database.database} has no tables", fix)
         if capture.exclusions.tables:
             yield from yield_with_errors("exclusions", lambda: _examine_exclusions(snapshot, capture))
-        note = snapshot.find_reference_problem(capture.references)
+        note = find_reference_problem(snapshot, capture.references)
         known = [
             name
             for name, preset in PRESETS.items()
@@ -274,16 +276,16 @@ def _examine_database(database: DatabaseSettings, capture: CaptureSettings) -> I
 
 
 def _examine_exclusions(snapshot: Snapshot, capture: CaptureSettings) -> Iterator[PreconditionResult]:
-    excluded = snapshot.find_tables(capture.exclusions.tables)
-    unused = [pattern for pattern in capture.exclusions.tables if not snapshot.find_tables((pattern,))]
-    snapshot.check_exclusions(excluded, capture.references)
+    excluded = find_tables(snapshot, capture.exclusions.tables)
+    unused = [pattern for pattern in capture.exclusions.tables if not find_tables(snapshot, (pattern,))]
+    check_exclusions(snapshot, excluded, capture.references)
     names = sorted(f"{table.schema_name}.{table.name}" for table in excluded)
     yield PreconditionResult(
         "exclusions",
         Verdict.OK,
         f"the rows of {name_some(names)} are excluded" if names else "no table is excluded",
     )
-    if views := snapshot.find_views_of(excluded):
+    if views := find_views_of(snapshot, excluded):
         detail = (
             f"{name_some(views)} read excluded tables: a restore refreshes them from the restored rows, "
             "and fails if their query then fails"

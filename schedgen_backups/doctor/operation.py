@@ -10,8 +10,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import list_verified
 from schedgen_backups.core.notify.channels import make_channels
 from schedgen_backups.core.notify.deliveries import read_last_delivery

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import (
     CheckStatus,
     LevelResult,
@@ -19,6 +19,7 @@ from schedgen_backups.core.catalog.check_results import (
     VerificationLevel,
 )
 from schedgen_backups.core.catalog.pins import describe_pin
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.copies.local_folder import CopyState, read_states
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, Origin

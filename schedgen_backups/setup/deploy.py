@@ -34,14 +34,13 @@ from schedgen_backups.setup.plan import (
 
 _IMAGE_FILES = (
     "pyproject.toml",
-    "constraints.txt",
     "README.md",
     ".env.example",
     ".dockerignore",
     "dagster.yaml",
     "workspace.yaml",
 )
-_IMAGE_FOLDERS = ("docker", "deploy")
+_IMAGE_FOLDERS = ("docker", "deploy", "locks")
 _USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 """useradd(8), "Caveats"."""
 _MANUAL = "docs/schedgen-backups.1"

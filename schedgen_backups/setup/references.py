@@ -14,6 +14,7 @@ from psycopg import sql
 
 from schedgen_backups.config.presets import NO_PRESET, PRESETS
 from schedgen_backups.config.reader import DEFAULTS
+from schedgen_backups.core.postgres.object_keys import find_reference_problem
 from schedgen_backups.core.postgres.snapshot import TextColumn, open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
@@ -69,7 +70,7 @@ def find_offers(
     found: list[tuple[int, int, TextColumn]] = []
     with open_snapshot(database, stall_timeout_seconds=transfer.stall_timeout_seconds) as snapshot:
         for name, preset in PRESETS.items():
-            if preset.built_in is not None and not snapshot.find_reference_problem(preset):
+            if preset.built_in is not None and not find_reference_problem(snapshot, preset):
                 offers.append(Offer(f"the tables of the preset {name}: {preset.query}", preset=name))
         for column in snapshot.list_text_columns():
             with snapshot.open_text_column(column) as read:

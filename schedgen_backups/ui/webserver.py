@@ -71,7 +71,7 @@ def check_version() -> None:
 def _make_version_error(reason: str) -> ConfigurationError:
     return ConfigurationError(
         f"the gate in front of the Dagster UI does not support this Dagster: {reason}",
-        hint=f"Install Dagster {SUPPORTED_VERSION}x (constraints.txt). The UI must not be served without "
+        hint=f"Install Dagster {SUPPORTED_VERSION}x (locks/host.txt). The UI must not be served without "
         "the gate.",
     )
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from schedgen_backups.core.catalog.catalog import PointListing, PointState
 from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups_tests.browser.conftest import PATIENCE_MILLISECONDS

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, STORED_CHECKS, Verification
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.copies.copier import Copier, CopyReport
 from schedgen_backups.core.copies.encryption import AgeEncryptor, Decryptor, Encryptor, KeyPair, make_key_pair
 from schedgen_backups.core.copies.layout import SiteKeys

@@ -172,6 +172,10 @@ class FaultyS3Proxy:
         """Give the answers the headers that `edit` makes of the server's."""
         self._add(_Fault("edit", re.compile(matching), method, count, edit=edit))
 
+    def lose_answer(self, count: int | None = 1, *, matching: str = "", method: str | None = "PUT") -> None:
+        """Pass the requests on, and break off before the client gets any of the answer."""
+        self._add(_Fault("lose", re.compile(matching), method, count))
+
     def delay(
         self, seconds: float, *, count: int | None = 1, matching: str = "", method: str | None = None
     ) -> None:
@@ -264,6 +268,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._pass_on(upstream)
             # A connection that the server ends with its answer serves this answer only.
             with upstream.getresponse() as response:
+                if proxy.take(request, "lose") is not None:
+                    response.read()
+                    self.close_connection = True
+                    return
                 self._answer(
                     response, proxy.take(request, "cut", "corrupt", "hang"), proxy.take(request, "edit")
                 )

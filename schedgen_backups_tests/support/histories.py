@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from textwrap import dedent
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import (
     COMMIT_CHECKS,
     STORED_CHECKS,
@@ -17,6 +17,7 @@ from schedgen_backups.core.catalog.check_results import (
     CheckResult,
     CheckStatus,
 )
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.model import (
     Artifact,
     ArtifactKind,

@@ -19,8 +19,12 @@ _OUTCOMES = {"passed": "passed", "failed": "FAILED", "skipped": "skipped", "xfai
 class ServerReport:
     """Collects the outcomes of a run, on the controller of a parallel one."""
 
-    def __init__(self, path: Path, servers: Sequence[str], versions: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, servers: Sequence[str], versions: Mapping[str, str], *, title: str, folder: str = ""
+    ) -> None:
         self._path = path
+        self._title = title
+        self._folder = folder
         self._servers = servers
         self._versions = versions
         self._outcomes: dict[str, dict[str, str]] = defaultdict(dict)
@@ -44,7 +48,10 @@ class ServerReport:
 
     def _split(self, node_id: str) -> tuple[str, str]:
         """Return the test without the server, and the server; empty if the test does not run on several."""
-        for server in self._servers:
+        if self._folder not in node_id:
+            return node_id, ""
+        # The longest first: one name may begin with another.
+        for server in sorted(self._servers, key=len, reverse=True):
             name, count = re.subn(rf"(?<=[\[-]){server}-?(?=[^\[]*\]$)", "", node_id, count=1)
             if count:
                 return name.replace("[]", "").replace("-]", "]").removeprefix(
@@ -60,7 +67,7 @@ class ServerReport:
         ]
         several = {name: outcomes for name, outcomes in sorted(self._outcomes.items()) if len(outcomes) > 1}
         lines = [
-            "# Capture, verify and restore on several S3 servers",
+            f"# {self._title}",
             "",
             (
                 f"Written by `make exhaustive` on {datetime.now(timezone.utc):%Y-%m-%d}. *differs*: the "

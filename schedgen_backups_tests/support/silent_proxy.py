@@ -1,4 +1,4 @@
-"""A proxy in front of a server that goes silent on connections while keeping them open."""
+"""A proxy in front of a server that goes silent on connections while keeping them open, or ends them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import time
 
 
 class SilentProxy:
-    """Passes on this many bytes from the server per connection, then keeps it open silently."""
+    """Passes on this many bytes from the server per connection, then keeps it open silently.
 
-    def __init__(self, port: int, limit_bytes: int | None) -> None:
+    With `cuts`, it ends the connection instead.
+    """
+
+    def __init__(self, port: int, limit_bytes: int | None, *, cuts: bool = False) -> None:
         self._server_port = port
+        self._cuts = cuts
         self.limit_bytes = limit_bytes
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -38,6 +42,10 @@ class SilentProxy:
             while data := source.recv(65536):
                 passed += len(data)
                 is_over = self.limit_bytes is not None and passed > self.limit_bytes
+                if is_limited and is_over and self._cuts:
+                    for each in (source, target):
+                        each.shutdown(socket.SHUT_RDWR)
+                    return
                 if is_limited and (is_over or began_at < self._lost_before):
                     self._ended.wait()
                     return

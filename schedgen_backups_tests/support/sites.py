@@ -21,7 +21,8 @@ import dagster as dg
 import pytest
 
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.definitions import defs

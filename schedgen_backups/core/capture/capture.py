@@ -14,8 +14,9 @@ from typing import BinaryIO, TypeVar, cast
 
 from schedgen_backups.core.capture.bucket import capture_bucket
 from schedgen_backups.core.capture.database import capture_database
-from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, translate_storage_errors
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, write_source
+from schedgen_backups.core.catalog.small_files import translate_storage_errors
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump

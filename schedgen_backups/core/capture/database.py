@@ -26,6 +26,8 @@ from schedgen_backups.core.formats.sql_statements import LINE_BREAK, split_roles
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
+from schedgen_backups.core.postgres.exclusions import check_exclusions, find_tables
+from schedgen_backups.core.postgres.object_keys import find_reference_problem, read_references
 from schedgen_backups.core.postgres.pg_dump import (
     TRANSACTION_TIMEOUT_MAJOR,
     leave_out_rows,
@@ -65,10 +67,10 @@ def capture_database(
         if not tables and not capture.is_empty_allowed:
             raise _empty_error(settings)
         snapshot.lock_tables(tables)
-        excluded = snapshot.find_tables(capture.exclusions.tables)
-        snapshot.check_exclusions(excluded, capture.references)
+        excluded = find_tables(snapshot, capture.exclusions.tables)
+        check_exclusions(snapshot, excluded, capture.references)
         _check_plain_names(excluded, facts.session.encoding)
-        reference_note = snapshot.find_reference_problem(capture.references)
+        reference_note = find_reference_problem(snapshot, capture.references)
         with DumpFileWriter(file, threads=capture.transfer.compression_threads) as writer:
             source = _Source(
                 settings,
@@ -83,7 +85,7 @@ def capture_database(
             if not sum(expected_rows.values()) and not capture.is_empty_allowed:
                 raise _empty_error(settings, excluded)
             if not reference_note:
-                for keys in snapshot.read_references(capture.references):
+                for keys in read_references(snapshot, capture.references):
                     writer.add_references(keys)
             roles, roles_note = _read_roles(client, settings, facts.session)
             contents = writer.facts()

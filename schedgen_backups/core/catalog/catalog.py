@@ -1,4 +1,4 @@
-"""The files of the backup directory: how they are found and written, and the state of each recovery point.
+"""The files of the backup directory: how they are found, written and removed.
 
 Every write is staged, synced and renamed; a manifest is written last and never rewritten. Callers that write
 hold the `lock`. Names and small files only: `verify` reads artifacts, and `retention` deletes points.
@@ -6,8 +6,6 @@ hold the `lock`. Names and small files only: `verify` reads artifacts, and `rete
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import secrets
 import shutil
@@ -15,31 +13,34 @@ import stat
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
-from enum import Enum
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
-from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult, Verification
+from schedgen_backups.core.catalog.check_results import CheckResult, Verification
+from schedgen_backups.core.catalog.points import FoundArtifact, PointListing, is_ours, judge_point
 from schedgen_backups.core.catalog.resume import find_resumable
+from schedgen_backups.core.catalog.small_files import (
+    BASELINE_NAME,
+    SITE_NAME,
+    encode_model,
+    move_aside,
+    read_model,
+    require_id,
+    translate_storage_errors,
+    write_model,
+)
 from schedgen_backups.core.errors import (
-    BackupError,
     ConfigurationError,
     PointNotFoundError,
     StorageError,
     UnreadableFileError,
     VerificationError,
 )
-from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.model import (
-    FORMAT_VERSION,
-    READABLE_FORMAT_VERSIONS,
     AcceptedObject,
     Adoption,
-    ArtifactKind,
     ArtifactName,
     FrozenModel,
     Manifest,
@@ -47,119 +48,15 @@ from schedgen_backups.core.model import (
     RecoveryPointId,
     Site,
 )
-from schedgen_backups.core.system.files import (
-    TEMPORARY_SUFFIX,
-    create_private,
-    open_regular,
-    read_small_file,
-    sync_path,
-    write_atomically,
-)
+from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, sync_path
 from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
 STAGING_NAME = ".staging"
-SITE_NAME = "site.json"
-BASELINE_NAME = "missing_objects.json"
-CLOCK_TOLERANCE = timedelta(minutes=5)
-"""A point further ahead than this means that a clock is or was wrong: the clock of this machine, or of the
-host that took the point."""
-_NO_FILE_ERRORS = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
-"""Errors for a path that is not a regular or usable file; a retry cannot help (`open_regular`,
-`read_small_file`)."""
 _MANIFEST_GLOB = "manifest_*.json"
 _RECORDS_LOCK_NAME = ".records.lock"
 _STALE_SECONDS = 3600
 """Writing a small file takes milliseconds: an older temporary file belongs to a process that was killed."""
 _Model = TypeVar("_Model", bound=FrozenModel)
-
-
-class PointState(str, Enum):
-    """The state of a recovery point."""
-
-    VERIFIED = "verified"
-    UNVERIFIED = "unverified"
-    FAILED = "failed"
-    """Checked, and at least one check failed."""
-    PARTIAL = "partial"
-    """Without a manifest: one half of the backup failed, or the point was never committed."""
-    FOREIGN = "foreign"
-    """From another site's backup directory. Restored only by its id, until an operator adopts it."""
-    AHEAD = "ahead of the clock"
-    """Taken later than this machine's current time: this clock, or that of the taking host, is wrong."""
-    DAMAGED = "damaged"
-    """One of its files is missing, has another size or cannot be read. The point does not count as verified,
-    does not hide other points, and is never removed."""
-
-
-@dataclass(frozen=True)
-class FoundArtifact:
-    """One file in the directory that belongs to a point."""
-
-    name: ArtifactName
-    path: Path
-    size_bytes: int
-    modified_ns: int = 0
-    """Nanoseconds since 1970, from the file system."""
-
-
-@dataclass(frozen=True)
-class PointListing:
-    """One recovery point as found in the directory."""
-
-    point_id: RecoveryPointId
-    artifacts: tuple[FoundArtifact, ...]
-    manifest: Manifest | None
-    verification: Verification
-    problems: tuple[str, ...] = ()
-    """What is currently wrong with its files, judging by names, sizes and the small files."""
-    unread_files: tuple[str, ...] = ()
-    """Names of committed files that were not read since their last modification: after a copy, a move to
-    another host, or a change of content.
-
-    The point keeps its state until they are read again."""
-    is_foreign: bool = False
-    is_ahead: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        """Total size of its artifacts."""
-        return sum(artifact.size_bytes for artifact in self.artifacts)
-
-    @property
-    def state(self) -> PointState:
-        """The state of the point; unverified when never checked, or checked on other content."""
-        if self.is_foreign:
-            return PointState.FOREIGN
-        if self.problems:
-            return PointState.DAMAGED
-        if self.is_ahead:
-            return PointState.AHEAD
-        if self.verification.is_failed:
-            return PointState.FAILED
-        if self.manifest is None:
-            return PointState.PARTIAL
-        committed = {artifact.kind: artifact.sha256 for artifact in self.manifest.artifacts}
-        is_bound = all(
-            committed.get(kind) == sha256
-            for result in self.verification.results
-            for kind, sha256 in result.artifacts.items()
-        )
-        return PointState.VERIFIED if is_bound and self.verification.is_verified else PointState.UNVERIFIED
-
-    def artifact(self, kind: ArtifactKind) -> FoundArtifact | None:
-        """Return the file of this kind, or None when there is none."""
-        return next((artifact for artifact in self.artifacts if artifact.name.kind is kind), None)
-
-    def get_path(self, kind: ArtifactKind) -> Path:
-        """Return the path of the file of this kind; raise VerificationError when the point has none."""
-        artifact = self.artifact(kind)
-        if artifact is None:
-            raise VerificationError(
-                f"recovery point {self.point_id} has no {kind.value} file",
-                hint="It is a partial point, or the file was removed. `schedgen-backups list` shows the "
-                "others.",
-            )
-        return artifact.path
 
 
 class Catalog:
@@ -272,7 +169,7 @@ class Catalog:
                     raise
                 return Site(site_id=ids.pop(), made_at=datetime.now(timezone.utc))
             except VerificationError:
-                self._move_aside(SITE_NAME)
+                move_aside(self.directory / SITE_NAME)
                 site = None
             if site is None:
                 site_id = ids.pop() if len(ids) == 1 else secrets.token_hex(16)
@@ -282,10 +179,6 @@ class Catalog:
                 site = Site(site_id=site_id, made_at=datetime.now(timezone.utc), older_points=older)
                 self.write_description(SITE_NAME, site)
         return site
-
-    def _move_aside(self, name: str) -> None:
-        with translate_storage_errors(self.directory):
-            (self.directory / name).rename(self.directory / f"{name}.damaged-{secrets.token_hex(4)}")
 
     def adopt(self, adoption: Adoption) -> None:
         """Accept a point of another site as one of this site."""
@@ -325,7 +218,7 @@ class Catalog:
             except UnreadableFileError:
                 raise
             except VerificationError:
-                self._move_aside(BASELINE_NAME)
+                move_aside(self.directory / BASELINE_NAME)
                 baseline = MissingBaseline()
             keys = {each.key for each in accepted}
             kept = tuple(each for each in baseline.accepted if each.key not in keys)
@@ -339,7 +232,7 @@ class Catalog:
         with self.stage(name) as folder:
             staged = folder / name
             with os.fdopen(create_private(staged), "wb") as file:
-                file.write(_as_json(manifest))
+                file.write(encode_model(manifest))
             return self.publish(staged)
 
     def write_verification(self, verification: Verification) -> Path:
@@ -348,31 +241,17 @@ class Catalog:
 
     def write_description(self, name: str, value: FrozenModel) -> Path:
         """Write the value to a small file of this name; replace an older one."""
-        with translate_storage_errors(self.directory):
-            # Not in the staging directory: a run that takes the lock sweeps it, and this is also written
-            # without the lock.
-            write_atomically(self.directory / name, _as_json(value), owner=self._find_owner(name))
+        # Not in the staging directory: a run that takes the lock sweeps it, and this is also written
+        # without the lock.
+        write_model(self.directory / name, value)
         return self.directory / name
-
-    def _find_owner(self, name: str) -> tuple[int, int] | None:
-        """Return the owner for a file that root writes: that of the old file, otherwise of the directory.
-
-        None for other users: they own what they write.
-        """
-        if os.geteuid() != 0:
-            return None
-        try:
-            status = (self.directory / name).stat()
-        except OSError:
-            status = self.directory.stat()
-        return status.st_uid, status.st_gid
 
     def read_description(self, name: str, kind: type[_Model]) -> _Model | None:
         """Return the value stored in the small file of this name, or None when there is none.
 
         VerificationError when it is damaged.
         """
-        return _read_model(self.directory / name, kind)
+        return read_model(self.directory / name, kind)
 
     def remove_file(self, path: Path) -> None:
         """Remove this file of the directory and sync the removal to disk.
@@ -403,7 +282,7 @@ class Catalog:
         VerificationError when the file is damaged.
         """
         found = self.read_description(self.verification_path(point_id).name, Verification)
-        _require_id(
+        require_id(
             point_id, found.point_id if found is not None else point_id.text, self.verification_path(point_id)
         )
         return found or Verification(point_id=point_id.text)
@@ -414,7 +293,7 @@ class Catalog:
         VerificationError when the file is damaged.
         """
         found = self.read_description(self.manifest_path(point_id).name, Manifest)
-        _require_id(
+        require_id(
             point_id, found.point_id if found is not None else point_id.text, self.manifest_path(point_id)
         )
         return found
@@ -486,46 +365,16 @@ class Catalog:
     def _inspect(
         self, point_id: RecoveryPointId, artifacts: list[FoundArtifact], site: Site | None
     ) -> PointListing:
-        ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
-        manifest, verification, problems, unread = (
-            None,
-            Verification(point_id=point_id.text),
-            list[str](),
-            list[str](),
-        )
+        manifest, verification, unreadable = None, Verification(point_id=point_id.text), list[str]()
         try:
             manifest = self.read_manifest(point_id)
         except VerificationError as error:
-            problems.append(error.message)
+            unreadable.append(error.message)
         try:
             verification = self.read_verification(point_id)
         except VerificationError as error:
-            problems.append(error.message)
-        found_files = {artifact.path.name: artifact for artifact in ordered}
-        for artifact in manifest.artifacts if manifest is not None else ():
-            found = found_files.get(artifact.file_name)
-            reading = verification.result(STORED_CHECKS[artifact.kind])
-            if found is None:
-                problems.append(f"{artifact.file_name} is missing")
-            elif found.size_bytes != artifact.size_bytes:
-                problems.append(
-                    f"{artifact.file_name} has {found.size_bytes} bytes, the manifest says "
-                    f"{artifact.size_bytes}"
-                )
-            elif reading is None or reading.file_modified_ns != found.modified_ns:
-                unread.append(artifact.file_name)
-        is_foreign = manifest is not None and site is not None and not site.owns(manifest)
-        is_ahead = point_id.taken_at > datetime.now(timezone.utc) + CLOCK_TOLERANCE
-        return PointListing(
-            point_id,
-            ordered,
-            manifest,
-            verification,
-            tuple(problems),
-            tuple(unread),
-            is_foreign=is_foreign,
-            is_ahead=is_ahead,
-        )
+            unreadable.append(error.message)
+        return judge_point(point_id, artifacts, manifest, verification, site, unreadable=unreadable)
 
     def _find_committed(self) -> set[RecoveryPointId]:
         found: set[RecoveryPointId] = set()
@@ -546,103 +395,3 @@ class Catalog:
                     continue
                 found.append(FoundArtifact(name, path, status.st_size, status.st_mtime_ns))
         return found
-
-
-@contextmanager
-def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
-    """Convert errors of the file system within the block to StorageError with a hint."""
-    try:
-        yield
-    except BackupError:
-        raise
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            hint = (
-                "Free some space, or move BACKUP_DIR to a larger disk. Nothing was published; older recovery "
-                "points are unchanged."
-            )
-            raise StorageError(f"the disk of {directory} is full", hint=hint) from error
-        raise StorageError(
-            f"{directory} cannot be used: {error.strerror or error}",
-            hint="Check the disk and the permissions.",
-        ) from error
-
-
-def _as_json(value: FrozenModel) -> bytes:
-    return value.model_dump_json(indent=1, exclude_none=True).encode()
-
-
-def is_ours(artifact: FoundArtifact) -> bool:
-    """Return whether the file has the footer of this tool; files of the shell script do not.
-
-    False for a file that cannot be read.
-    """
-    try:
-        with open_regular(artifact.path) as file:
-            read_footer(file)
-    except (OSError, VerificationError):
-        return False
-    return True
-
-
-def _require_id(point_id: RecoveryPointId, found: str, path: Path) -> None:
-    """Raise VerificationError when the file was written for another point: it was exchanged or renamed."""
-    if found != point_id.text:
-        raise VerificationError(
-            f"{path.name} belongs to recovery point {found}",
-            hint="It was exchanged or renamed; `schedgen-backups verify ID` checks the point again.",
-        )
-
-
-def _require_format(path: Path, content: bytes) -> None:
-    """Raise VerificationError when the file states an unsupported format version."""
-    try:
-        stated = json.loads(content).get("format_version", FORMAT_VERSION)
-    except (ValueError, AttributeError, RecursionError):
-        return
-    if not isinstance(stated, int) or stated not in READABLE_FORMAT_VERSIONS:
-        raise VerificationError(
-            f"{path.name} has an unsupported format; this version writes format {FORMAT_VERSION}",
-            hint="It was written by another version of schedgen-backups, which can read it; "
-            "`schedgen-backups restore ID` restores the artifacts.",
-        )
-
-
-def _read_model(path: Path, kind: type[_Model]) -> _Model | None:
-    try:
-        content = read_small_file(path)
-        _require_format(path, content)
-        return kind.model_validate_json(content)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        kind_of_error = VerificationError if error.errno in _NO_FILE_ERRORS else UnreadableFileError
-        raise kind_of_error(
-            f"{path.name} cannot be read: {error.strerror}", hint=_find_hint(path.name)
-        ) from error
-    except ValidationError as error:
-        raise VerificationError(
-            f"{path.name} cannot be read: it is damaged", hint=_find_hint(path.name)
-        ) from error
-
-
-def _find_hint(name: str) -> str:
-    if name == SITE_NAME:
-        return (
-            "`schedgen-backups list` shows which points are foreign because of this, and "
-            "`schedgen-backups adopt ID` adopts one of them."
-        )
-    if name == BASELINE_NAME:
-        return (
-            "Until it is repaired, every missing object is reported as new; `schedgen-backups "
-            "accept-missing` creates a new file."
-        )
-    if name.startswith("pin_"):
-        return (
-            "The point is kept. `schedgen-backups unpin ID` and then `schedgen-backups pin ID` recreate "
-            "the pin."
-        )
-    return (
-        "The artifacts contain their own metadata: `schedgen-backups verify ID` checks them again, "
-        "`schedgen-backups restore ID` restores them."
-    )

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta, timezone
 
 from pydantic import AwareDatetime
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import FrozenModel, RecoveryPointId
 

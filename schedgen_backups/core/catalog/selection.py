@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 
-from schedgen_backups.core.catalog.catalog import SITE_NAME, Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.catalog.points import PointListing, PointState
+from schedgen_backups.core.catalog.small_files import SITE_NAME
 from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.units import NAMED_LIMIT, name_some
@@ -64,15 +66,7 @@ def resolve_point(catalog: Catalog, text: str, *, as_of: str = "", timezone: tzi
 
 
 def _find_as_of(catalog: Catalog, text: str, timezone: tzinfo) -> PointListing:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"invalid time {text!r}",
-            hint="Write it as 2026-11-22 14:30, or with an offset as 2026-11-22T14:30+02:00.",
-        ) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone)
+    moment = parse_time(text, timezone)
     fitting = [
         point
         for point in list_verified(catalog)
@@ -84,6 +78,21 @@ def _find_as_of(catalog: Catalog, text: str, timezone: tzinfo) -> PointListing:
             hint="`schedgen-backups list` shows the existing ones.",
         )
     return fitting[-1]
+
+
+def parse_time(text: str, timezone: tzinfo = UTC) -> datetime:
+    """Return the aware time that this ISO 8601 text spells, in `timezone` when it has no offset.
+
+    ConfigurationError when it is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"invalid time {text!r}",
+            hint="Write it as 2026-11-22 14:30, or with an offset as 2026-11-22T14:30+02:00.",
+        ) from error
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone)
 
 
 @dataclass(frozen=True)

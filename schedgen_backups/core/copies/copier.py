@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.encryption import Encryptor
 from schedgen_backups.core.copies.layout import (
     COMMIT_NAME,

@@ -13,12 +13,13 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import mkdtemp
 
 from pydantic import AwareDatetime, ValidationError
 
 from schedgen_backups.core.catalog.catalog import translate_storage_errors
 from schedgen_backups.core.copies.layout import RECIPE_SUFFIX
-from schedgen_backups.core.errors import ConfigurationError, LockHeldError
+from schedgen_backups.core.errors import BackupError, ConfigurationError, LockHeldError
 from schedgen_backups.core.model import FORMAT_VERSION, FrozenModel, RecoveryPointId
 from schedgen_backups.core.store.protocol import Capabilities
 from schedgen_backups.core.system.files import read_small_file, write_atomically
@@ -29,6 +30,7 @@ _STATE_NAME = "state.json"
 _INDEX_NAME = "pieces.sqlite"
 _WRITER_NAME = "writer_id"
 _STAGED_NAME = "staged"
+_FETCH_PREFIX = ".fetched-"
 _WRITER_PATTERN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -187,6 +189,26 @@ def read_states(backup_directory: Path) -> dict[str, CopyState]:
             if entry.is_dir(follow_symlinks=False):
                 found[entry.name] = LocalFolder(backup_directory, entry.name).read_state()
     return dict(sorted(found.items()))
+
+
+@contextmanager
+def open_fetch_folder(parent: Path) -> Generator[Path, None, None]:
+    """Provide an empty folder for fetched files within the block; remove those of killed processes, too."""
+    for left in parent.glob(f"{_FETCH_PREFIX}*"):
+        lock = FileLock(left / ".lock")
+        with suppress(BackupError):
+            if lock.try_acquire():
+                shutil.rmtree(left, ignore_errors=True)
+                lock.release()
+    with translate_storage_errors(parent):
+        folder = Path(mkdtemp(prefix=_FETCH_PREFIX, dir=parent))
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.try_acquire()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
 def now_utc() -> datetime:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from threading import Event
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.copier import Copier, CopyReport
 from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, list_copies, parse_pack_point
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState, LocalFolder, now_utc

@@ -14,9 +14,10 @@ from threading import Event, Thread
 
 import psycopg
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import pin_temporarily
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
@@ -35,8 +36,8 @@ from schedgen_backups.core.postgres.connection import (
     connect_database,
     give_up_sessions,
 )
+from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.restore.point import OnProgress, RestoreRequest, prepare_restore
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles
 from schedgen_backups.core.settings import DatabaseSettings, DrillSettings, TransferSettings
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.core.verify.files import make_result

@@ -17,14 +17,15 @@ from typing import IO
 from PIL import Image
 from pypdf import PdfReader
 
-from schedgen_backups.core.catalog.catalog import PointListing
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import ArtifactKind, Manifest, ReferenceState, ReferenceVerdict
 from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.postgres.connection import STALL_TIMEOUT_SECONDS
+from schedgen_backups.core.postgres.object_keys import read_references
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.s3.refusals import ObjectGoneError
@@ -171,7 +172,7 @@ def _pick_keys(
     picked: list[str] = []
     count = eligible = 0
     with open_snapshot(database, stall_timeout_seconds=stall_timeout_seconds) as snapshot:
-        for key in _flatten(snapshot.read_references(references)):
+        for key in _flatten(read_references(snapshot, references)):
             count += 1
             if matches_any_key(excluded_patterns, key):
                 continue

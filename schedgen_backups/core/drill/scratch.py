@@ -1,7 +1,7 @@
 """An empty database and an empty bucket for one restore drill, and the removal of what a killed drill left.
 
 Removes only what carries the drill's mark: a directory with its name and record, and what that record names.
-`scratch_targets` creates and removes databases and buckets.
+`scratch_database` and `scratch_bucket` create and remove them on a server.
 """
 
 from __future__ import annotations
@@ -12,23 +12,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import PointListing
+from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.drill.scratch_bucket import open_scratch_bucket, remove_server_bucket
+from schedgen_backups.core.drill.scratch_database import drop_server_database, open_scratch_database
 from schedgen_backups.core.drill.scratch_folder import (
     ScratchFolder,
     open_orphaned_folders,
     open_scratch_folder,
 )
-from schedgen_backups.core.drill.scratch_targets import (
-    drop_server_database,
-    open_scratch_bucket,
-    open_scratch_database,
-    remove_server_bucket,
-)
 from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles
+from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 
 _SERVER_BYTES = 300 * 1024 * 1024

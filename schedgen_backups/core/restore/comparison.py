@@ -35,7 +35,7 @@ from schedgen_backups.core.postgres.pg_dump import leave_out_rows, stream_dump
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.bucket import PreparedBucket, find_difference, for_each_entry
 from schedgen_backups.core.restore.database import PreparedDatabase
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles
+from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.units import be, count, name_some
 
 _DIGEST_BITS = 256

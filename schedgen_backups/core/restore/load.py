@@ -15,10 +15,11 @@ from schedgen_backups.core.postgres.emptiness import count_user_objects
 from schedgen_backups.core.postgres.psql import Psql
 from schedgen_backups.core.postgres.session import Connection
 from schedgen_backups.core.restore.database import REMOVE_EVERYTHING, LoadWay, PreparedDatabase, check_empty
+from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.restore.new_database import create_database, drop_database
 from schedgen_backups.core.restore.parallel_load import SESSION_SETTINGS, ParallelLoad
 from schedgen_backups.core.restore.roles import drop_roles, make_roles
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles, UnprivilegedLoad
+from schedgen_backups.core.restore.unprivileged_load import UnprivilegedLoad
 from schedgen_backups.core.units import name_some
 
 

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from schedgen_backups.core.catalog.catalog import PointListing, translate_storage_errors
+from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.catalog.small_files import translate_storage_errors
 from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import (
     BackupError,
     BucketMissingError,
@@ -45,8 +46,9 @@ from schedgen_backups.core.restore.database import (
     prepare_new_database,
 )
 from schedgen_backups.core.restore.load import DatabaseLoad
+from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.restore.swap import check_swap, name_old_database
-from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, LoadRoles
+from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 from schedgen_backups.core.verify.files import verify_archive_file, verify_dump_file

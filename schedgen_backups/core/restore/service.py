@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.pins import pin_temporarily
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import BackupError, RestoreError
 from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.records import ObjectEntry
@@ -202,7 +203,8 @@ class RestoreService:
         return f"; {rest}"
 
     def _restore(self, prepared: PreparedRestore, on_progress: OnProgress) -> RestoreReport:
-        catalog = self.catalog if self._is_writable else None
+        is_recorded = self._is_writable and self._is_here(prepared.request.point)
+        catalog = self.catalog if is_recorded else None
         return prepared.restore(catalog=catalog, restored_by=self.options.asked_by, on_progress=on_progress)
 
     def _swap(
@@ -301,9 +303,15 @@ class RestoreService:
                 reason="a restore reads it",
                 pinned_by=asked_by,
                 max_duration=_MAX_DURATION,
-            ),
+            )
+            if self._is_here(point)
+            else nullcontext(),
         ):
             yield draft
+
+    def _is_here(self, point: PointListing) -> bool:
+        """Return whether the point is in the backup directory, and was not fetched from a store."""
+        return all(artifact.path.parent == self.catalog.directory for artifact in point.artifacts)
 
 
 def _make_now_id() -> RecoveryPointId:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from schedgen_backups.core.catalog.catalog import PointListing
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile

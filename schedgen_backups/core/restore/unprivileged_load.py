@@ -9,10 +9,8 @@ add a form, check what it could execute.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from threading import Event
 from types import MappingProxyType
 
@@ -27,7 +25,6 @@ from schedgen_backups.core.formats.dump_text import (
     Segment,
     TableEnd,
     TableStart,
-    Text,
     split_dump,
     unquote_identifier,
 )
@@ -46,6 +43,7 @@ from schedgen_backups.core.restore.known_statements import (
     makes_event_trigger,
     may_be_left_out,
 )
+from schedgen_backups.core.restore.load_roles import GRANTOR, NO_GRANTOR, LoadRoles
 from schedgen_backups.core.settings import DatabaseSettings, TransferSettings
 from schedgen_backups.core.units import name_some
 
@@ -55,10 +53,6 @@ schema. For connections to what was loaded."""
 _WITHOUT_EFFECT = frozenset({"01006", "01007"})
 """SQLSTATEs of the warnings that a GRANT or REVOKE changed nothing, or not everything, for lack of privileges
 (manual, appendix A)."""
-_ROLE_STATEMENT = make_form(r"GRANT |REVOKE |ALTER DEFAULT PRIVILEGES ")
-_ROLE_WORD = make_form(r"(?P<word>\b(?:TO|FROM|ROLE) )(?P<who><name>)(?=[;, ])")
-_GRANTOR = make_form(r"SET SESSION AUTHORIZATION (?P<who><name>);")
-_NO_GRANTOR = b"RESET SESSION AUTHORIZATION;"
 _TABLESPACE = make_form("SET default_tablespace = (?:<name>|'');")
 """This server need not have the source's tablespaces."""
 _ROW_SECURITY = b"SET row_security = off;"
@@ -89,91 +83,6 @@ _WORD_LIMIT = 80
 
 
 Session = psycopg.Connection[tuple[object, ...]]
-
-
-@dataclass(frozen=True)
-class StandIn:
-    """A role without superuser privileges that replaces a superuser of the server.
-
-    Nothing may be given to the superuser itself.
-    """
-
-    quoted: str
-    """The superuser's name as pg_dump writes it in SQL."""
-    name: str
-    """The superuser's name as pg_dump writes it in comments."""
-    stand_in: str
-    """Needs no quotes and is unique in the dump."""
-
-
-@dataclass(frozen=True)
-class LoadRoles:
-    """The roles of a load: one without superuser privileges, and possibly a superuser.
-
-    The superuser runs the few statements that require it.
-    """
-
-    loader: DatabaseSettings
-    superuser: DatabaseSettings | None
-    reader: DatabaseSettings | None = None
-    """The role that reads the loaded data, since the loader can no longer log in. Nothing of the dump runs as
-    this role during the load."""
-    made_roles: frozenset[str] = frozenset()
-    """Names of the roles created for this load, all without superuser privileges; the loader is a member of
-    each."""
-    refused_owners: frozenset[str] = frozenset()
-    """Names of the server's superusers, to whom nothing is given."""
-    stand_ins: tuple[StandIn, ...] = ()
-    """Stand-ins for those superusers that the dump names."""
-    is_server_shared: bool = True
-    """Whether others also use the server: privileges to read its log, or to connect from it without a
-    password, then reach their data."""
-
-    def name_stand_ins(self, statement: bytes) -> bytes:
-        """Return the statement with stand-ins instead of superusers as grantees or owners."""
-        names = {each.quoted.encode(): each.stand_in.encode() for each in self.stand_ins}
-        owner = OWNER.fullmatch(statement)
-        if owner is not None and owner["new_owner"] in names:
-            return statement[: owner.start("new_owner")] + names[owner["new_owner"]] + b";"
-        grantor = _GRANTOR.fullmatch(statement)
-        if grantor is not None:
-            # Precedes the grant of a role that has the grant option. The loader is a member of each role, and
-            # not a superuser.
-            who = names.get(grantor["who"], grantor["who"])
-            return b"SET ROLE " + who + b";" if unquote_identifier(who) in self.made_roles else statement
-        if statement == _NO_GRANTOR:
-            return b"RESET ROLE;"
-        if not names or not _ROLE_STATEMENT.match(statement):
-            return statement
-        return _ROLE_WORD.sub(lambda found: found["word"] + names.get(found["who"], found["who"]), statement)
-
-    def name_superusers(self, segments: Iterable[Segment]) -> Iterator[Segment]:
-        """Yield the segments of a second dump with the superusers' names in place of their stand-ins."""
-        held: list[bytes] = []
-        for segment in segments:
-            if self.stand_ins and isinstance(segment, Text):
-                whole, newline, rest = segment.data.rpartition(b"\n")
-                if newline:
-                    lines = b"".join((*held, whole, newline)).splitlines(keepends=True)
-                    held.clear()
-                    yield Text(b"".join(map(self._name_in_line, lines)))
-                # Not joined each time: a single line may be as long as the whole text.
-                held.append(rest)
-            else:
-                if any(held):
-                    yield Text(self._name_in_line(b"".join(held)))
-                held.clear()
-                yield segment
-        if any(held):
-            yield Text(self._name_in_line(b"".join(held)))
-
-    def _name_in_line(self, line: bytes) -> bytes:
-        for each in self.stand_ins:
-            name = each.name if line.startswith(b"-- ") else each.quoted
-            line = re.sub(
-                rb"\b" + each.stand_in.encode() + rb"\b", name.encode().replace(b"\\", b"\\\\"), line
-            )
-        return line
 
 
 class UnprivilegedLoad:
@@ -359,8 +268,8 @@ class UnprivilegedLoad:
     def _run(self, text: bytes, loader: Session, superuser: Session | None) -> None:
         if text == _ROW_SECURITY or _TABLESPACE.fullmatch(text):
             return
-        if _GRANTOR.fullmatch(text) or text == _NO_GRANTOR:
-            self._has_grantor = text != _NO_GRANTOR
+        if GRANTOR.fullmatch(text) or text == NO_GRANTOR:
+            self._has_grantor = text != NO_GRANTOR
         text = self._roles.name_stand_ins(text)
         if self._is_put_off(text):
             return

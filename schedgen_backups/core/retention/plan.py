@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from zoneinfo import ZoneInfo
 
-from schedgen_backups.core.catalog.catalog import CLOCK_TOLERANCE, PointState
+from schedgen_backups.core.catalog.points import CLOCK_TOLERANCE, PointState
 from schedgen_backups.core.model import RecoveryPointId
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, is_ours
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS
 from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.catalog.points import PointListing, is_ours
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 

@@ -6,18 +6,16 @@ import base64
 import hashlib
 import io
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 import certifi
-import obstore
 from minio import Minio
 from minio.commonconfig import COMPLIANCE, GOVERNANCE
 from minio.error import S3Error
 from minio.retention import Retention
-from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
 
 from schedgen_backups.core.errors import (
@@ -33,25 +31,19 @@ from schedgen_backups.core.s3.listing_page import ListedObject, ListingPage, rea
 from schedgen_backups.core.s3.object_checksum import CHECKSUM_HEADERS, ObjectChecksum, read_stored_checksum
 from schedgen_backups.core.store.keys import KeyPrefix
 from schedgen_backups.core.store.location import StoreLocation
+from schedgen_backups.core.store.probing import refuses_taken_keys
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, StoredObject
 from schedgen_backups.core.store.retry import retry, retry_put
 from schedgen_backups.core.store.s3_refusals import (
     RefusedContentError,
     UnsupportedRequestError,
-    is_past_end,
     translate_s3_errors,
 )
+from schedgen_backups.core.store.transfers import CONNECT_TIMEOUT_SECONDS, NO_RETRIES, Transfers
 
-CONNECT_TIMEOUT_SECONDS = 10
 _DEFAULT_REGION = "us-east-1"
 _MAX_THREADS = 16
 """Connections that the SDK keeps; further threads wait."""
-_LOWEST_UPLOAD_BYTES_PER_SECOND = 50_000
-"""A slower upload has failed: a pack of 16 MiB may take 5.6 minutes. The time without an answer does not do:
-obstore counts it from the beginning of the upload on (seen with 0.12.1, 2026-11-30)."""
-_SMALLEST_UPLOAD_BYTES = 1 << 20
-_DOWNLOAD_LIMIT = timedelta(hours=1)
-"""Of a whole answer; obstore's default of 30 seconds ends large ones."""
 _VERSION_HEADER = "x-amz-version-id"
 _LOCK_HEADER = "x-amz-object-lock-retain-until-date"
 _LOCK_MODE_HEADER = "x-amz-object-lock-mode"
@@ -85,7 +77,9 @@ class S3Store:
         self._endpoint = f"{endpoint.scheme}://{endpoint.netloc}"
         self._is_secure = endpoint.scheme == "https"
         certificates = str(location.certificates_path or certifi.where())
-        self._buckets: dict[tuple[int, bool], Bucket] = {}
+        self._transfers = Transfers(
+            self.label, location, is_secure=self._is_secure, open_bucket=self._open_bucket
+        )
         self._is_seen = False
         try:
             self._client = Minio(
@@ -129,22 +123,10 @@ class S3Store:
         if length <= 0:
             self._check_holds(key, version_id)
             return b""
-        options: dict[str, Any] = {"range": (offset, offset + length)}
-        if version_id:
-            options["version"] = version_id
-
-        def get() -> bytes:
-            with translate_s3_errors(self.label, key):
-                try:
-                    answer = obstore.get(self._open_bucket(0), name, options=options)  # pyright: ignore[reportArgumentType]
-                    return answer.bytes().to_bytes()
-                except BaseError as error:
-                    if not is_past_end(error):
-                        raise
+        data = retry(lambda: self._transfers.get(name, key, offset, length, version_id))
+        if data is None:
             self._check_holds(key, version_id)
-            return b""
-
-        return retry(get)
+        return data or b""
 
     def head(self, key: str, *, version_id: str = "") -> StoredObject | None:
         """Return size, time, digest and lock of the object."""
@@ -166,7 +148,9 @@ class S3Store:
             found = list(self._list_pages({"list-type": "2", **_LISTING, "prefix": start}))
             found.sort(key=lambda listed: listed.key)
         else:
-            found = list(self._list_pages({"versions": "", **_LISTING, "prefix": start}))
+            listing = self._list_pages({"versions": "", **_LISTING, "prefix": start})
+            # versitygw 1.8.0 begins a page with the last entry of the one before.
+            found = [*{(listed.key, listed.version_id): listed for listed in listing}.values()]
             # Sorting is stable: among versions of one second, the server's order counts.
             found.sort(key=_read_time, reverse=True)
             found.sort(key=lambda listed: (listed.key, not listed.is_latest))
@@ -198,7 +182,9 @@ class S3Store:
                 ) from error
             if any(word in error.message.lower() for word in _LOCK_WORDS):
                 raise LockedError(f"{self.label} keeps {stored.key} locked") from error
-            raise
+            # versitygw 1.8.0 calls the id of a version that is gone invalid.
+            if self._has_version(stored):
+                raise
 
     def extend_lock(self, stored: StoredObject, until: datetime) -> None:
         """Set the object's retention; StoreError if it is locked for longer already.
@@ -208,6 +194,12 @@ class S3Store:
         name = self._prefix.add(stored.key)
         headers = self._stat(stored.key, stored.version_id)
         before = _read_lock(headers)
+        if before is None and not self._capabilities.has_lock:
+            # s3proxy 3.0 takes the request for an upload, and overwrites the object with it.
+            raise StoreError(
+                f"{self.label} was not seen to lock objects",
+                hint="Create the bucket with object lock and a default retention, and probe the store again.",
+            )
         if before is not None and before > until:
             raise StoreError(
                 f"{self.label} keeps {stored.key} locked until {before.isoformat()}",
@@ -235,22 +227,16 @@ class S3Store:
         )
 
     def _probe_conditional_put(self, key: str) -> bool:
-        name = self._prefix.add(key)
+        def put(name: str, data: bytes) -> None:
+            self._put(self._prefix.add(name), name, data, is_conditional=True, is_checked=False)
+
         try:
-            retry_put(
-                self,
-                key,
-                b"first",
-                lambda: self._put(name, key, b"first", is_conditional=True, is_checked=False),
-            )
+            retry_put(self, key, b"first", lambda: put(key, b"first"))
+            return refuses_taken_keys(put, key)
         except UnsupportedRequestError:
+            name = self._prefix.add(key)
             retry(lambda: self._put(name, key, b"first", is_conditional=False, is_checked=False))
             return False
-        try:
-            retry(lambda: self._put(name, key, b"second", is_conditional=True, is_checked=False))
-        except KeyExistsError:
-            return True
-        return False
 
     def _probe_checksums(self, key: str) -> bool:
         """Return whether the server stores a right SHA-256 and refuses a wrong one."""
@@ -276,40 +262,11 @@ class S3Store:
         return False
 
     def _put(self, name: str, key: str, data: bytes, *, is_conditional: bool, is_checked: bool) -> None:
-        with translate_s3_errors(self.label, key):
-            obstore.put(
-                self._open_bucket(max(len(data), _SMALLEST_UPLOAD_BYTES), is_checked=is_checked),
-                name,
-                data,
-                mode="create" if is_conditional else "overwrite",
-                use_multipart=False,
-            )
+        self._transfers.put(name, key, data, is_conditional=is_conditional, is_checked=is_checked)
         self._is_seen = True
 
-    def _open_bucket(self, upload_bytes: int, *, is_checked: bool = False) -> Bucket:
-        """Return obstore's client for uploads of this size; for downloads if that is 0."""
-        size_class = upload_bytes.bit_length()
-        opened = self._buckets.get((size_class, is_checked))
-        if opened is None:
-            opened = self._make_bucket(size_class, is_checked=is_checked)
-            self._buckets[size_class, is_checked] = opened
-        return opened
-
-    def _make_bucket(self, size_class: int, *, is_checked: bool) -> Bucket:
-        location = self._location
-        options: dict[str, Any] = {
-            "allow_http": not self._is_secure,
-            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_SECONDS),
-        }
-        if size_class:
-            seconds = location.timeout_seconds + (1 << size_class) / _LOWEST_UPLOAD_BYTES_PER_SECOND
-            options["timeout"] = timedelta(seconds=seconds)
-        else:
-            options["timeout"] = _DOWNLOAD_LIMIT
-            options["read_timeout"] = timedelta(seconds=location.timeout_seconds)
-        if location.certificates_path is not None:
-            options["root_certificate"] = location.certificates_path.read_text(encoding="ascii")
-        # obstore reads every setting that is not given here from variables such as AWS_ENDPOINT_URL.
+    def _open_bucket(self, options: dict[str, Any], is_checked: bool) -> Bucket:  # noqa: FBT001 - a callback
+        access_key, secret_key = self._location.access_key, self._location.secret_key
         config: dict[str, Any] = {
             "aws_endpoint_url_s3": self._endpoint,
             "region": self._region,
@@ -321,13 +278,11 @@ class S3Store:
         }
         if is_checked:
             config["checksum_algorithm"] = "SHA256"
-        access_key, secret_key = location.access_key, location.secret_key
         return Bucket(
             self._bucket,
             config=config,  # pyright: ignore[reportArgumentType]
             client_options=options,  # pyright: ignore[reportArgumentType]
-            # Ours: only it knows whether an upload was repeated.
-            retry_config={"max_retries": 0},
+            retry_config=NO_RETRIES,  # pyright: ignore[reportArgumentType]
             credential_provider=lambda: {
                 "access_key_id": access_key,
                 "secret_access_key": secret_key,
@@ -371,6 +326,14 @@ class S3Store:
             else "",
             locked_until=_read_lock(headers),
         )
+
+    def _has_version(self, stored: StoredObject) -> bool:
+        """Return whether the version is listed; also if that is not known."""
+        try:
+            found = [(each.key, each.version_id) for each in self.list(stored.key)]
+        except StoreError:
+            return True
+        return not stored.version_id or (stored.key, stored.version_id) in found
 
     def _find_lock(self, stored: StoredObject) -> datetime | None:
         try:

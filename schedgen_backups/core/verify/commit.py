@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import (
     COMMIT_CHECKS,
     STORED_CHECKS,
@@ -17,6 +17,7 @@ from schedgen_backups.core.catalog.check_results import (
     CheckStatus,
     Verification,
 )
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump

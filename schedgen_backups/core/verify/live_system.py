@@ -9,6 +9,7 @@ from typing import Protocol
 
 from schedgen_backups.core.errors import BucketError, ConfigurationError, ObjectError
 from schedgen_backups.core.model import ReferenceVerdict
+from schedgen_backups.core.postgres.object_keys import find_reference_problem, read_references
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, References, TransferSettings
@@ -58,7 +59,7 @@ class LiveApplication:
                 self.database, stall_timeout_seconds=self.transfer.stall_timeout_seconds
             ) as snapshot:
                 still_referenced: set[str] = set()
-                for page in snapshot.read_references(self.references):
+                for page in read_references(snapshot, self.references):
                     still_referenced.update(absent.intersection(page))
             for key in absent:
                 verdicts[key] = (
@@ -127,13 +128,13 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
     referenced: set[str] = set()
     with open_snapshot(live.database, stall_timeout_seconds=live.transfer.stall_timeout_seconds) as snapshot:
         checked_at = snapshot.taken_at
-        problem = snapshot.find_reference_problem(live.references)
+        problem = find_reference_problem(snapshot, live.references)
         if problem:
             raise ConfigurationError(
                 f"the references of the database are unknown: {problem}",
                 hint="Set BACKUP_REFERENCE_QUERY to a SELECT of the column that contains object keys.",
             )
-        for page in snapshot.read_references(live.references):
+        for page in read_references(snapshot, live.references):
             referenced.update(page)
     with BucketClient(
         live.bucket, threads=1, stall_timeout_seconds=live.transfer.stall_timeout_seconds
@@ -147,7 +148,7 @@ def check_consistency(live: LiveApplication) -> ConsistencyReport:
     unreferenced = sorted(sizes.keys() - referenced)
     if unreferenced:
         with open_snapshot(live.database, stall_timeout_seconds=live.transfer.stall_timeout_seconds) as later:
-            for page in later.read_references(live.references):
+            for page in read_references(later, live.references):
                 referenced.update(page)
         unreferenced = [key for key in unreferenced if key not in referenced]
     return ConsistencyReport(

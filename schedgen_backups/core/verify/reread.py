@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.verify.commit import verify_point
 

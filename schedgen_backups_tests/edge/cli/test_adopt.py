@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import BASELINE_NAME, Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.catalog.small_files import BASELINE_NAME
 from schedgen_backups.exit_codes import CONFIGURATION_EXIT_CODE
 from schedgen_backups_tests.support.histories import add_point, name_night
 from schedgen_backups_tests.support.sites import Site

@@ -18,7 +18,8 @@ from uuid import uuid4
 import pexpect
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings

@@ -13,8 +13,9 @@ import pytest
 from schedgen_backups import run_tags
 from schedgen_backups.alerts.run_kinds import DRILL_CHECK_NAMES
 from schedgen_backups.config.config import load_config
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs
 from schedgen_backups.defs.assets import find_point_id

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups_tests.support.inbox import Inbox, open_inbox
 from schedgen_backups_tests.support.sites import Site, failures_of, wait_until
 

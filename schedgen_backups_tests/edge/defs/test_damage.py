@@ -10,7 +10,7 @@ from io import BytesIO
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point

@@ -12,7 +12,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.definitions import defs
 from schedgen_backups_tests.support.artifacts import list_files

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.definitions import defs

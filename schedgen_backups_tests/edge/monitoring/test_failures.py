@@ -11,7 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.core.settings import DatabaseSettings

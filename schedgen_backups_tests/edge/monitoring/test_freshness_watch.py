@@ -13,7 +13,8 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.monitoring.watch import WatchCursor
 from schedgen_backups_tests.support.histories import add_point

@@ -6,6 +6,8 @@ Takes a few minutes, most of them in pip: `make test-wheel`.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +16,13 @@ import urllib.request
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups.demo.seed import SeedSummary
@@ -56,17 +60,11 @@ class Installed:
             "HOME": str(folder),
         }
         subprocess.run([sys.executable, "-m", "venv", str(folder / "environment")], check=True)
-        pip = [
-            str(self.programs / "python"),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]
-        subprocess.run(
-            [*pip, "--constraint", str(PROJECT / "constraints.txt"), f"{wheel}[drill]"], check=True
-        )
+        pip = [self.programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        locks = [f"--requirement={PROJECT}/locks/{name}.txt" for name in ("host", "drill")]
+        subprocess.run([*pip, "--require-hashes", *locks], check=True)
+        # Fails if the locks lack what the wheel requires.
+        subprocess.run([*pip, "--no-index", f"{wheel}[drill]"], check=True)
 
     def run(self, *words: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -126,12 +124,34 @@ def test_sdist_and_wheel_hold_the_program_and_its_files_but_no_tests(built: Path
         for path in (PROJECT / folder).rglob("*")
         if path.is_file()
     } <= shared
-    assert {"dagster.yaml", "workspace.yaml", "constraints.txt", "pyproject.toml", ".env.example"} <= shared
+    assert {"dagster.yaml", "workspace.yaml", "pyproject.toml", ".env.example"} <= shared
+    assert {path for path in shared if path.startswith("locks/")} == {
+        f"locks/{name}.txt" for name in ("build", "host", "seed", "drill", "containers", "kubernetes")
+    }
     assert {name for name in names if name.startswith("schedgen_backups_tests")} == set()
     assert {"schedgen_backups/py.typed", "schedgen_backups/recover.py"} <= names
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert shared <= packed
+
+
+def test_the_documented_commands_install_the_project(tmp_path: Path) -> None:
+    """With nothing but what the locks name: the last command has no index."""
+    pattern = re.compile(r"^[$#] (\.venv/bin/pip .+)$", re.MULTILINE)
+    commands = [
+        pattern.findall((PROJECT / "docs" / name).read_text(encoding="utf-8"))
+        for name in ("deploy.md", "restore.md")
+    ]
+    assert commands[0] == commands[1]
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "--quiet", PROJECT, checkout], check=True)
+    subprocess.run([sys.executable, "-m", "venv", checkout / ".venv"], check=True)
+    for command in commands[0]:
+        subprocess.run(shlex.split(command), cwd=checkout, check=True)
+    done = subprocess.run(
+        [checkout / ".venv" / "bin" / "schedgen-backups", "--version"], cwd=tmp_path, stdout=PIPE, check=True
+    )
+    assert done.stdout.decode().split()[-1] == TOOL_VERSION
 
 
 def test_setup_and_backup_take_a_point_and_status_is_green(installed: Installed) -> None:

@@ -68,34 +68,45 @@ def test_the_documents_name_every_asset_and_every_check() -> None:
     assert {name for name in names if name not in text} == set()
 
 
-def test_pins_and_locks_name_only_public_indexes() -> None:
-    for path in (PROJECT / "constraints.txt", *sorted((PROJECT / "locks").glob("*.txt"))):
-        assert "://" not in path.read_text(encoding="utf-8"), path.name
+def read_lock(name: str) -> dict[str, set[str]]:
+    """Return the packages of a lock → their versions; pip wants some extras named behind a package."""
+    text = (PROJECT / "locks" / f"{name}.txt").read_text(encoding="utf-8")
+    versions: dict[str, set[str]] = {}
+    for package, version in re.findall(r"^([\w.-]+)(?:\[.*?\])?==([^ ]+)", text, re.MULTILINE):
+        versions.setdefault(package, set()).add(version)
+    return versions
 
 
-def test_the_locks_have_the_pinned_versions_and_every_direct_dependency() -> None:
+def test_locks_name_no_index_and_digests_of_every_package() -> None:
+    for path in (PROJECT / "locks").glob("*.txt"):
+        text = path.read_text(encoding="utf-8")
+        assert "://" not in text, path.name
+        pins = re.findall(r"^\S.*\n(?:[ ].*\n)*", text, re.MULTILINE)
+        assert "".join(pins) == text
+        assert [pin for pin in pins if "--hash=sha256:" not in pin] == [], path.name
+
+
+def test_the_locks_agree_and_have_every_direct_dependency() -> None:
     """After changing a dependency: make lock."""
-    pins = set(
-        re.findall(
-            r"^[^ \n]+==[^ \n]+", (PROJECT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
-        )
-    )
     toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     project = toml.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
     wanted = {
-        "demo": extras["seed"] + extras["drill"],
-        "dev": [each for extra in extras.values() for each in extra] + groups["dev"],
+        "build": project["build-system"]["requires"],
+        "host": project["project"]["dependencies"],
+        **{name: requirements for name, requirements in extras.items() if name != "demo"},
+        **groups,
     }
-    for name, extra in wanted.items():
-        text = (PROJECT / "locks" / f"{name}.txt").read_text(encoding="utf-8")
-        # pip wants the extras of a locked package named, and takes none in constraints.
-        locked = {re.sub(r"\[.*?\]", "", pin) for pin in re.findall(r"^[^ \n]+==[^ \n]+", text, re.MULTILINE)}
-        assert locked - pins == set(), name
-        direct = {
-            re.split(r"[<>=!\[]", each)[0].lower() for each in (*project["project"]["dependencies"], *extra)
-        } - {"schedgen-backups"}
-        assert direct - {pin.partition("==")[0] for pin in locked} == set(), name
+    locks = {path.stem: read_lock(path.stem) for path in (PROJECT / "locks").glob("*.txt")}
+    assert locks.keys() == wanted.keys()
+    together: dict[str, set[str]] = {}
+    for versions in locks.values():
+        for package, found in versions.items():
+            assert together.setdefault(package, found) == found, package
+    for name, requirements in wanted.items():
+        direct = {re.split(r"[<>=!\[]", each)[0].lower() for each in requirements if isinstance(each, str)}
+        known = together.keys() if name in groups else locks["host"].keys() | locks[name].keys()
+        assert direct - known == {"schedgen-backups"} & direct, name
 
 
 def list_anchors(path: Path) -> set[str]:

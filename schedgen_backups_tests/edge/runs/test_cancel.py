@@ -21,7 +21,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
 from schedgen_backups_tests.support.fake_pg_dump import HANGS_AFTER_THE_FIRST_BYTES, make_pg_bin_dir
 from schedgen_backups_tests.support.sites import Site, failures_of, find_client_processes, wait_until

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups_tests.edge.setup.test_setup import Machine
 from schedgen_backups_tests.support.sites import Application, wait_until
 

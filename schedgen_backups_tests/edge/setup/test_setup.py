@@ -24,7 +24,8 @@ import pytest
 from dotenv import dotenv_values
 
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.setup.draft import Draft
 from schedgen_backups_tests.support.alerts import RecordingServer, closed_port, recording_server
 from schedgen_backups_tests.support.sites import Application

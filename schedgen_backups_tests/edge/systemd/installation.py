@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.application_service import INBOX, INBOX_URL, SETTINGS
 from schedgen_backups_tests.support.booted_machine import PYTHON_AT, BootedMachine
@@ -62,14 +63,13 @@ class Installation:
         machine.mount_overlay(sys.prefix, ENVIRONMENT)
         self._move_environment()
         source = folder / "source"
-        for name in ("schedgen_backups", "schedgen_backups_tests", "deploy", "docker", "docs"):
+        for name in ("schedgen_backups", "schedgen_backups_tests", "deploy", "docker", "docs", "locks"):
             shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in (
             "pyproject.toml",
             "README.md",
             "workspace.yaml",
             "dagster.yaml",
-            "constraints.txt",
             ".env.example",
             ".dockerignore",
         ):

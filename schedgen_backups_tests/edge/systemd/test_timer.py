@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.exit_codes import DATABASE_EXIT_CODE
 from schedgen_backups_tests.edge.systemd.installation import (
     BACKUP,

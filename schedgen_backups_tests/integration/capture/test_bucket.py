@@ -18,8 +18,9 @@ from minio.commonconfig import ENABLED, Tags
 from minio.error import S3Error
 from minio.versioningconfig import VersioningConfig
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.model import Origin, RecoveryPointId

@@ -17,6 +17,7 @@ from schedgen_backups.core.errors import ConfigurationError, DatabaseError, Rest
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import LeftOut, Manifest, Origin, ReferenceVerdict
+from schedgen_backups.core.postgres.exclusions import check_exclusions, find_tables, find_views_of
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.restore.objects import prepare_objects
 from schedgen_backups.core.restore.point import RestoreRequest, prepare_restore, restore_point
@@ -264,9 +265,9 @@ def test_a_partition_that_a_foreign_key_needs_cannot_be_excluded(database: Datab
     with open_snapshot(database) as snapshot:
         for patterns in (("p",), ("p_1",)):
             with pytest.raises(ConfigurationError, match=r"public\.c refers to public\.p "):
-                snapshot.check_exclusions(snapshot.find_tables(patterns), References(query=""))
-        snapshot.check_exclusions(snapshot.find_tables(("p", "c")), References(query=""))
-        snapshot.check_exclusions(snapshot.find_tables(("c_1",)), References(query=""))
+                check_exclusions(snapshot, find_tables(snapshot, patterns), References(query=""))
+        check_exclusions(snapshot, find_tables(snapshot, ("p", "c")), References(query=""))
+        check_exclusions(snapshot, find_tables(snapshot, ("c_1",)), References(query=""))
 
 
 def test_partitions_of_a_hash_partitioned_table_cannot_be_excluded_individually(
@@ -284,8 +285,8 @@ def test_partitions_of_a_hash_partitioned_table_cannot_be_excluded_individually(
     )
     with open_snapshot(database) as snapshot:
         with pytest.raises(ConfigurationError, match=r"public\.p is partitioned by hash"):
-            snapshot.check_exclusions(snapshot.find_tables(("p_1",)), References(query=""))
-        snapshot.check_exclusions(snapshot.find_tables(("p",)), References(query=""))
+            check_exclusions(snapshot, find_tables(snapshot, ("p_1",)), References(query=""))
+        check_exclusions(snapshot, find_tables(snapshot, ("p",)), References(query=""))
 
 
 def test_materialized_views_over_excluded_tables_are_found(database: DatabaseSettings) -> None:
@@ -296,8 +297,8 @@ def test_materialized_views_over_excluded_tables_are_found(database: DatabaseSet
     )
     run(database, "CREATE TABLE kept (i int); CREATE MATERIALIZED VIEW other AS SELECT * FROM kept")
     with open_snapshot(database) as snapshot:
-        assert snapshot.find_views_of(snapshot.find_tables(("log",))) == ("public.m",)
-        assert snapshot.find_views_of(snapshot.find_tables(("nothing",))) == ()
+        assert find_views_of(snapshot, find_tables(snapshot, ("log",))) == ("public.m",)
+        assert find_views_of(snapshot, find_tables(snapshot, ("nothing",))) == ()
 
 
 def test_a_database_with_everything_excluded_says_so(database: DatabaseSettings, tmp_path: Path) -> None:

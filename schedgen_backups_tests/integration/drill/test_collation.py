@@ -9,8 +9,8 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.drill.database_servers import find_server_bin_dirs
 from schedgen_backups.core.drill.drill import drill_point
-from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.postgres.session import DatabaseSession

@@ -13,11 +13,12 @@ from uuid import uuid4
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.drill.database_servers import find_server_bin_dirs
 from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.drill.report import DrillReport
-from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
 from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, VerificationError
 from schedgen_backups.core.model import ArtifactKind, Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.drill import drill as drill_module
 from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.errors import RestoreError

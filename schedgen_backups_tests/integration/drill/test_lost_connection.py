@@ -16,7 +16,7 @@ from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.errors import RestoreError
 from schedgen_backups.core.postgres.connection import connect_database, translate_errors
 from schedgen_backups.core.postgres.watched_connection import WatchedConnection
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles
+from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
 from schedgen_backups_tests.integration.drill.test_hostile_dump import ENDLESS, take_point

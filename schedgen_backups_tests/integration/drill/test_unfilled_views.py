@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.drill.drill import drill_point
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import RestoreError

@@ -30,6 +30,7 @@ from schedgen_backups.core.postgres.connection import (
     make_client_environment,
     read_session_facts,
 )
+from schedgen_backups.core.postgres.object_keys import find_reference_problem, read_references
 from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.postgres.session_settings import FIXED_SETTINGS, list_later_settings
 from schedgen_backups.core.postgres.snapshot import open_snapshot
@@ -247,8 +248,8 @@ def test_the_custom_query_resolves_names_as_the_database_does(database: Database
     )
     live = make_live(database, BucketSettings("x:1", "a", "b", "c"))
     with open_snapshot(database) as snapshot:
-        assert snapshot.find_reference_problem(live.references) == ""
-        assert list(snapshot.read_references(live.references)) == [["k"]]
+        assert find_reference_problem(snapshot, live.references) == ""
+        assert list(read_references(snapshot, live.references)) == [["k"]]
 
 
 def test_a_dump_survives_a_proxy_that_cuts_silent_connections(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import sql
 
+from schedgen_backups.core.postgres.object_keys import find_reference_problem, read_references
 from schedgen_backups.core.postgres.snapshot import TableName, open_snapshot
 from schedgen_backups.core.postgres.unplanned import count_rows, read_columns
 from schedgen_backups.core.settings import DatabaseSettings, References
@@ -25,8 +26,8 @@ CREATE TABLE b PARTITION OF jobs FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 
 def list_keys(database: DatabaseSettings) -> list[str]:
     with open_snapshot(database) as snapshot:
-        assert snapshot.find_reference_problem(References()) == ""
-        return [key for block in snapshot.read_references(References()) for key in block]
+        assert find_reference_problem(snapshot, References()) == ""
+        return [key for block in read_references(snapshot, References()) for key in block]
 
 
 @pytest.mark.parametrize(

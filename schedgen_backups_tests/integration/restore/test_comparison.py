@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from minio.commonconfig import Tags
 
-from schedgen_backups.core.catalog.catalog import PointState
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups_tests.support.artifacts import get_status, get_summary
 from schedgen_backups_tests.support.points import ID, Backup, make_backed_up, put

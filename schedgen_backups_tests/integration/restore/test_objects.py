@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import BackupError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
 from schedgen_backups.core.formats.records import ObjectEntry

@@ -17,8 +17,9 @@ from threading import Event
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.errors import BackupError, RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.restore.point import RestoreRequest, prepare_restore, restore_point

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs
+from schedgen_backups.core.drill.database_servers import find_server_bin_dirs
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DrillSettings
 from schedgen_backups_tests.integration.restore.test_unprivileged_load import (

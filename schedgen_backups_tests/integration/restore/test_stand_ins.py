@@ -11,7 +11,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
-from schedgen_backups.core.drill.scratch_targets import ScratchDatabase
+from schedgen_backups.core.drill.scratch_database import ScratchDatabase
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.database import prepare_database
 from schedgen_backups.core.restore.unprivileged_load import LOADED_SETTINGS, UnprivilegedLoad

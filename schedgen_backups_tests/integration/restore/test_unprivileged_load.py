@@ -16,8 +16,8 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
+from schedgen_backups.core.drill.scratch_database import ScratchDatabase, open_scratch_database
 from schedgen_backups.core.drill.scratch_folder import open_scratch_folder
-from schedgen_backups.core.drill.scratch_targets import ScratchDatabase, open_scratch_database
 from schedgen_backups.core.errors import RestoreError, VerificationError
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.restore.comparison import compare_database

@@ -15,8 +15,9 @@ from uuid import uuid4
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.drill.database_servers import find_server_bin_dirs
+from schedgen_backups.core.drill.scratch_database import open_scratch_database
 from schedgen_backups.core.drill.scratch_folder import open_scratch_folder
-from schedgen_backups.core.drill.scratch_targets import find_server_bin_dirs, open_scratch_database
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.restore.comparison import compare_database
 from schedgen_backups.core.restore.database import prepare_database

@@ -17,6 +17,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.postgres.object_keys import read_references
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.verify.live_system import check_consistency
@@ -102,9 +103,9 @@ def test_the_columns_are_those_that_the_query_reads(database: DatabaseSettings, 
     run(database, APPLICATIONS[preset][0])
     references = PRESETS[preset]
     with open_snapshot(database) as snapshot:
-        by_columns = [key for page in snapshot.read_references(references) for key in page]
+        by_columns = [key for page in read_references(snapshot, references) for key in page]
         by_query = [
-            key for page in snapshot.read_references(replace(references, built_in=None)) for key in page
+            key for page in read_references(snapshot, replace(references, built_in=None)) for key in page
         ]
     assert by_columns == by_query == sorted(APPLICATIONS[preset][1])
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import (
     AcceptedObject,

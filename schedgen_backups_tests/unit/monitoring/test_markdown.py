@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, CheckStatus, Verification
 from schedgen_backups.core.catalog.pins import Pin, remove_pin, write_pin
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.monitoring.markdown import (
     describe_points,

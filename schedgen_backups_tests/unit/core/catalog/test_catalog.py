@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog, PointState
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, write_pin
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.selection import find_newest_verified, measure_freshness, resolve_point
 from schedgen_backups.core.errors import (
     ConfigurationError,

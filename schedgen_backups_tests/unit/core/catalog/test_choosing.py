@@ -11,14 +11,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import BASELINE_NAME, SITE_NAME, Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.selection import (
     describe_freshness,
     find_newest_verified,
     look_over,
     resolve_point,
 )
+from schedgen_backups.core.catalog.small_files import BASELINE_NAME, SITE_NAME
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import (
     AcceptedObject,

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.selection import find_newest_verified, resolve_point
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, RecoveryPointId

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.capture.unchanged import PreviousObjects
-from schedgen_backups.core.catalog.catalog import BASELINE_NAME, SITE_NAME, STAGING_NAME, Catalog, PointState
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.resume import (
     JOURNAL_NAME,
     find_archive,
@@ -20,6 +21,7 @@ from schedgen_backups.core.catalog.resume import (
     read_journal,
     write_source,
 )
+from schedgen_backups.core.catalog.small_files import BASELINE_NAME, SITE_NAME
 from schedgen_backups.core.errors import LockHeldError, StorageError, VerificationError
 from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.selection import (
     Freshness,
     describe_freshness,

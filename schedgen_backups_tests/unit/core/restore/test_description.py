@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import FoundArtifact, PointListing
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus, Verification
+from schedgen_backups.core.catalog.points import FoundArtifact, PointListing
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.database_properties import DatabaseProperties

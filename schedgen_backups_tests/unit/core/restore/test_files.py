@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import FoundArtifact, PointListing
 from schedgen_backups.core.catalog.check_results import Verification
+from schedgen_backups.core.catalog.points import FoundArtifact, PointListing
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError, VerificationError
 from schedgen_backups.core.model import ArtifactName, RecoveryPointId
 from schedgen_backups.core.restore.objects import PreparedFiles, prepare_files

@@ -11,7 +11,7 @@ _RUNS = """
 from schedgen_backups.core.restore.known_statements import (
     OWNER, EXTENSION, GIVEN_FUNCTION, OPERATOR_CLASS, is_known, makes_event_trigger, may_be_left_out,
 )
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
+from schedgen_backups.core.restore.load_roles import LoadRoles, StandIn
 from schedgen_backups.core.settings import DatabaseSettings
 
 login = DatabaseSettings(host="h", port=1, user="u", password="p", database="d")

@@ -15,7 +15,7 @@ from schedgen_backups.core.postgres.connection import SessionFacts
 from schedgen_backups.core.postgres.session import DatabaseSession
 from schedgen_backups.core.restore.database import PreparedDatabase, TargetFacts
 from schedgen_backups.core.restore.load import DatabaseLoad
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles
+from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import DUMP_NAME, TableText, make_transfer, write_dump
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import pairwise
 
-import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schedgen_backups.core.formats.dump_text import Rows, Segment, TableEnd, TableStart, Text
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn, explain
+from schedgen_backups.core.restore.load_roles import LoadRoles, StandIn
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups_tests.support.artifacts import cut
 
@@ -104,29 +102,9 @@ def test_rows_keep_their_bytes_and_their_place() -> None:
     assert list(LoadRoles(LOADER, None).name_superusers(segments)) == segments
 
 
-def test_each_refusal_of_the_server_has_a_hint_of_its_own() -> None:
-    errors = psycopg.errors
-    refusals = [
-        errors.InsufficientPrivilege,
-        errors.UndefinedObject,
-        errors.UndefinedFile,
-        errors.SyntaxError,
-    ]
-    hints = [explain(b"CREATE x", refusal("no")).hint for refusal in refusals]
-    assert all(one != other for one, other in pairwise(hints))
-    assert "superuser privileges" in hints[0]
-    assert hints[2] == explain(b"CREATE x", errors.FeatureNotSupported("no")).hint
-    assert explain(b"CREATE x", psycopg.Error("no")).hint == hints[3]
-
-
-@pytest.mark.parametrize(("length", "said"), [(80, "x" * 80), (81, "x" * 80 + "…")])
-def test_a_long_statement_is_truncated_in_messages(length: int, said: str) -> None:
-    assert explain(b"x" * length, psycopg.Error("no  \n good")).message == f"{said}: no good"
-
-
 _LONG_LINE = """
 from schedgen_backups.core.formats.dump_text import Text
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
+from schedgen_backups.core.restore.load_roles import LoadRoles, StandIn
 from schedgen_backups.core.settings import DatabaseSettings
 roles = LoadRoles(DatabaseSettings("host", 5432, "loader", "canary", "scratch"), None,
     stand_ins=(StandIn("app", "app", "standin_0"),))

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.catalog.catalog import PointState
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import (
     CLOCK_TOLERANCE,

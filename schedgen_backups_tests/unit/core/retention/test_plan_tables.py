@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import CLOCK_TOLERANCE
+from schedgen_backups.core.catalog.points import CLOCK_TOLERANCE
 from schedgen_backups.core.retention.plan import (
     Candidate,
     RetentionPlan,

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, read_pin, remove_pin, write_pin
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy

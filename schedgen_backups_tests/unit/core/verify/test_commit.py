@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import Catalog, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import (
     COMMIT_CHECKS,
     STORED_CHECKS,
@@ -16,6 +16,7 @@ from schedgen_backups.core.catalog.check_results import (
     CheckStatus,
     Verification,
 )
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import TOOL_VERSION, ArtifactKind, Origin, RecoveryPointId, ReferenceVerdict
 from schedgen_backups.core.verify.commit import commit_point, verify_point

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.catalog.catalog import BASELINE_NAME, SITE_NAME, Catalog, PointListing, PointState
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.catalog.selection import find_newest_verified, look_over
+from schedgen_backups.core.catalog.small_files import BASELINE_NAME, SITE_NAME
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPolicy

@@ -1,34 +1,28 @@
-"""Create and remove the empty database and the empty bucket into which a drill restores."""
+"""Create and remove the empty database into which a drill restores, with the roles that load it."""
 
 from __future__ import annotations
 
-import re
 import secrets
-import subprocess
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
-from minio.deleteobjects import DeleteObject
 from psycopg import sql
 
-from schedgen_backups.core.drill.scratch_folder import ScratchFolder, ServerBucket, ServerDatabase
-from schedgen_backups.core.errors import BucketError, ConfigurationError, DatabaseError
+from schedgen_backups.core.drill.database_servers import check_not_source, find_server_bin_dirs, note_version
+from schedgen_backups.core.drill.scratch_folder import ScratchFolder, ServerDatabase
+from schedgen_backups.core.errors import ConfigurationError, DatabaseError
 from schedgen_backups.core.formats.dump_text import unquote_identifier
 from schedgen_backups.core.formats.records import DumpRecord
-from schedgen_backups.core.postgres.client_programs import INSTALLED_BIN_DIRS
 from schedgen_backups.core.postgres.connection import connect_database, read_session_facts, translate_errors
 from schedgen_backups.core.postgres.database_properties import UNKNOWN_LOCALE_ERRORS, make_locale_clause
+from schedgen_backups.core.restore.load_roles import LoadRoles, StandIn
 from schedgen_backups.core.restore.roles import parse_roles
-from schedgen_backups.core.restore.unprivileged_load import LoadRoles, StandIn
-from schedgen_backups.core.s3.client import BucketClient
-from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedded_bin_dirs
-from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
-from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.servers.postgres import EmbeddedPostgres
+from schedgen_backups.core.settings import DatabaseSettings, DrillSettings
 
-_VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
 EVENT_TRIGGERS_SETTING_MAJOR = 17
 """PostgreSQL 17 introduced login triggers and the setting that turns event triggers off (release notes,
 E.7.3)."""
@@ -79,7 +73,7 @@ def open_scratch_database(
     try:
         load_roles = _make_database(server, plan, folder.database_name, record, major)
         yield ScratchDatabase(
-            load_roles, f"PostgreSQL {major} at {server.host}:{server.port}", _note_version(major, record)
+            load_roles, f"PostgreSQL {major} at {server.host}:{server.port}", note_version(major, record)
         )
     finally:
         drop_server_database(server, made)
@@ -198,48 +192,6 @@ def _drop_subscriptions(server: DatabaseSettings, made: ServerDatabase) -> None:
             connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(name))
 
 
-def check_not_source(
-    server: DatabaseSettings, record: DumpRecord, drill: DrillSettings, source: DatabaseSettings | None
-) -> int:
-    """Return the server's major version.
-
-    ConfigurationError when it is the server that was backed up and that is not allowed.
-    """
-    with connect_database(server) as connection, translate_errors(server):
-        major = connection.info.server_version // 10000
-        query = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')"
-        identifier = ""
-        if connection.execute(query).fetchone() == (True,):
-            row = connection.execute(
-                "SELECT system_identifier FROM pg_catalog.pg_control_system()"
-            ).fetchone()
-            identifier = str(row[0]) if row else ""
-    # A DNS name may be an alias; the cluster's identifier is unique, but the role may not be allowed to read
-    # it.
-    is_source = bool(identifier) and identifier == record.system_identifier
-    is_source = is_source or (source is not None and (server.host, server.port) == (source.host, source.port))
-    if is_source and not drill.is_source_server_allowed:
-        raise ConfigurationError(
-            f"DRILL_DATABASE_URL names the server that was backed up ({server.host}:{server.port})",
-            hint="Use another server, remove the setting to drill on this machine, or set "
-            "DRILL_ON_SOURCE_SERVER=true.",
-        )
-    return major
-
-
-def find_server_bin_dirs(major: int) -> tuple[tuple[Path, int], ...]:
-    """Return directories of PostgreSQL servers of this major version or newer, with their versions.
-
-    The closest version comes first, installed servers before wheels.
-    """
-    found: list[tuple[Path, int]] = []
-    for bin_dir in _candidate_bin_dirs():
-        version = _read_version(bin_dir)
-        if version is not None and version >= major:
-            found.append((bin_dir, version))
-    return tuple(sorted(found, key=lambda pair: pair[1]))
-
-
 @contextmanager
 def _open_own_server(
     folder: ScratchFolder, record: DumpRecord, roles: str, hidden_paths: Sequence[Path]
@@ -271,36 +223,8 @@ def _open_own_server(
         yield ScratchDatabase(
             replace(load_roles, is_server_shared=False),
             f"PostgreSQL {major} from {bin_dir}",
-            _note_version(major, record),
+            note_version(major, record),
         )
-
-
-def _candidate_bin_dirs() -> Iterator[Path]:
-    for pattern in INSTALLED_BIN_DIRS:
-        yield from sorted(Path("/").glob(pattern))
-    yield from find_embedded_bin_dirs()
-
-
-def _read_version(bin_dir: Path) -> int | None:
-    if not all((bin_dir / name).is_file() for name in ("postgres", "initdb", "pg_ctl")):
-        return None
-    try:
-        answer = subprocess.run(
-            [str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):  # built for another machine: counts as absent
-        return None
-    match = _VERSION.search(answer)
-    return int(match[1]) if match else None
-
-
-def _note_version(major: int, record: DumpRecord) -> str:
-    if major == record.server_major:
-        return ""
-    return (
-        f"restored into PostgreSQL {major}, but the dump is from {record.server_major}: rows are compared; "
-        "the schema's text may not be comparable"
-    )
 
 
 _THROWAWAY_OPTIONS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -479,75 +403,3 @@ def _create_database(
             return
     # UTF-8 works with every locale; every other encoding works only with C.
     connection.execute(statement if record.encoding == "UTF8" else statement + sql.SQL(" LOCALE 'C'"))
-
-
-_STALL_TIMEOUT_SECONDS = 60.0
-"""Requests here carry no object bodies."""
-
-
-@dataclass(frozen=True)
-class ScratchBucket:
-    """The empty bucket and a description of its server."""
-
-    settings: BucketSettings
-    description: str
-
-
-class _BucketMaker(BucketClient):
-    """A client that can create and remove its bucket."""
-
-    def make(self) -> None:
-        with self.translate_errors(""):
-            self._client.make_bucket(self._bucket)
-
-    def remove(self) -> None:
-        """Remove the bucket with all its objects and old versions; do nothing when it does not exist."""
-        with self.translate_errors(""):
-            if not self._client.bucket_exists(self._bucket):
-                return
-            entries = self.list_versions() if self.is_versioned() is True else self.list_objects()
-            doomed = (DeleteObject(entry.key, entry.version_id) for entry in entries)
-            for error in self._client.remove_objects(self._bucket, doomed):
-                raise BucketError(
-                    f"object {error.name!r} of the scratch bucket {self._bucket} was not removed: "
-                    f"{error.message}"
-                )
-            self._client.remove_bucket(self._bucket)
-
-
-@contextmanager
-def open_scratch_bucket(folder: ScratchFolder, drill: DrillSettings) -> Generator[ScratchBucket, None, None]:
-    """Provide an empty bucket within the block; remove bucket and server afterwards.
-
-    BucketError when the server refuses.
-    """
-    if drill.bucket is None:
-        with EmbeddedS3(folder.path / "s3") as server:
-            settings = server.settings(folder.bucket_name)
-            _make_bucket(settings)
-            yield ScratchBucket(settings, "an embedded S3 server")
-        return
-    settings = drill.bucket.with_bucket(folder.bucket_name)
-    made = ServerBucket(endpoint=settings.endpoint, name=settings.bucket)
-    folder.write_record(bucket=made)
-    try:
-        _make_bucket(settings)
-        yield ScratchBucket(settings, f"the S3 server at {settings.endpoint}")
-    finally:
-        remove_server_bucket(settings, made)
-        folder.write_record(bucket=None)
-
-
-def remove_server_bucket(server: BucketSettings, made: ServerBucket) -> None:
-    """Remove the scratch bucket with its objects; BucketError when that fails."""
-    client = _BucketMaker(
-        server.with_bucket(made.name), threads=1, stall_timeout_seconds=_STALL_TIMEOUT_SECONDS
-    )
-    with client:
-        client.remove()
-
-
-def _make_bucket(settings: BucketSettings) -> None:
-    client = _BucketMaker(settings, threads=1, stall_timeout_seconds=_STALL_TIMEOUT_SECONDS)
-    with client:
-        client.make()

@@ -1,0 +1,162 @@
+"""The state of each recovery point, judged by names, sizes and the small files of the directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from pathlib import Path
+
+from schedgen_backups.core.catalog.check_results import STORED_CHECKS, Verification
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.gzip_members import read_footer
+from schedgen_backups.core.model import ArtifactKind, ArtifactName, Manifest, RecoveryPointId, Site
+from schedgen_backups.core.system.files import open_regular
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""A point further ahead than this means that a clock is or was wrong: the clock of this machine, or of the
+host that took the point."""
+
+
+class PointState(str, Enum):
+    """The state of a recovery point."""
+
+    VERIFIED = "verified"
+    UNVERIFIED = "unverified"
+    FAILED = "failed"
+    """Checked, and at least one check failed."""
+    PARTIAL = "partial"
+    """Without a manifest: one half of the backup failed, or the point was never committed."""
+    FOREIGN = "foreign"
+    """From another site's backup directory. Restored only by its id, until an operator adopts it."""
+    AHEAD = "ahead of the clock"
+    """Taken later than this machine's current time: this clock, or that of the taking host, is wrong."""
+    DAMAGED = "damaged"
+    """One of its files is missing, has another size or cannot be read. The point does not count as verified,
+    does not hide other points, and is never removed."""
+
+
+@dataclass(frozen=True)
+class FoundArtifact:
+    """One file in the directory that belongs to a point."""
+
+    name: ArtifactName
+    path: Path
+    size_bytes: int
+    modified_ns: int = 0
+    """Nanoseconds since 1970, from the file system."""
+
+
+@dataclass(frozen=True)
+class PointListing:
+    """One recovery point as found in the directory."""
+
+    point_id: RecoveryPointId
+    artifacts: tuple[FoundArtifact, ...]
+    manifest: Manifest | None
+    verification: Verification
+    problems: tuple[str, ...] = ()
+    """What is currently wrong with its files, judging by names, sizes and the small files."""
+    unread_files: tuple[str, ...] = ()
+    """Names of committed files that were not read since their last modification: after a copy, a move to
+    another host, or a change of content.
+
+    The point keeps its state until they are read again."""
+    is_foreign: bool = False
+    is_ahead: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Total size of its artifacts."""
+        return sum(artifact.size_bytes for artifact in self.artifacts)
+
+    @property
+    def state(self) -> PointState:
+        """The state of the point; unverified when never checked, or checked on other content."""
+        if self.is_foreign:
+            return PointState.FOREIGN
+        if self.problems:
+            return PointState.DAMAGED
+        if self.is_ahead:
+            return PointState.AHEAD
+        if self.verification.is_failed:
+            return PointState.FAILED
+        if self.manifest is None:
+            return PointState.PARTIAL
+        committed = {artifact.kind: artifact.sha256 for artifact in self.manifest.artifacts}
+        is_bound = all(
+            committed.get(kind) == sha256
+            for result in self.verification.results
+            for kind, sha256 in result.artifacts.items()
+        )
+        return PointState.VERIFIED if is_bound and self.verification.is_verified else PointState.UNVERIFIED
+
+    def artifact(self, kind: ArtifactKind) -> FoundArtifact | None:
+        """Return the file of this kind, or None when there is none."""
+        return next((artifact for artifact in self.artifacts if artifact.name.kind is kind), None)
+
+    def get_path(self, kind: ArtifactKind) -> Path:
+        """Return the path of the file of this kind; raise VerificationError when the point has none."""
+        artifact = self.artifact(kind)
+        if artifact is None:
+            raise VerificationError(
+                f"recovery point {self.point_id} has no {kind.value} file",
+                hint="It is a partial point, or the file was removed. `schedgen-backups list` shows the "
+                "others.",
+            )
+        return artifact.path
+
+
+def is_ours(artifact: FoundArtifact) -> bool:
+    """Return whether the file has the footer of this tool; files of the shell script do not.
+
+    False for a file that cannot be read.
+    """
+    try:
+        with open_regular(artifact.path) as file:
+            read_footer(file)
+    except (OSError, VerificationError):
+        return False
+    return True
+
+
+def judge_point(
+    point_id: RecoveryPointId,
+    artifacts: Sequence[FoundArtifact],
+    manifest: Manifest | None,
+    verification: Verification,
+    site: Site | None,
+    *,
+    unreadable: Sequence[str] = (),
+) -> PointListing:
+    """Return the point with what is wrong with it.
+
+    `unreadable` says which of its small files cannot be read; `site` is the identity of the directory.
+    """
+    ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
+    problems, unread = list(unreadable), list[str]()
+    found_files = {artifact.path.name: artifact for artifact in ordered}
+    for artifact in manifest.artifacts if manifest is not None else ():
+        found = found_files.get(artifact.file_name)
+        reading = verification.result(STORED_CHECKS[artifact.kind])
+        if found is None:
+            problems.append(f"{artifact.file_name} is missing")
+        elif found.size_bytes != artifact.size_bytes:
+            problems.append(
+                f"{artifact.file_name} has {found.size_bytes} bytes, the manifest says {artifact.size_bytes}"
+            )
+        elif reading is None or reading.file_modified_ns != found.modified_ns:
+            unread.append(artifact.file_name)
+    is_foreign = manifest is not None and site is not None and not site.owns(manifest)
+    is_ahead = point_id.taken_at > datetime.now(timezone.utc) + CLOCK_TOLERANCE
+    return PointListing(
+        point_id,
+        ordered,
+        manifest,
+        verification,
+        tuple(problems),
+        tuple(unread),
+        is_foreign=is_foreign,
+        is_ahead=is_ahead,
+    )

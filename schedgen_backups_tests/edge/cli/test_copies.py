@@ -1,0 +1,287 @@
+"""Copies in stores on the command line: copy, prove, and restore where nothing but the store is left.
+
+All tests share one site with one copied point; each has its own targets.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.copies.encryption import KeyPair, make_key_pair
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.demo.seed import SeedSummary
+from schedgen_backups_tests.support.artifacts import list_files
+from schedgen_backups_tests.support.servers import client_of, run
+from schedgen_backups_tests.support.sites import Application, Site
+
+pytestmark = [pytest.mark.edge]
+
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+
+
+class CopiedSite:
+    """A site whose point was copied into a folder, and a second machine that has only store and key."""
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        self.site = site
+        self.key_pair: KeyPair = make_key_pair()
+        self.safe: KeyPair = make_key_pair()
+        self.store = folder / "nas"
+        self.identity = folder / "key.txt"
+        self.identity.write_text(f"{self.key_pair.private}\n")
+        self.stores_file = folder / "stores.toml"
+        self.stores_file.write_text(
+            f'[stores.nas]\nurl = "file://{self.store}"\n'
+            f"recipients = {json.dumps([self.key_pair.public, self.safe.public])}\n"
+        )
+        site.set(BACKUP_STORES_FILE=str(self.stores_file))
+
+    @property
+    def points(self) -> tuple[PointListing, ...]:
+        """The points in the backup directory of the first machine."""
+        return Catalog(self.site.directory).list_points()
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        return ("--from", "nas", "--identity", str(self.identity))
+
+
+@pytest.fixture(scope="module")
+def copied(
+    tmp_path_factory: pytest.TempPathFactory, seeded_application: tuple[Application, SeedSummary]
+) -> Iterator[CopiedSite]:
+    with pytest.MonkeyPatch.context() as monkeypatch, dg.DagsterInstance.ephemeral() as instance:
+        site = Site(tmp_path_factory.mktemp("copies"), seeded_application[0], monkeypatch)
+        copied = CopiedSite(site, tmp_path_factory.mktemp("elsewhere"))
+        assert site.run(instance).success
+        assert site.cli("stores", "prepare", "nas").code == 0
+        answer = site.cli("stores", "copy", "nas", "--json")
+        assert (answer.code, answer.stderr) == (0, "")
+        assert json.loads(answer.stdout)["copied"] == [site.points()[0].point_id.text]
+        yield copied
+
+
+@pytest.fixture
+def elsewhere(copied: CopiedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CopiedSite:
+    """The same store seen from a machine without the backup directory."""
+    monkeypatch.setenv("BACKUP_DIR", str(tmp_path / "new"))
+    return copied
+
+
+def test_copying_again_does_nothing(copied: CopiedSite) -> None:
+    before = list_files(copied.store)
+    assert json.loads(copied.site.cli("stores", "copy", "nas", "--json").stdout)["copied"] == []
+    assert list_files(copied.store) == before
+
+
+def test_a_proof_is_told_and_remembered(copied: CopiedSite) -> None:
+    answer = copied.site.cli("stores", "prove", "nas", "--json")
+    assert answer.code == 0
+    assert json.loads(answer.stdout)["problems"] == []
+    [store] = json.loads(copied.site.cli("stores", "--json").stdout)["stores"]
+    assert store["state"]["listed_at"] is not None
+    assert [point["point_id"] for point in store["state"]["points"]] == [
+        copied.site.points()[0].point_id.text
+    ]
+    assert "nas" in copied.site.cli("stores").stdout
+
+
+def test_a_missing_pack_exits_with_3(copied: CopiedSite) -> None:
+    pack = next(iter(copied.store.glob("*/packs/*")))
+    hidden = pack.with_name("hidden")
+    pack.rename(copied.store.parent / "hidden")
+    try:
+        answer = copied.site.cli("stores", "prove", "nas")
+        assert answer.code == 3
+        assert pack.name in answer.stdout
+    finally:
+        (copied.store.parent / "hidden").rename(pack)
+    assert not hidden.exists()
+    assert copied.site.cli("stores", "prove", "nas").code == 0
+
+
+def test_with_only_store_and_key_everything_is_restored_and_equal(
+    elsewhere: CopiedSite, database: DatabaseSettings, weed_bucket: BucketSettings, tmp_path: Path
+) -> None:
+    result = elsewhere.site.cli(
+        "restore",
+        "latest",
+        *elsewhere.source,
+        "--database",
+        database.database,
+        "--bucket",
+        weed_bucket.bucket,
+        "--json",
+    )
+    assert (result.code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert report["equal"] is True
+    assert {found["status"] for found in report["results"]} == {"passed"}
+    source = elsewhere.site.application
+    for (table,) in run(source.database, TABLES):
+        rows = f"SELECT t::text FROM {table} AS t ORDER BY 1"
+        assert run(database, rows) == run(source.database, rows)
+    log = json.loads(elsewhere.site.cli("log", "--json").stdout)["entries"]
+    assert [entry["result"] for entry in log] == ["done: equal"]
+    assert not list((tmp_path / "new").glob(".fetched-*"))
+    assert not list((tmp_path / "new").glob("verification_*"))
+
+
+def test_single_objects_are_restored_without_reading_the_rest(
+    elsewhere: CopiedSite, seeded: SeedSummary, tmp_path: Path
+) -> None:
+    assert seeded
+    source = elsewhere.site.application.bucket
+    key = min(
+        str(entry.object_name)
+        for entry in client_of(source).list_objects(source.bucket, recursive=True)
+        if str(entry.object_name).endswith(".pdf")
+    )
+    out = tmp_path / "out"
+    answer = elsewhere.site.cli("restore-objects", "latest", key, *elsewhere.source, "--to", str(out))
+    assert answer.code == 0, answer.stderr
+    assert (out / key).read_bytes() == client_of(source).get_object(source.bucket, key).read()
+
+
+def test_single_tables_are_compared(elsewhere: CopiedSite) -> None:
+    answer = elsewhere.site.cli(
+        "restore-tables", "latest", "users", *elsewhere.source, "--diff-only", "--json"
+    )
+    assert answer.code == 0, answer.stderr
+    [table] = json.loads(answer.stdout)["tables"]
+    assert table["table"].endswith("users")
+
+
+def test_list_needs_no_key_and_show_does(elsewhere: CopiedSite) -> None:
+    listed = json.loads(elsewhere.site.cli("list", "--from", "nas", "--json").stdout)["copies"]
+    assert [copy["id"] for copy in listed] == [copy.point_id.text for copy in elsewhere.points]
+    refused = elsewhere.site.cli("show", "latest", "--from", "nas")
+    assert refused.code == 4
+    assert "--identity" in refused.stderr
+    shown = elsewhere.site.cli("show", "latest", *elsewhere.source)
+    assert (shown.code, listed[0]["id"] in shown.stdout) == (0, True)
+    tables = elsewhere.site.cli("show", "latest", *elsewhere.source, "--tables")
+    assert "users" in tables.stdout
+
+
+def test_verify_reads_the_whole_copy(elsewhere: CopiedSite) -> None:
+    answer = elsewhere.site.cli("verify", "latest", *elsewhere.source, "--json")
+    assert answer.code == 0, answer.stdout
+    [results] = json.loads(answer.stdout)["results"].values()
+    assert {result["status"] for result in results} <= {"passed", "not configured"}
+
+
+def test_a_drill_of_the_copy_is_remembered(copied: CopiedSite) -> None:
+    answer = copied.site.cli("drill", "latest", *copied.source, "--json")
+    assert answer.code == 0, answer.stdout
+    [store] = json.loads(copied.site.cli("stores", "--json").stdout)["stores"]
+    assert store["state"]["opened_point_id"] == copied.site.points()[0].point_id.text
+
+
+def test_another_key_opens_nothing(elsewhere: CopiedSite, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.txt"
+    wrong.write_text(make_key_pair().private)
+    answer = elsewhere.site.cli("verify", "latest", "--from", "nas", "--identity", str(wrong))
+    assert answer.code == 3
+    assert "cannot be decrypted" in answer.stderr
+
+
+@pytest.mark.parametrize("which", ["key_pair", "safe"])
+def test_fetched_files_are_those_of_the_backup_directory(
+    elsewhere: CopiedSite, tmp_path: Path, which: str
+) -> None:
+    identity = tmp_path / "identity"
+    identity.write_text(getattr(elsewhere, which).private)
+    out = tmp_path / "out"
+    answer = elsewhere.site.cli(
+        "fetch", "latest", "--from", "nas", "--identity", str(identity), "--to", str(out)
+    )
+    assert answer.code == 0, answer.stderr
+    [point] = elsewhere.points
+    for kind in ArtifactKind:
+        path = point.get_path(kind)
+        assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="needs Debian's age")
+def test_the_script_in_the_store_restores_with_stock_tools_only(
+    elsewhere: CopiedSite, tmp_path: Path
+) -> None:
+    [folder] = [path for path in elsewhere.store.iterdir() if path.is_dir()]
+    [point] = elsewhere.points
+    done = subprocess.run(
+        ["sh", "restore.sh", point.point_id.text, str(elsewhere.identity), str(tmp_path / "out")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": OK") == 2
+    for kind in ArtifactKind:
+        path = point.get_path(kind)
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [
+            *(point.get_path(kind).name for kind in ArtifactKind),
+            f"manifest_{point.point_id}.json",
+            f"verification_{point.point_id}.json",
+        ]
+    )
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="needs Debian's age")
+def test_a_pack_of_the_bucket_is_a_tar_of_its_own(elsewhere: CopiedSite, tmp_path: Path) -> None:
+    unpacked = 0
+    for pack in sorted(elsewhere.store.glob("*/packs/*.age")):
+        script = f"age -d -i {elsewhere.identity} {pack} | tar -xzi -C {tmp_path} 2>/dev/null; true"
+        subprocess.run(["bash", "-c", script], check=True)
+        unpacked = sum(1 for path in tmp_path.rglob("*.pdf") if path.is_file())
+    source = elsewhere.site.application.bucket
+    keys = [str(entry.object_name) for entry in client_of(source).list_objects(source.bucket, recursive=True)]
+    assert unpacked == sum(key.endswith(".pdf") for key in keys)
+
+
+def test_no_private_key_is_on_the_host(copied: CopiedSite) -> None:
+    secret = copied.key_pair.private.encode()
+    folders = (copied.site.folder, copied.store)
+    found = [
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and secret in path.read_bytes()
+    ]
+    assert found == []
+
+
+def test_make_key_prints_a_pair_that_works(copied: CopiedSite) -> None:
+    pair = json.loads(copied.site.cli("stores", "make-key", "--json").stdout)
+    assert pair["public"].startswith("age1")
+    assert pair["private"].startswith("AGE-SECRET-KEY-")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("stores", "copy"), "needs the name of a store"),
+        (("stores", "copy", "other"), "there is no store"),
+        (("stores", "forget-writer", "nas"), "id of a writer"),
+        (("show", "latest", "--identity", "x"), "need --from"),
+        (("verify", "--all", "--from", "nas"), "--from needs a recovery point"),
+        (("fetch", "latest", "--to", "x"), "no store is given"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(copied: CopiedSite, words: tuple[str, ...], said: str) -> None:
+    answer = copied.site.cli(*words)
+    assert answer.code == 4
+    assert said in answer.stderr
