@@ -68,7 +68,8 @@ MEANINGS: Mapping[int, str] = MappingProxyType(
 STATUS_MEANINGS: Mapping[int, str] = MappingProxyType(
     {
         0: "the newest verified point is recent enough",
-        1: "the newest verified point is almost too old, a point is damaged, or an incident is open",
+        1: "the newest verified point is almost too old, a point is damaged, something is wrong with copies, "
+        "or an incident is open",
         2: "the newest verified point is too old, or there is none",
     }
 )

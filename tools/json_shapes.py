@@ -23,6 +23,9 @@ POINT_FIELDS: Mapping[str, str] = {
     "problems": "what is wrong with it",
     "unread_files": "files that were copied or modified since they were last read",
     "artifacts": "its files, with path and size",
+    "copies": "for each store that held it when last listed: `store`, `size_bytes`, `sent_at`, `listed_at`, "
+    "`read_back_since` (since when every pack of the store was read back, or null), `opened_at` (when a "
+    "drill restored this point from the store, or null)",
     "levels": "each verification level with its status and time",
     "manifest": "the manifest, or null if the point is not committed",
     "verification": "the newest check results: `check`, `status` (`passed`, `failed`, `missing in the live "
@@ -110,6 +113,12 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "ahead": "IDs of points in the future",
         "to_be_read_again": "number of points that will be verified again",
         "open_incidents": "the open incidents",
+        "copies": "of the newest verified point, or null if unknown: `count` (with the backup directory), "
+        "`kinds_of_place`, `elsewhere` (not on this host, nor in a folder of it)",
+        "stores": "for each store, as last seen: `name`, `error` (why it cannot be used, or null), "
+        "`elsewhere`, `copies`, `newest_id` and `sent_at` of its newest copy, `listed_at`, "
+        "`read_back_since`, `packs`, `packs_unread`, `opened_at`, `locked_until`, `attempted_at`, "
+        "`last_failure`, `problems`",
     },
     "undelete": {
         "tables": "the table, and how it differs",

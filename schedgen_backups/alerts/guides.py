@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schedgen_backups.alerts.run_kinds import AUDIT, BACKUP, DRILL, RESTORE, RETENTION, VERIFICATION
+from schedgen_backups.alerts.run_kinds import (
+    AUDIT,
+    BACKUP,
+    COPY,
+    COPY_RETENTION,
+    DRILL,
+    RESTORE,
+    RETENTION,
+    VERIFICATION,
+)
 from schedgen_backups.core.notify.incidents import IncidentKey
 
 FRESHNESS_AREA = "freshness"
@@ -19,6 +28,10 @@ CHECK_AREA = "check"
 """Subjects are the names of checks."""
 OUTBOX_AREA = "outbox"
 """Subjects are the parts of the outbox."""
+COPY_AGE_AREA = "copy age"
+COPY_DAMAGE_AREA = "copy damage"
+COPY_LOCK_AREA = "copy lock"
+"""Subjects of these three are the names of stores."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,46 @@ GUIDES = (
         "MEDIUM",
         "hook at once; outbox for killed runs",
         "the next audit_job that succeeds",
+    ),
+    Guide(
+        "copy-failed",
+        COPY.area,
+        "A recovery point could not be copied to a store, or the store could not be proven",
+        "MEDIUM",
+        "hook at once; outbox for killed runs",
+        "the next run for that store that succeeds",
+    ),
+    Guide(
+        "no-recent-copy",
+        COPY_AGE_AREA,
+        "A store lacks the newest verified recovery point, and its newest copy is older than max_age_hours",
+        "HIGH",
+        "sensor freshness_watch",
+        "the next copy to that store",
+    ),
+    Guide(
+        "copy-damaged",
+        COPY_DAMAGE_AREA,
+        "Files of copies are missing, altered, hidden or foreign, or a pack did not read back",
+        "HIGH",
+        "sensor freshness_watch",
+        "a proof of that store that finds nothing wrong",
+    ),
+    Guide(
+        "copy-lock-ends",
+        COPY_LOCK_AREA,
+        "Copies in a store with lock_days are not locked, or for less than a quarter of that time",
+        "HIGH",
+        "sensor freshness_watch",
+        "a proof of that store that finds everything locked",
+    ),
+    Guide(
+        "copy-retention-failed",
+        COPY_RETENTION.area,
+        "Old copies in a store could not be removed",
+        "MEDIUM",
+        "hook at once; outbox for killed runs",
+        "the next pruning of that store that succeeds",
     ),
     Guide(
         "alert-sensor-failed",

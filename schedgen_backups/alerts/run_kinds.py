@@ -5,6 +5,7 @@ Add a kind when the failure of a new job must not be reported as a failed backup
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from schedgen_backups.core.notify.alert import Severity
@@ -17,6 +18,10 @@ DRILL_CHECK_NAMES = (
     "operator_checks_hold",
     "drill_is_in_time",
 )
+
+
+COPY_CHECK_NAMES = ("copy_is_complete", "copy_reads_back", "copy_is_locked")
+_STORE_STEP = re.compile(rf"__(?P<checked>.+?)_(?:{'|'.join(COPY_CHECK_NAMES)})|_(?P<store>[a-z0-9].*)")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,26 @@ class RunKind:
     job_names: frozenset[str] = frozenset()
     subjects: frozenset[str] = frozenset()
     """Names of its steps."""
+    job_prefix: str = ""
+    """Start of the names of its jobs, if there is one for each store: PREFIX_STORE_job."""
+    step_prefix: str = ""
+    """Start of the names of their steps: PREFIX_STORE, and checks that are started alone."""
+
+    def covers(self, job_name: str, subject: str) -> bool:
+        """Return whether the job, or a step of this name, is of this kind."""
+        if job_name in self.job_names or subject in self.subjects:
+            return True
+        return bool(self.job_prefix) and (
+            job_name.startswith(f"{self.job_prefix}_") or subject.startswith(f"{self.step_prefix}_")
+        )
+
+    def find_job_name(self, key: IncidentKey) -> str:
+        """Return the job whose success resolves an incident of a store; empty if there is none."""
+        subject = key.subject.rpartition(" ")[0]
+        if subject.startswith(f"{self.job_prefix}_"):
+            return subject
+        found = _STORE_STEP.fullmatch(subject.removeprefix(self.step_prefix))
+        return f"{self.job_prefix}_{found['checked'] or found['store']}_job" if found is not None else ""
 
     @property
     def is_backup(self) -> bool:
@@ -102,16 +127,31 @@ DRILL = RunKind(
     job_names=frozenset({"restore_drill_job"}),
     subjects=frozenset({"restore_drill", *(f"restore_drill_{name}" for name in DRILL_CHECK_NAMES)}),
 )
-OTHER_RUN_KINDS = (RETENTION, VERIFICATION, RESTORE, DRILL, AUDIT)
+COPY = RunKind(
+    noun="Copy to a store",
+    area="copy",
+    # The point exists here, and another attempt follows. After max_age_hours, another alert is HIGH.
+    severity=Severity.MEDIUM,
+    next_step="It is tried again every 30 minutes. Show what is missing: schedgen-backups status",
+    job_prefix="copy_to",
+    step_prefix="offsite_copy",
+)
+COPY_RETENTION = RunKind(
+    noun="Retention in a store",
+    area="copy retention",
+    severity=Severity.MEDIUM,
+    next_step="Nothing that a kept copy needs was removed. Start the job again when the cause is gone.",
+    job_prefix="prune_copies_in",
+    step_prefix="offsite_prune",
+)
+STORE_RUN_KINDS = (COPY, COPY_RETENTION)
+"""Kinds with one job for each store: the success of another store's job resolves nothing."""
+OTHER_RUN_KINDS = (RETENTION, VERIFICATION, RESTORE, DRILL, AUDIT, *STORE_RUN_KINDS)
 
 
 def find_run_kind(job_name: str, subject: str) -> RunKind:
     """Return the run kind of this job or step; a step that is started in the UI has no job of ours."""
     return next(
-        (
-            run_kind
-            for run_kind in OTHER_RUN_KINDS
-            if job_name in run_kind.job_names or subject in run_kind.subjects
-        ),
+        (run_kind for run_kind in OTHER_RUN_KINDS if run_kind.covers(job_name, subject)),
         BACKUP,
     )

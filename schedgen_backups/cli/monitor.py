@@ -9,9 +9,10 @@ from rich.table import Table
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
+from schedgen_backups.cli.copy_status import KnownCopies, list_store_troubles
 from schedgen_backups.cli.progress import print_precondition_results, show_work
 from schedgen_backups.cli.text import escape, escape_value
-from schedgen_backups.core.catalog.selection import look_over
+from schedgen_backups.core.catalog.selection import list_verified, look_over
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
 from schedgen_backups.doctor.checks import examine
@@ -27,16 +28,29 @@ _LISTED_KEYS = 200
 
 @app.command()
 def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
-    """Print in one line whether the newest verified recovery point is recent enough.
+    """Print in one line whether the newest verified recovery point is recent enough, and its copies.
 
-    Exit code 0 if it is; 1 if it is almost too old, a point is damaged or an incident is open; 2 if it is
-    too old or there is none.
+    A line for each store follows, with the age of each proof. Exit code 0 if the point is recent enough; 1 if
+    it is almost too old, a point is damaged, something is wrong with the copies or an incident is open; 2 if
+    it is too old or there is none.
     """
-    service = AlertService(get_config(context))
-    overview = look_over(service.catalog, datetime.now(timezone.utc))
+    config, now = get_config(context), datetime.now(timezone.utc)
+    service, copies = AlertService(config), KnownCopies(config)
+    overview = look_over(service.catalog, now)
     freshness, max_age = overview.freshness, service.settings.max_age
     incidents = [str(incident.key) for incident in service.notifier.read_incidents()]
-    is_warning = freshness.is_too_old(max_age * _WARNING_SHARE) or not overview.is_intact or bool(incidents)
+    verified = [
+        point.point_id
+        for point in (list_verified(service.catalog) if service.catalog.directory.is_dir() else ())
+    ]
+    newest = freshness.newest.point_id if freshness.newest is not None else None
+    troubles = [copies.error] if copies.error else list_store_troubles(copies.stores, verified, now)
+    is_warning = (
+        freshness.is_too_old(max_age * _WARNING_SHARE)
+        or not overview.is_intact
+        or bool(incidents)
+        or bool(troubles)
+    )
     exit_code = _STATUS_CRITICAL if freshness.is_too_old(max_age) else _STATUS_WARNING if is_warning else 0
     word = {0: "OK", _STATUS_WARNING: "WARNING", _STATUS_CRITICAL: "CRITICAL"}[exit_code]
     if as_json:
@@ -50,15 +64,23 @@ def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
                 "ahead": [point.point_id.text for point in overview.ahead],
                 "to_be_read_again": overview.due_count,
                 "open_incidents": incidents,
+                "copies": copies.spread_to_json(newest),
+                "stores": copies.stores_to_json(verified, now),
             }
         )
     else:
         parts = [overview.describe_freshness(max_age)]
         if not overview.is_intact or overview.due_count:
             parts.append(overview.describe_intactness())
+        if spread := copies.describe_spread(newest):
+            parts.append(spread)
+        if troubles and not copies.error:
+            parts.append("; ".join(troubles))
         if incidents:
             parts.append(f"open incidents: {', '.join(incidents)}")
         out.print(escape(f"{word}: {'; '.join(parts)}"))
+        for store in copies.stores:
+            out.print(escape(f"{store.name}: {store.describe(now)}"))
     raise CommandEnd(exit_code)
 
 

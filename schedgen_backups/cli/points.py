@@ -31,6 +31,7 @@ from schedgen_backups.cli.copies import (
     open_point,
     open_store_access,
 )
+from schedgen_backups.cli.copy_status import KnownCopies
 from schedgen_backups.cli.progress import (
     describe_levels,
     draw_plan,
@@ -82,13 +83,13 @@ def list_points(
     site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """List the recovery points, oldest first, with state, pin, labels and reason."""
+    """List the recovery points, oldest first, with state, copies, pin, labels and reason."""
     config = get_config(context)
     source = CopySource.from_options(from_store, identity, version_time, site)
     if source.store:
         _list_copies(config, source, as_json=as_json)
         return
-    catalog = config.open_catalog()
+    catalog, copies = config.open_catalog(), KnownCopies(config)
     now = datetime.now(timezone.utc)
     begins_at = now - parse_span(since) if since else None
     points = [
@@ -102,20 +103,23 @@ def list_points(
     if as_json:
         print_json(
             {
-                "points": [_point_to_json(catalog, point) for point in points],
+                "points": [_point_to_json(catalog, point, copies) for point in points],
                 "unmanaged": [path.name for path in unmanaged],
             }
         )
         return
     if points:
-        out.print(
-            draw_points(
-                points, now, {point.point_id: describe_pin(catalog, point.point_id) for point in points}
-            )
-        )
+        holders = {
+            point.point_id: ", ".join(status.name for status, _copied in copies.list_holders(point.point_id))
+            for point in points
+        }
+        pins = {point.point_id: describe_pin(catalog, point.point_id) for point in points}
+        out.print(draw_points(points, now, pins, holders if copies.stores else None))
     else:
         wanted = "matching " if label or since or state else ""
         out.print(f"no {wanted}recovery points in {escape(str(catalog.directory))}")
+    if copies.error:
+        out.print(f"copies are unknown: {escape(copies.error)}")
     if unmanaged:
         names = ", ".join(path.name for path in unmanaged)
         out.print(f"unmanaged (not made by schedgen-backups, never touched): {escape_value(names)}")
@@ -139,18 +143,18 @@ def show(
     site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Show a recovery point: files, check results, origin; or its tables, or its objects."""
+    """Show a recovery point: files, copies, check results, origin; or its tables, or its objects."""
     source = CopySource.from_options(from_store, identity, version_time, site)
     with open_point(get_config(context), source, point_id, fetch_indexes) as (config, point):
         if tables or objects is not None:
             _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
         else:
-            _show(config.open_catalog(), point, as_json=as_json)
+            _show(config.open_catalog(), point, KnownCopies(get_config(context)), as_json=as_json)
 
 
-def _show(catalog: Catalog, point: PointListing, *, as_json: bool) -> None:
+def _show(catalog: Catalog, point: PointListing, copies: KnownCopies, *, as_json: bool) -> None:
     if as_json:
-        print_json(_point_to_json(catalog, point))
+        print_json(_point_to_json(catalog, point, copies))
         return
     out.print(
         f"[bold]{point.point_id}[/]  {point.state.value}  taken "
@@ -173,6 +177,10 @@ def _show(catalog: Catalog, point: PointListing, *, as_json: bool) -> None:
         out.print(f"  {name:9} {escape_value(value)}")
     if pinned := describe_pin(catalog, point.point_id):
         out.print(f"  pin       {escape(pinned)}")
+    for line in copies.describe_point(point.point_id, datetime.now(timezone.utc)):
+        out.print(f"  copy      {escape(line)}")
+    if copies.error:
+        out.print(f"  copies    unknown: {escape(copies.error)}")
     out.print(draw_results(point.verification.results))
 
 
@@ -471,7 +479,7 @@ def _find_live(config: Config) -> LiveSystem | None:
         return None
 
 
-def _point_to_json(catalog: Catalog, point: PointListing) -> dict[str, object]:
+def _point_to_json(catalog: Catalog, point: PointListing, copies: KnownCopies) -> dict[str, object]:
     try:
         found = read_pin(catalog, point.point_id)
         pin_answer: object = found.model_dump(mode="json") if found is not None else None
@@ -488,6 +496,7 @@ def _point_to_json(catalog: Catalog, point: PointListing) -> dict[str, object]:
             artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes}
             for artifact in point.artifacts
         },
+        "copies": copies.point_to_json(point.point_id),
         "levels": {level.level.value: level.status.value for level in point.verification.levels()},
         "manifest": point.manifest.model_dump(mode="json") if point.manifest else None,
         "verification": point.verification.model_dump(mode="json"),

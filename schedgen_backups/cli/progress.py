@@ -53,8 +53,16 @@ _VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM:
 _POLL_SECONDS = 0.2
 
 
-def draw_points(points: Iterable[PointListing], now: datetime, pins: Mapping[RecoveryPointId, str]) -> Table:
-    """Return a table with a line per recovery point, oldest first; `pins` has each point's pin as text."""
+def draw_points(
+    points: Iterable[PointListing],
+    now: datetime,
+    pins: Mapping[RecoveryPointId, str],
+    copies: Mapping[RecoveryPointId, str] | None = None,
+) -> Table:
+    """Return a table with a line per recovery point, oldest first.
+
+    `pins` has each point's pin as text, `copies` the stores that hold it; None without stores.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("recovery point", "age"):
         table.add_column(name, no_wrap=True)
@@ -62,6 +70,8 @@ def draw_points(points: Iterable[PointListing], now: datetime, pins: Mapping[Rec
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("level", no_wrap=True)
+    if copies is not None:
+        table.add_column("copies", overflow="fold")
     table.add_column("pin, labels, reason", overflow="fold")
     for point in points:
         origin = point.manifest.origin if point.manifest else Origin()
@@ -73,6 +83,7 @@ def draw_points(points: Iterable[PointListing], now: datetime, pins: Mapping[Rec
             *("-" if size is None else format_bytes(size) for size in sizes),
             f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]",
             find_highest_level(point),
+            *([] if copies is None else [escape_value(copies[point.point_id] or "-")]),
             escape_value(
                 "; ".join(
                     filter(

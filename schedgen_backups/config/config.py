@@ -28,6 +28,7 @@ from schedgen_backups.config.ui import UiSettings, read_ui
 from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, FILE_SUFFIX, NAMES
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.settings import StoreSettings
+from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.settings import (
@@ -215,6 +216,13 @@ class Config:
         timezone = read_timezone(reader)
         reader.check()
         return read_stores(path, timezone, self.values) if path is not None else ()
+
+    def read_store_statuses(self) -> list[StoreStatus]:
+        """Return what is known on this host of the copies in every store; no store is asked.
+
+        ConfigurationError if the file cannot be read.
+        """
+        return [entry.read_status(self.backup_directory) for entry in self.stores]
 
     def find_store(self, name: str) -> StoreSettings:
         """Return the settings of this store; ConfigurationError if there is none or they are wrong."""

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from schedgen_backups.config.cron import find_max_gap, parse_cron
 from schedgen_backups.config.presets import NO_PRESET
 from schedgen_backups.config.reader import Reader
+from schedgen_backups.config.stores import STORES_VARIABLE
 from schedgen_backups.config.variables import DEFAULT_AUDIT_SCHEDULE, DEFAULT_DRILL_SCHEDULE, DEFAULT_SCHEDULE
 
 _MAX_DRILL_MINUTES = 7 * 24 * 60
@@ -54,6 +55,8 @@ class DefinitionSettings:
     """Whether a reference query is configured."""
     has_operator_checks: bool
     """Whether SQL checks for drills are configured."""
+    has_stores: bool
+    """Whether a file of stores is configured, readable or not."""
 
 
 def read_schedule(reader: Reader) -> ScheduleSettings:
@@ -84,6 +87,7 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         has_references=bool(reader.text("BACKUP_REFERENCE_QUERY"))
         or reader.text("BACKUP_PRESET") != NO_PRESET,
         has_operator_checks=bool(reader.text("DRILL_SQL_CHECKS")),
+        has_stores=bool(reader.text(STORES_VARIABLE)),
     )
 
 

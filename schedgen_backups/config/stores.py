@@ -24,7 +24,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from schedgen_backups.core.copies.local_folder import CopyState, LocalFolder
 from schedgen_backups.core.copies.settings import StoreSettings
+from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.location import StoreLocation
@@ -98,6 +100,11 @@ class StoreEntry:
         if self.settings is None:
             raise self.error or ConfigurationError(f"the store {self.name} is not described")
         return self.settings
+
+    def read_status(self, backup_directory: Path) -> StoreStatus:
+        """Return what is known on this host of the store's copies, without asking the store."""
+        state = LocalFolder(backup_directory, self.name).read_state() if self.settings else CopyState()
+        return StoreStatus(self.name, state, self.settings, self.error.message if self.error else "")
 
 
 def read_stores(path: Path, timezone: tzinfo, values: Mapping[str, str]) -> tuple[StoreEntry, ...]:

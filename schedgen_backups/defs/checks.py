@@ -37,13 +37,13 @@ from schedgen_backups.defs.assets import (
     recovery_point,
 )
 from schedgen_backups.defs.hooks import alert_on_step_failure
-from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 from schedgen_backups.monitoring.watch import make_fresh_result, make_intact_result
 
 
-@dg.asset_check(asset=database_dump, blocking=True)
+@dg.asset_check(asset=database_dump, blocking=True, pool=POOL)
 def dump_is_complete(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
@@ -53,7 +53,7 @@ def dump_is_complete(
         return _report(context, catalog, point, verify_dump(path))
 
 
-@dg.asset_check(asset=database_dump, blocking=True)
+@dg.asset_check(asset=database_dump, blocking=True, pool=POOL)
 def dump_matches_snapshot(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
@@ -63,7 +63,7 @@ def dump_matches_snapshot(
         return _report(context, catalog, point, (verify_dump_against_snapshot(path),))
 
 
-@dg.asset_check(asset=database_dump, blocking=True)
+@dg.asset_check(asset=database_dump, blocking=True, pool=POOL)
 def dump_size_is_plausible(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
@@ -76,7 +76,7 @@ def dump_size_is_plausible(
         return _compare_with_previous(catalog, point, ArtifactKind.DATABASE, path)
 
 
-@dg.asset_check(asset=minio_archive, blocking=True)
+@dg.asset_check(asset=minio_archive, blocking=True, pool=POOL)
 def archive_is_readable(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
@@ -86,7 +86,7 @@ def archive_is_readable(
         return _report(context, catalog, point, verify_archive(path))
 
 
-@dg.asset_check(asset=minio_archive, blocking=True)
+@dg.asset_check(asset=minio_archive, blocking=True, pool=POOL)
 def every_object_is_archived(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
@@ -96,7 +96,7 @@ def every_object_is_archived(
         return _report(context, catalog, point, (verify_every_object(path),))
 
 
-@dg.asset_check(asset=minio_archive, blocking=True)
+@dg.asset_check(asset=minio_archive, blocking=True, pool=POOL)
 def archive_size_is_plausible(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:
@@ -109,7 +109,7 @@ def archive_size_is_plausible(
         return _compare_with_previous(catalog, point, ArtifactKind.BUCKET, path)
 
 
-@dg.asset_check(asset=minio_archive, additional_deps=[database_dump], blocking=True)
+@dg.asset_check(asset=minio_archive, additional_deps=[database_dump], blocking=True, pool=POOL)
 def references_resolve(
     context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
 ) -> dg.AssetCheckResult:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.run_kinds import BACKUP, RETENTION, VERIFICATION
+from schedgen_backups.alerts.run_kinds import BACKUP, RETENTION, STORE_RUN_KINDS, VERIFICATION
 from schedgen_backups.alerts.service import STALE_KEY, AlertService, Failure
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.errors import ConfigurationError
@@ -61,6 +61,20 @@ def announce_verification(context: dg.HookContext) -> None:
     service = AlertService(_get_config(context))
     outcome = service.report_resolved(service.list_open_keys(VERIFICATION.area))
     context.log.info(f"recovery of verification: {outcome.value}")
+
+
+@dg.success_hook(name="announce_copies", required_resource_keys=_NEEDED)
+def announce_copies(context: dg.HookContext) -> None:
+    """Close the incidents of this store's job with one message."""
+    service = AlertService(_get_config(context))
+    resolved = {
+        key
+        for run_kind in STORE_RUN_KINDS
+        for key in service.list_open_keys(run_kind.area)
+        if run_kind.find_job_name(key) == context.job_name
+    }
+    outcome = service.report_resolved(resolved)
+    context.log.info(f"recovery of copies: {outcome.value}")
 
 
 @dg.success_hook(name="announce_recovery_point", required_resource_keys=_NEEDED)

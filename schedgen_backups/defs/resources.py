@@ -20,7 +20,9 @@ from schedgen_backups.defs.commands import BackupCommands
 
 RESOURCE_KEY = "backup"
 POOL = "backup_directory"
-"""Steps that write to the directory wait for each other in this pool; the directory's lock ensures safety."""
+"""Runs that write to the directory, or to the live system, wait for each other in this pool.
+
+The directory's lock ensures safety."""
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 """Seconds after which Dagster's run monitoring aborts a run (Dagster documentation, run monitoring)."""

@@ -31,7 +31,7 @@ from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.core.restore.undelete import prepare_undelete
 from schedgen_backups.defs.assets import make_points_observation
 from schedgen_backups.defs.hooks import alert_on_step_failure
-from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 from schedgen_backups.monitoring.markdown import make_list
@@ -246,7 +246,8 @@ class _Work:
         return found
 
 
-@dg.op
+# A backup during a restore would capture what is half restored.
+@dg.op(pool=POOL)
 def restore_recovery_point(
     context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]
 ) -> None:

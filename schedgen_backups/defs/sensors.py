@@ -1,7 +1,7 @@
-"""The four sensors: for alerts, for the state of the points, for retention and for verification.
+"""The sensors for alerts, for the state of the points, for retention and for verification.
 
 A sensor's function returns within seconds (Dagster aborts it after 60). `jobs.prune_job` removes points, core
-decides which ones, and `outbox` sends the alerts.
+decides which ones, and `outbox` sends the alerts. `copy_sensor` has its own module.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -22,6 +22,7 @@ from schedgen_backups import run_tags
 from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.ticks import record_tick
@@ -60,6 +61,14 @@ def _record_tick(config: Config, name: str) -> None:
         record_tick(config.backup_directory, name, datetime.now(timezone.utc))
 
 
+def _read_store_statuses(config: Config) -> list[StoreStatus] | None:
+    """Return what is known of every store; None if the file cannot be read, which `copy_sensor` reports."""
+    try:
+        return config.read_store_statuses()
+    except ConfigurationError:
+        return None
+
+
 def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.SensorDefinition:
     @dg.sensor(
         name=OUTBOX_NAME,
@@ -85,7 +94,8 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
         minimum_interval_seconds=_FRESHNESS_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, "
-        "when one is damaged, or when the clock is wrong, even if no run has started.",
+        "when one is damaged, or when the clock is wrong, even if no run has started. It also sends one "
+        "when the copies in a store are too old, damaged or no longer locked for long.",
     )
     def freshness_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         cursor = _read_cursor(context, WatchCursor) or start_watch()
@@ -93,7 +103,11 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
         context.update_cursor(cursor.model_dump_json())
         current = config.reload()
         cursor, summary = watch_site(
-            context.instance, AlertService(current), cursor, datetime.now(timezone.utc)
+            context.instance,
+            AlertService(current),
+            cursor,
+            datetime.now(timezone.utc),
+            _read_store_statuses(current),
         )
         _record_tick(current, WATCH_NAME)
         context.update_cursor(cursor.model_dump_json())

@@ -8,6 +8,8 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.defs.assets import ASSETS, live_system
 from schedgen_backups.defs.audit import AUDIT_CHECKS, audit_job
 from schedgen_backups.defs.checks import CONDITION_CHECKS, list_checks
+from schedgen_backups.defs.copies import list_places, make_copy_definitions
+from schedgen_backups.defs.copy_sensor import make_copy_sensor
 from schedgen_backups.defs.drill import list_drill_checks, make_drill_asset, make_drill_job
 from schedgen_backups.defs.jobs import make_backup_job, prune_job, verify_job
 from schedgen_backups.defs.resources import RESOURCE_KEY, make_backup_resource
@@ -27,9 +29,13 @@ def build_site_definitions(config: Config) -> dg.Definitions:
         *list_drill_checks(settings),
         *(AUDIT_CHECKS if settings.has_references else ()),
     ]
+    places = list_places(config)
+    backup = make_backup_resource(config)
+    copies = make_copy_definitions(places, backup, timezone=settings.timezone, max_age=settings.max_age)
     return dg.Definitions(
-        assets=[*ASSETS, make_drill_asset(settings.drill_max_age), live_system],
-        asset_checks=[*checks, *CONDITION_CHECKS],
+        assets=[*ASSETS, make_drill_asset(settings.drill_max_age), live_system, *copies.assets],
+        # The watch reports what is wrong with copies: it knows the store, and a warning only the check.
+        asset_checks=[*checks, *CONDITION_CHECKS, *copies.checks],
         jobs=[
             make_backup_job(settings),
             make_drill_job(settings.drill_max_minutes),
@@ -37,10 +43,15 @@ def build_site_definitions(config: Config) -> dg.Definitions:
             verify_job,
             restore_job,
             *([audit_job] if settings.has_references else []),
+            *copies.copy_jobs,
+            *copies.prune_jobs,
         ],
-        sensors=make_sensors(config, checks),
-        schedules=make_schedules(settings),
-        resources={RESOURCE_KEY: make_backup_resource(config)},
+        sensors=[
+            *make_sensors(config, checks),
+            *([make_copy_sensor(config, places, copies.copy_jobs)] if settings.has_stores else []),
+        ],
+        schedules=[*make_schedules(settings), *copies.schedules],
+        resources={RESOURCE_KEY: backup},
         # One process per run: it holds the lock, and nothing remains when it exits.
         executor=dg.in_process_executor,
     )

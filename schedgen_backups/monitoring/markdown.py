@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -20,13 +20,14 @@ from schedgen_backups.core.catalog.check_results import (
 )
 from schedgen_backups.core.catalog.pins import describe_pin
 from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.copies.local_folder import CopyState, read_states
 from schedgen_backups.core.formats.records import TableEntry
 from schedgen_backups.core.model import ArtifactKind, Origin
 from schedgen_backups.core.units import describe_labels, format_age, format_bytes
 
 _LISTED_TABLES = 200
 _LISTED_POINTS = 50
-_OVERVIEW_HEADER = ("recovery point", "state", "level", "age", "size", "proofs, pin, labels, reason")
+_OVERVIEW_HEADER = ("recovery point", "state", "level", "age", "size", "proofs, copies, pin, labels, reason")
 OVERVIEW_KEY = "recovery_points"
 """Metadata key of the table of all points, on `recovery_point` and on its check."""
 _SIGNS = re.compile(r"[\\`*_{}\[\]()<>#+!|~&]")
@@ -39,15 +40,23 @@ def make_overview(catalog: Catalog, now: datetime) -> str:
     It is narrow enough for the UI's column of metadata values.
     """
     points = catalog.list_points() if catalog.directory.is_dir() else ()
-    rows = [_describe_point(catalog, point, now) for point in reversed(points[-_LISTED_POINTS:])]
+    copies = read_states(catalog.directory)
+    rows = [_describe_point(catalog, point, copies, now) for point in reversed(points[-_LISTED_POINTS:])]
     if len(points) > _LISTED_POINTS:
         rows.append((f"{len(points) - _LISTED_POINTS} more", *[""] * (len(_OVERVIEW_HEADER) - 1)))
     return _make_table(_OVERVIEW_HEADER, rows)
 
 
 def describe_points(catalog: Catalog) -> str:
-    """Return a digest of the points' states, levels and pins, without ages: it differs when one changed."""
+    """Return a digest of the points' states, levels, pins and copies: it differs when one changed.
+
+    It contains no ages.
+    """
     points = catalog.list_points() if catalog.directory.is_dir() else ()
+    copies = {
+        store: sorted(copied.point_id for copied in state.points)
+        for store, state in read_states(catalog.directory).items()
+    }
     described = [
         (
             point.point_id.text,
@@ -57,7 +66,7 @@ def describe_points(catalog: Catalog) -> str:
         )
         for point in points
     ]
-    return hashlib.sha256(repr(described).encode()).hexdigest()
+    return hashlib.sha256(repr((described, copies)).encode()).hexdigest()
 
 
 def make_levels_table(verification: Verification) -> str:
@@ -83,7 +92,9 @@ def make_list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {_escape(line)}" for line in lines)
 
 
-def _describe_point(catalog: Catalog, point: PointListing, now: datetime) -> tuple[str, ...]:
+def _describe_point(
+    catalog: Catalog, point: PointListing, copies: Mapping[str, CopyState], now: datetime
+) -> tuple[str, ...]:
     origin = point.manifest.origin if point.manifest else Origin()
     passed = [
         level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED
@@ -102,8 +113,17 @@ def _describe_point(catalog: Catalog, point: PointListing, now: datetime) -> tup
         passed[-1] if passed else "-",
         _keep_together(format_age(now - point.point_id.taken_at)),
         _keep_together(" + ".join("-" if size is None else format_bytes(size) for size in sizes)),
-        "; ".join(filter(None, (*ages, *notes))),
+        "; ".join(filter(None, (*ages, *_describe_copies(point, copies, now), *notes))),
     )
+
+
+def _describe_copies(point: PointListing, copies: Mapping[str, CopyState], now: datetime) -> Iterable[str]:
+    """Yield for each store that holds the point when it was last seen to do so."""
+    for store, state in copies.items():
+        found = next((each for each in state.points if each.point_id == point.point_id.text), None)
+        if found is not None:
+            seen_at = max(found.copied_at, state.listed_at or found.copied_at)
+            yield f"copy in {store}, seen {format_age(now - seen_at)} ago"
 
 
 def _describe_age(level: LevelResult, now: datetime) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TypeVar
@@ -12,7 +12,13 @@ import dagster as dg
 
 from schedgen_backups import run_tags
 from schedgen_backups.alerts.guides import CHECK_AREA, OUTBOX_AREA, TICK_AREA
-from schedgen_backups.alerts.run_kinds import BACKUP, OTHER_RUN_KINDS, RESTORE, RunKind, find_run_kind
+from schedgen_backups.alerts.run_kinds import (
+    BACKUP,
+    OTHER_RUN_KINDS,
+    RESTORE,
+    STORE_RUN_KINDS,
+    find_run_kind,
+)
 from schedgen_backups.alerts.service import RUN_SUBJECT, STALE_KEY, AlertService, Failure, judge_warning
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.selection import measure_freshness
@@ -43,7 +49,7 @@ def list_resolved_keys(
     )
     succeeded_at = {BACKUP.area: committed_at, STALE_KEY.area: committed_at}
     succeeded_at |= {
-        run_kind.area: _find_success(instance, run_kind)
+        run_kind.area: _find_success(instance, run_kind.job_names)
         for run_kind in OTHER_RUN_KINDS
         if run_kind.area in areas
     }
@@ -58,9 +64,13 @@ def list_resolved_keys(
     )
     tick_names = frozenset(incident.key.subject for incident in incidents if incident.key.area == TICK_AREA)
     resolved = {IncidentKey(area=TICK_AREA, subject=name) for name in list_resolved(instance, tick_names)}
+    kinds_of_stores = {run_kind.area: run_kind for run_kind in STORE_RUN_KINDS}
     for incident in incidents:
         key = incident.key
-        good_at = passed_at.get(key.subject) if key.area == CHECK_AREA else succeeded_at.get(key.area)
+        if key.area in kinds_of_stores:
+            good_at = _find_success(instance, [kinds_of_stores[key.area].find_job_name(key)])
+        else:
+            good_at = passed_at.get(key.subject) if key.area == CHECK_AREA else succeeded_at.get(key.area)
         if good_at is not None and good_at > incident.announced_at:
             resolved.add(key)
     return frozenset(resolved)
@@ -70,11 +80,11 @@ def _make_check_key(check_key: dg.AssetCheckKey) -> IncidentKey:
     return IncidentKey(area=CHECK_AREA, subject=check_key.name)
 
 
-def _find_success(instance: dg.DagsterInstance, run_kind: RunKind) -> datetime | None:
-    """Return when a run of this kind last succeeded; None if one has failed since."""
+def _find_success(instance: dg.DagsterInstance, job_names: Iterable[str]) -> datetime | None:
+    """Return when a run of these jobs last succeeded; None if one has failed since."""
     finished = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     records: list[dg.RunRecord] = []
-    for job_name in run_kind.job_names:
+    for job_name in job_names:
         records += instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=finished), limit=1)
     ended = [
         (record.end_time, record.dagster_run.status) for record in records if record.end_time is not None

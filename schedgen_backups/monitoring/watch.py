@@ -6,22 +6,43 @@ the same. It needs no run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 from pydantic import AwareDatetime
 
+from schedgen_backups.alerts.guides import COPY_AGE_AREA, COPY_DAMAGE_AREA, COPY_LOCK_AREA
 from schedgen_backups.alerts.service import CLOCK_KEY, DAMAGE_KEY, STALE_CLOCK_KEY, STALE_KEY, AlertService
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.selection import Overview, look_over
+from schedgen_backups.core.catalog.selection import Overview, list_verified, look_over
+from schedgen_backups.core.copies.status import StoreStatus, Trouble
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
+from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.monitoring.markdown import OVERVIEW_KEY, describe_points, make_overview
 
 RECOVERY_POINT_KEY = dg.AssetKey("recovery_point")
 WATCH_NAME = "freshness_watch"
 INTACT_CHECK = "recovery_point_is_intact"
 FRESH_CHECK = "recovery_point_is_fresh"
+_COPY_AREAS = {
+    Trouble.STALE: COPY_AGE_AREA,
+    Trouble.DAMAGED: COPY_DAMAGE_AREA,
+    Trouble.UNLOCKED: COPY_LOCK_AREA,
+}
+_COPY_TITLES = {
+    Trouble.STALE: "No recent copy in the store {}",
+    Trouble.DAMAGED: "Copies in the store {} are damaged",
+    Trouble.UNLOCKED: "Locks in the store {} run out",
+}
+_COPY_STEPS = {
+    Trouble.STALE: "Check whether the store can be reached, and the runs of its job in the UI. A store that "
+    "is new in the file gets its job when the code location is reloaded.",
+    Trouble.DAMAGED: "Do not rely on this store until you know the cause. Other copies, and the recovery "
+    "points on this host, are not affected.",
+    Trouble.UNLOCKED: "Check that the credentials may extend locks, and that the bucket's object lock is on.",
+}
 _REPEAT = timedelta(hours=6)
 """Interval at which an unchanged evaluation is written again: each is a row of Dagster's database."""
 
@@ -31,6 +52,8 @@ class WatchCursor(FrozenModel):
 
     watched_since: AwareDatetime
     """Start of the age limit while no verified point exists."""
+    stores_since: dict[str, AwareDatetime] = {}
+    """When each store was first seen: start of its age limit while it has no copy."""
     reported: str = ""
     """The last written state of the checks."""
     reported_at: AwareDatetime | None = None
@@ -59,9 +82,16 @@ def make_fresh_result(
 
 
 def watch_site(
-    instance: dg.DagsterInstance, service: AlertService, cursor: WatchCursor, now: datetime
+    instance: dg.DagsterInstance,
+    service: AlertService,
+    cursor: WatchCursor,
+    now: datetime,
+    stores: Sequence[StoreStatus] | None = None,
 ) -> tuple[WatchCursor, str]:
-    """Alert on problems of the recovery points and on resolved ones; return the new cursor and a summary."""
+    """Alert on problems of points and copies and on resolved ones; return the new cursor and a summary.
+
+    `stores` is None if the file of stores cannot be read: then nothing of the copies is resolved either.
+    """
     overview = look_over(service.catalog, now)
     max_age = service.settings.max_age
     intact = make_intact_result(overview, service.catalog)
@@ -86,6 +116,10 @@ def watch_site(
             )
         cursor = cursor.model_copy(update={"reported": state, "reported_at": now})
     outcomes = [*_report_points(service, overview), *_report_age(service, overview, cursor)]
+    if stores is not None:
+        since = {status.name: cursor.stores_since.get(status.name, now) for status in stores}
+        cursor = cursor.model_copy(update={"stores_since": since})
+        outcomes += _report_copies(service, stores, cursor, now)
     return cursor, "; ".join(
         (overview.describe_freshness(max_age), overview.describe_intactness(), *outcomes)
     )
@@ -142,6 +176,42 @@ def _report_age(service: AlertService, overview: Overview, cursor: WatchCursor) 
         "schedgen-backups backup",
     )
     return [f"too old; alert {outcome.value}"]
+
+
+def _report_copies(
+    service: AlertService, stores: Sequence[StoreStatus], cursor: WatchCursor, now: datetime
+) -> list[str]:
+    verified = (
+        [point.point_id for point in list_verified(service.catalog)]
+        if service.catalog.directory.is_dir()
+        else []
+    )
+    found = {
+        IncidentKey(area=_COPY_AREAS[trouble], subject=status.name): (trouble, text)
+        for status in stores
+        for trouble, text in status.find_troubles(
+            verified, now, watched_since=cursor.stores_since.get(status.name)
+        ).items()
+    }
+    # Nothing is known of a store that is described wrongly, so that nothing of it is over.
+    unknown = {status.name for status in stores if status.settings is None}
+    service.report_resolved(
+        key
+        for area in _COPY_AREAS.values()
+        for key in service.list_open_keys(area)
+        if key not in found and key.subject not in unknown
+    )
+    outcomes: list[str] = []
+    for key, (trouble, text) in found.items():
+        outcome = service.raise_trouble(
+            key,
+            Severity.HIGH,
+            _COPY_TITLES[trouble].format(key.subject),
+            f"{text[0].upper()}{text[1:]}.",
+            next_step=_COPY_STEPS[trouble],
+        )
+        outcomes.append(f"{key.subject}: {trouble.value}; alert {outcome.value}")
+    return outcomes
 
 
 def _count(number: int) -> str:

@@ -148,6 +148,14 @@ def parse_pack_number(name: str, point_id: RecoveryPointId) -> int | None:
     return int(match["number"]) if match is not None and match["id"] == point_id.text else None
 
 
+def parse_pack_point(name: str) -> RecoveryPointId | None:
+    """Return the point with which a pack was written; None for other names."""
+    match = _PACK_PATTERN.fullmatch(name)
+    with suppress(ConfigurationError):
+        return RecoveryPointId.parse(match["id"]) if match is not None else None
+    return None
+
+
 def make_recipe_name(file_name: str, suffix: str) -> str:
     """Return the name of an artifact's recipe."""
     return f"{file_name}{RECIPE_SUFFIX}{suffix}"

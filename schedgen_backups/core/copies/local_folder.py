@@ -61,6 +61,8 @@ class CopyState(FrozenModel):
     """Number of packs that were never read back."""
     oldest_reread_at: AwareDatetime | None = None
     """When the pack was read back whose last reading is longest ago; None if some were never read."""
+    oldest_unread_at: AwareDatetime | None = None
+    """When the pack was sent that has waited longest for its first reading; None if every pack was read."""
     locked_until: AwareDatetime | None = None
     """Until when everything that kept points need is locked; None if that is unknown or something is not."""
     opened_at: AwareDatetime | None = None
@@ -177,6 +179,16 @@ class LocalFolder:
     def remove_point(self, point_id: RecoveryPointId) -> None:
         """Remove what is kept here of a point that the store no longer holds."""
         shutil.rmtree(self.path / point_id.text, ignore_errors=True)
+
+
+def read_states(backup_directory: Path) -> dict[str, CopyState]:
+    """Return what was last seen of every store that has a folder here, by its name."""
+    found: dict[str, CopyState] = {}
+    with suppress(OSError):
+        for entry in os.scandir(backup_directory / COPIES_NAME):
+            if entry.is_dir(follow_symlinks=False):
+                found[entry.name] = LocalFolder(backup_directory, entry.name).read_state()
+    return dict(sorted(found.items()))
 
 
 @contextmanager

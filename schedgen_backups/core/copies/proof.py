@@ -57,6 +57,8 @@ class RereadProof:
     """Needed packs that were never read back."""
     oldest_at: datetime | None
     """When the pack was read whose last reading is longest ago; None if some were never read."""
+    unread: tuple[str, ...] = ()
+    """Names of the needed packs that were never read back."""
 
 
 def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
@@ -152,15 +154,15 @@ def reread_packs(
             index.record_reread(name, now)
             last_read[name] = now
         read_bytes += packs[name].size_bytes
-    times = list(last_read.values())
-    unread_count = times.count(None)
-    known = [at for at in times if at is not None]
+    unread = tuple(name for name, at in last_read.items() if at is None)
+    known = [at for at in last_read.values() if at is not None]
     return RereadProof(
         read_count=len(chosen),
         read_bytes=read_bytes,
         problems=tuple(problems),
-        unread_count=unread_count,
-        oldest_at=min(known) if known and not unread_count else None,
+        unread_count=len(unread),
+        oldest_at=min(known) if known and not unread else None,
+        unread=unread,
     )
 
 

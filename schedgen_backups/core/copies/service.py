@@ -6,16 +6,17 @@ store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Event
 
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.copier import Copier, CopyReport
-from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, list_copies
+from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, list_copies, parse_pack_point
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState, LocalFolder, now_utc
 from schedgen_backups.core.copies.locks import LockProof, extend_locks
 from schedgen_backups.core.copies.piece_index import PieceIndex
@@ -28,7 +29,14 @@ from schedgen_backups.core.copies.proof import (
 )
 from schedgen_backups.core.copies.prune import Pruner, PruneReport, forget_writer
 from schedgen_backups.core.copies.settings import StoreSettings
-from schedgen_backups.core.errors import BackupError, StoreError
+from schedgen_backups.core.errors import (
+    BackupError,
+    ConfigurationError,
+    LockHeldError,
+    StoreError,
+    StoreUnreachableError,
+    VerificationError,
+)
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, plan_retention
 from schedgen_backups.core.store.open import open_store, probe_store
@@ -92,6 +100,22 @@ class CopyService:
             self._check_new(store, keys, [pack for report in reports for pack in report.new_packs])
             return tuple(reports)
 
+    def copy_and_prove(self) -> tuple[tuple[CopyReport, ...], CopyProof]:
+        """Copy what is due, then prove what the store holds.
+
+        A store that refuses new copies is proved all the same, before its error is raised.
+        """
+        try:
+            reports = self.copy_due()
+        except (ConfigurationError, LockHeldError, StoreUnreachableError):
+            raise
+        except BackupError as error:
+            with suppress(BackupError):
+                self.prove()
+            self._write(problem=error.message)
+            raise
+        return reports, self.prove()
+
     def list_due(self) -> list[PointListing]:
         """Return the points that `copy_due` would copy now, judging by what was last seen."""
         known = [RecoveryPointId.parse(point.point_id) for point in self.state.points]
@@ -127,6 +151,7 @@ class CopyService:
                 pack_count=len(listing.packs),
                 unread_count=reread.unread_count,
                 oldest_reread_at=reread.oldest_at,
+                oldest_unread_at=_find_oldest_sending(listing, reread.unread),
                 locked_until=lock.locked_until if lock is not None else None,
             )
             return CopyProof(listing, reread, lock)
@@ -223,3 +248,33 @@ class CopyService:
 
     def _write(self, **values: object) -> None:
         self._folder.write_state(self.state.model_copy(update=values))
+
+
+def list_pins(catalog: Catalog, now: datetime) -> dict[RecoveryPointId, str]:
+    """Return the reason of every valid pin in the backup directory by its point.
+
+    A pin that cannot be read counts: what it says is unknown.
+    """
+    found: dict[RecoveryPointId, str] = {}
+    for point in catalog.list_points():
+        try:
+            pin = read_pin(catalog, point.point_id)
+        except VerificationError:
+            found[point.point_id] = "its pin cannot be read"
+            continue
+        if pin is not None and pin.is_valid(now):
+            found[point.point_id] = pin.reason
+    return found
+
+
+def _find_oldest_sending(listing: ListingProof, packs: Iterable[str]) -> datetime | None:
+    """Return when the first of these packs was sent: with the copy whose point is in its name.
+
+    For a copy that was pruned since, it is the time of the point, which is earlier.
+    """
+    points = [point_id for name in packs if (point_id := parse_pack_point(name)) is not None]
+    times = [
+        listing.committed[point_id].modified_at if point_id in listing.committed else point_id.taken_at
+        for point_id in points
+    ]
+    return min(times, default=None)
