@@ -32,12 +32,10 @@ from schedgen_backups.cli.progress import show_progress, show_work
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.stores import StoreEntry
-from schedgen_backups.core.catalog.pins import describe_pin
 from schedgen_backups.core.copies.encryption import make_key_pair
 from schedgen_backups.core.copies.local_folder import CopyState
-from schedgen_backups.core.copies.service import CopyService
+from schedgen_backups.core.copies.service import CopyService, list_pins
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.store.open import open_store
 from schedgen_backups.core.units import count, format_age, format_bytes
@@ -246,10 +244,8 @@ def _prove(config: Config, store: str, _writer: str) -> tuple[dict[str, object],
 def _prune(config: Config, store: str, _writer: str) -> tuple[dict[str, object], bool]:
     catalog = config.open_catalog()
     service = CopyService(catalog, config.find_store(store))
-    copied = [RecoveryPointId.parse(point.point_id) for point in service.state.points]
-    pinned = {point: reason for point in copied if (reason := describe_pin(catalog, point))}
     with show_work(err, f"pruning {store}"):
-        report = service.prune(pinned=pinned)
+        report = service.prune(pinned=list_pins(catalog, datetime.now(timezone.utc)))
     return {
         "removed": [point.text for point in report.removed_points],
         "removed_packs": report.removed_packs,
