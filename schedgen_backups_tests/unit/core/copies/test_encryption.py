@@ -87,7 +87,7 @@ def test_a_private_key_is_refused_as_recipient_and_not_shown(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "age1abc", "ssh-ed25519 AAAA", "ssh-dss AAAA x", "hello"])
-def test_what_is_no_public_key_is_refused(text: str) -> None:
+def test_what_is_not_a_public_key_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="not a public key"):
         AgeEncryptor([text])
 
@@ -100,7 +100,7 @@ def test_without_recipients_nothing_is_encrypted() -> None:
 @pytest.mark.parametrize(
     "text", ["", "# only a comment\n", "hello", PAIR.public], ids=["empty", "comment", "word", "public key"]
 )
-def test_what_is_no_private_key_is_refused(text: str) -> None:
+def test_what_is_not_a_private_key_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="identity"):
         Decryptor([text])
 
