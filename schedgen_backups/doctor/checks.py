@@ -1,4 +1,6 @@
-"""Check every precondition of a backup, and say what is wrong and how to fix it. Nothing is written.
+"""Check every precondition of a backup, and say what is wrong and how to fix it.
+
+Nothing is written but a probe in each store.
 
 Each precondition is a small function that yields results. Add one for each further cause of a failed backup
 that can be detected beforehand.
@@ -47,6 +49,7 @@ from schedgen_backups.doctor.operation import (
 )
 from schedgen_backups.doctor.restores import examine_restores
 from schedgen_backups.doctor.results import PreconditionResult, Verdict, yield_with_errors
+from schedgen_backups.doctor.stores import examine_stores
 
 _CLOCK_TOLERANCE_SECONDS = 60
 _FEW_NIGHTS = 7
@@ -88,6 +91,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     yield from yield_with_errors("schedule", lambda: examine_starters(config, catalog, now))
     yield from yield_with_errors("sensors", lambda: examine_sensors(catalog, now))
     yield from examine_definitions()
+    yield from yield_with_errors("stores", lambda: examine_stores(config, catalog))
     yield from yield_with_errors("verified point", lambda: examine_proofs(config, catalog, now))
     if has_alerts:
         yield from examine_channels(config)

@@ -252,6 +252,21 @@ def test_a_pack_of_the_bucket_is_a_tar_of_its_own(elsewhere: CopiedSite, tmp_pat
     assert unpacked == sum(key.endswith(".pdf") for key in keys)
 
 
+def test_doctor_says_that_this_host_can_delete_the_copy(copied: CopiedSite) -> None:
+    results = json.loads(copied.site.cli("doctor", "--json").stdout)["results"]
+    found = {(result["state"], result["detail"]) for result in results if result["what"] == "store nas"}
+    assert ("note", "this copy can be deleted from this host") in found
+    assert {state for state, _detail in found} == {"ok", "note"}
+    text = copied.stores_file.read_text()
+    copied.stores_file.write_text(f"{text}append_only = true\n")
+    try:
+        results = json.loads(copied.site.cli("doctor", "--json").stdout)["results"]
+    finally:
+        copied.stores_file.write_text(text)
+    problems = [result["detail"] for result in results if result["state"] == "problem"]
+    assert any("append_only = true" in problem for problem in problems)
+
+
 def test_the_host_never_holds_a_private_key(copied: CopiedSite) -> None:
     secret = copied.key_pair.private.encode()
     folders = (copied.site.folder, copied.store)

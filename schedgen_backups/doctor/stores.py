@@ -1,0 +1,77 @@
+"""Whether copies can be written to the stores and read from them, and what this host could do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from schedgen_backups.config.config import Config
+from schedgen_backups.config.stores import StoreEntry
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.copies.service import CopyService
+from schedgen_backups.core.store.open import open_store, try_delete_probe
+from schedgen_backups.core.units import count
+from schedgen_backups.doctor.results import PreconditionResult, Verdict, yield_with_errors
+
+_FEW_RECIPIENTS = 2
+"""With a single key, its loss is the loss of every copy."""
+
+
+def examine_stores(config: Config, catalog: Catalog) -> Iterator[PreconditionResult]:
+    """Yield the results for each store; without any, a note that the backup directory is the only copy."""
+    if not config.stores:
+        yield PreconditionResult(
+            "stores",
+            Verdict.NOTE,
+            "no store of copies: the backup directory is the only place of the recovery points",
+            "Describe one in BACKUP_STORES_FILE (docs/stores.md).",
+        )
+    for entry in config.stores:
+        yield from yield_with_errors(f"store {entry.name}", partial(_examine, entry, catalog))
+
+
+def _examine(entry: StoreEntry, catalog: Catalog) -> Iterator[PreconditionResult]:
+    subject, settings = f"store {entry.name}", entry.require()
+    if not settings.is_encrypted:
+        yield PreconditionResult(
+            subject,
+            Verdict.NOTE,
+            'copies are not encrypted: it says encryption = "none"',
+            "Name recipients if others can read the store.",
+        )
+    elif len(settings.recipients) < _FEW_RECIPIENTS:
+        yield PreconditionResult(
+            subject,
+            Verdict.NOTE,
+            f"only {count(len(settings.recipients), 'recipient')}: if that key is lost, so is every copy",
+            "Add the public key of a second pair whose private half lies elsewhere.",
+        )
+    site, capabilities = catalog.read_site(), CopyService(catalog, settings).state.capabilities
+    if site is None or capabilities is None:
+        yield PreconditionResult(
+            subject,
+            Verdict.NOTE,
+            f"{settings.location.url} was not tried yet",
+            f"After the first backup: schedgen-backups stores prepare {entry.name}",
+        )
+        return
+    yield PreconditionResult(subject, Verdict.OK, f"{settings.location.url}: {capabilities}")
+    if not capabilities.has_conditional_put:
+        yield PreconditionResult(
+            subject,
+            Verdict.NOTE,
+            "it does not keep two hosts from writing the same key at once",
+            "Copy to it from this host only.",
+        )
+    # With the credentials of this host.
+    if not try_delete_probe(open_store(settings.location, capabilities), site.site_id):
+        yield PreconditionResult(subject, Verdict.OK, "this host cannot delete there")
+        return
+    yield PreconditionResult(
+        subject,
+        Verdict.PROBLEM if settings.is_append_only else Verdict.NOTE,
+        "this copy can be deleted from this host"
+        + (", although the store says append_only = true" if settings.is_append_only else ""),
+        "Use a bucket with object lock and credentials that cannot delete "
+        "(docs/stores.md#against-somebody-who-has-this-host).",
+    )
