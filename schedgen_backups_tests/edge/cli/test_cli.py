@@ -248,8 +248,8 @@ def test_doctor_finds_no_problem_on_a_healthy_site(cli_site: Site) -> None:
     result = cli_site.cli("doctor", "--json", BACKUP_NAME="tests")
     results = json.loads(result.stdout)["results"]
     assert result.code == 0
-    # The test site has no timer, no daemon, no alert channel and no store, and the backup keys are those of the
-    # server's owner.
+    # The test site has no timer, no daemon, no alert channel and no store, and the backup keys are those of
+    # the server's owner.
     notes = {result["what"] for result in results if result["state"] != "ok"}
     assert notes <= {"schedule", "alerts", "heartbeat", "restore proven", "restore of the bucket", "stores"}
     assert {
