@@ -30,8 +30,8 @@ $(VENV)/.installed-demo: pyproject.toml locks/build.txt locks/host.txt locks/see
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-demo locks/containers.txt locks/kubernetes.txt locks/dev.txt
-	$(INSTALL) $(call locks,host seed drill containers kubernetes dev)
+$(VENV)/.installed-dev: $(VENV)/.installed-demo locks/containers.txt locks/kubernetes.txt locks/gcs.txt locks/sftp.txt locks/dev.txt
+	$(INSTALL) $(call locks,host seed drill containers kubernetes gcs sftp dev)
 	touch $@
 
 setup: $(VENV)/.installed-demo  ## ask for your settings, write .env, install a schedule, take a first backup
@@ -102,7 +102,7 @@ format: $(VENV)/.installed-dev  ## fix and format the code
 	$(BIN)/ruff format .
 
 $(VENV)/.installed-mutation: $(VENV)/.installed-dev locks/mutation.txt
-	$(INSTALL) $(call locks,host seed drill containers kubernetes dev mutation)
+	$(INSTALL) $(call locks,host seed drill containers kubernetes gcs sftp dev mutation)
 	touch $@
 
 mutation: $(VENV)/.installed-mutation  ## mutation tests of the pure parts of core (up to an hour); report in docs/mutation.md

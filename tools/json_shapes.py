@@ -76,7 +76,12 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "pinned_until": "when the pin ends, or null",
         "rollback": "the commands that restore `database` and `bucket`",
     },
-    "list": {"points": "the recovery points, oldest first", "unmanaged": "files that other programs wrote"},
+    "fetch": {"id": _POINT_ID, "files": "paths of the fetched files"},
+    "list": {
+        "points": "the recovery points, oldest first",
+        "unmanaged": "files that other programs wrote",
+        "copies": "with `--from`, instead of the other fields: `id` and `copied_at` of each copy",
+    },
     "log": {"entries": "one entry per restore"},
     "pin": {"id": _POINT_ID, "pin": "reason, user, time and end"},
     "prune": {
@@ -119,6 +124,12 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "`elsewhere`, `copies`, `newest_id` and `sent_at` of its newest copy, `listed_at`, "
         "`read_back_since`, `packs`, `packs_unread`, `opened_at`, `locked_until`, `attempted_at`, "
         "`last_failure`, `problems`",
+    },
+    "stores": {
+        "stores": "for each store: `name`, `url`, `error`, and `state`, what was last seen of it",
+        "store": "with an action, instead: the store; other fields depend on the action",
+        "public": "with `make-key`: the public key",
+        "private": "with `make-key`: the private key",
     },
     "undelete": {
         "tables": "the table, and how it differs",

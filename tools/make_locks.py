@@ -18,7 +18,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[1]
 LOCKS = PROJECT / "locks"
 OLDEST_PYTHON = "3.10"
-EXTRAS = ("seed", "drill", "containers", "kubernetes")
+EXTRAS = ("seed", "drill", "containers", "kubernetes", "gcs", "sftp")
 
 
 def read_pins(name: str) -> list[str]:

@@ -71,7 +71,8 @@ def restore(
         bool,
         typer.Option(
             "--into-nonempty",
-            help="Replace the contents of the database; overwrite objects that have the same keys.",
+            help="Replace the contents of the database; overwrite objects that have the same keys. Asks "
+            "for the name of the target, or takes it from --confirm.",
         ),
     ] = False,
     create: Annotated[

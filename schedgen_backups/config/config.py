@@ -225,13 +225,13 @@ class Config:
         return [entry.read_status(self.backup_directory) for entry in self.stores]
 
     def find_store(self, name: str) -> StoreSettings:
-        """Return the settings of this store; ConfigurationError if there is none or they are wrong."""
+        """Return the settings of this store; ConfigurationError if it does not exist or they are wrong."""
         for entry in self.stores:
             if entry.name == name:
                 return entry.require()
         names = ", ".join(entry.name for entry in self.stores)
         raise ConfigurationError(
-            f"there is no store {name!r}",
+            f"unknown store {name!r}",
             hint=f"The stores are {names}." if names else "BACKUP_STORES_FILE describes stores.",
         )
 

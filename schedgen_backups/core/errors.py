@@ -137,7 +137,7 @@ class LockedError(StoreError):
     def __init__(self, message: str, *, hint: str = "", until: datetime | None = None) -> None:
         super().__init__(message, hint=hint)
         self.until = until
-        """When the lock ends, aware UTC; None if the store does not tell."""
+        """When the lock ends, aware UTC; None if the store does not say."""
 
 
 class CopyChangedError(StoreError):

@@ -89,7 +89,7 @@ class MemoryStore:
         yield from found
 
     def delete(self, stored: StoredObject) -> None:
-        """Delete the version, or the object where there are no versions; hide it without a version id."""
+        """Delete the version, or the object of a store without versions; hide it without a version id."""
         with self._mutex:
             versions = self._versions.get(stored.key, [])
             if self._has_versions and not stored.version_id:

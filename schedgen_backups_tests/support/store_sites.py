@@ -447,7 +447,11 @@ QUICK = frozenset(
     {"memory", "memory-lock", "folder", "seaweedfs", "seaweedfs-versions", "seaweedfs-lock", "sftp"}
 )
 """What runs without `make servers`; the other sites are for `make exhaustive`."""
+_SOMETIMES_RACES = "writers at once overwrite each other sometimes, and the probe may not see it"
+SOMETIMES = frozenset({_SOMETIMES_RACES})
+"""Differences that do not appear each time."""
 DIFFERENCES = {
+    ("s3proxy", "test_a_probe_finds_out_what_the_store_does"): _SOMETIMES_RACES,
     (
         "versitygw-versions",
         "test_overwritten_and_hidden_objects_stay_as_versions",

@@ -213,7 +213,7 @@ class _Copy:
         self._put_or_match(PACK_LIST_NAME, data)
         self._check_unchanged()
         self._commit(hashlib.sha256(data).hexdigest())
-        # Only of committed copies: the newest one tells which packs are sparse.
+        # Only of committed copies: the newest one shows which packs are sparse.
         for file_name, recipe in recipes.items():
             self._folder.write_plain(self._point_id, make_recipe_name(file_name, ""), write_recipe(recipe))
         self._folder.write_plain(self._point_id, PACK_LIST_NAME, data)

@@ -4,7 +4,7 @@
     SITE/points/ID/NAME.recipe.gz       where the pieces of an artifact lie; encrypted like the packs
     SITE/points/ID/manifest.json, verification.json                           encrypted like the packs
     SITE/points/ID/packs.json           sizes and digests of all these stored files; plain
-    SITE/points/ID/committed.json       written last; without it there is no copy; plain
+    SITE/points/ID/committed.json       written last; a copy without it does not count; plain
     SITE/writers/WRITER                 a backup directory that writes here
     SITE/condemned/PACK or ID           what pruning will remove
     SITE/RESTORE.txt, SITE/restore.sh   how to restore without this program
@@ -218,4 +218,4 @@ def read_pack_list(store: Store, keys: SiteKeys, point_id: RecoveryPointId) -> t
     return commit, pack_list
 
 
-_DAMAGED_HINT = "Use another copy. Nothing is pruned from this store until an operator has looked at it."
+_DAMAGED_HINT = "Use another copy. Nothing is pruned from this store until an operator has checked it."

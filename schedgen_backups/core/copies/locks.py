@@ -29,7 +29,7 @@ class LockProof:
 def extend_locks(
     store: Store, keys: SiteKeys, proof: ListingProof, index: PieceIndex, *, lock_days: int, now: datetime
 ) -> LockProof:
-    """Look at the lock of every file that a copy needs, and extend those of which less than half is left.
+    """Read the lock of every file that a copy needs, and extend those of which less than half is left.
 
     With `lock_days` = 0 nothing is extended. A lock that was seen before is not asked for again until it has
     to be extended.

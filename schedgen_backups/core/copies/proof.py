@@ -114,7 +114,7 @@ def _compare(
 def prove_new_packs(store: Store, keys: SiteKeys, packs: Iterable[StoredFile]) -> tuple[str, ...]:
     """Return which of the packs just stored are not there with the right size and digest.
 
-    The digest is the one that the store itself computed, where it tells one.
+    The digest is the one that the store itself computed, where it has one.
     """
     problems: list[str] = []
     for pack in packs:

@@ -31,7 +31,7 @@ from schedgen_backups.core.units import count, name_some
 
 GRACE = timedelta(hours=48)
 """Between condemning and removing; longer than any copy should take."""
-_UNSAFE_HINT = "Look at the store, and remove the damaged copy by hand if it is of no use."
+_UNSAFE_HINT = "Check the store, and remove the damaged copy by hand if it is useless."
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PruneReport:
     waits_for: tuple[str, ...] = ()
     """Why condemned packs are not removed yet, if it is not only their age."""
     locked_until: Mapping[str, datetime | None] = field(default_factory=dict[str, datetime | None])
-    """What only a lock keeps: names, with the time if the store tells it."""
+    """What only a lock keeps: names, with the time if the store knows it."""
 
 
 class Pruner:

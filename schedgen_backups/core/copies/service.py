@@ -122,7 +122,7 @@ class CopyService:
         return self._choose_due(known)
 
     def prove(self, *, now: datetime | None = None) -> CopyProof:
-        """List the store, read back the packs that are due, look at the locks; record what was seen."""
+        """List the store, read back the packs that are due, check the locks; record what was seen."""
         now = now or now_utc()
         with self._recording():
             store, keys = self._open(), self._find_keys()
@@ -223,7 +223,7 @@ class CopyService:
         if problems:
             raise StoreError(
                 f"{store.label} does not hold what was just sent: {'; '.join(problems)}",
-                hint="Do not rely on this store. `schedgen-backups stores prove` looks at all of it.",
+                hint="Do not rely on this store. `schedgen-backups stores prove NAME` checks all of it.",
             )
 
     def _note_copy(self, report: CopyReport) -> None:

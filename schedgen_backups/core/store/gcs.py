@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from google.api_core import exceptions as google_errors
 from google.auth import exceptions as login_errors
 from google.auth.credentials import AnonymousCredentials
@@ -185,7 +186,7 @@ class GcsStore:
             blob.patch(**self._options)
 
     def probe(self, key: str) -> Capabilities:
-        """Find out whether a name that is taken is refused, and what the bucket tells of itself."""
+        """Find out whether a name that is taken is refused, and what the bucket says about itself."""
 
         def put(key: str, data: bytes) -> None:
             self._put(self._prefix.add(key), key, data, is_conditional=True)
@@ -290,7 +291,7 @@ class GcsStore:
             raise StoreUnreachableError(
                 f"{self.label} received other bytes{about}", hint="Check network and memory."
             ) from error
-        except (requests.RequestException, ConnectionError, TimeoutError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise self._explain_network(f"{type(error).__name__}{about}") from error
 
     def _explain_answer(self, error: google_errors.GoogleAPICallError, key: str, about: str) -> StoreError:

@@ -82,7 +82,7 @@ class Store(Protocol):
         ...
 
     def head(self, key: str, *, version_id: str = "") -> StoredObject | None:
-        """Return what the store tells about the object; None if there is none."""
+        """Return size, time, digest and lock of the object; None if there is none."""
         ...
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
@@ -95,7 +95,7 @@ class Store(Protocol):
     def delete(self, stored: StoredObject) -> None:
         """Delete this object, or exactly this version; LockedError if a lock forbids that.
 
-        Deleting what no longer exists is no error.
+        Deleting what no longer exists raises nothing.
         """
         ...
 

@@ -20,34 +20,49 @@ _Result = TypeVar("_Result")
 
 def retry(request: Callable[[], _Result]) -> _Result:
     """Return what the request returns; repeat it as long as it raises StoreUnreachableError."""
-    pause = _FIRST_PAUSE_SECONDS
-    for _ in range(_ATTEMPTS - 1):
+    for pause in _list_pauses():
         try:
             return request()
         except StoreUnreachableError:
-            # Many writers that failed at once must not come back at once.
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - not cryptography
-            pause *= 2
+            time.sleep(pause)
     return request()
 
 
 def retry_put(store: Store, key: str, data: bytes, request: Callable[[], object]) -> None:
     """Repeat an upload of a new key like `retry`.
 
-    An attempt whose answer was lost may have arrived. The next one then finds the key; that is no
-    KeyExistsError if the store holds these bytes.
+    An attempt whose answer was lost may have arrived, and another writer may have been faster: before
+    each further attempt the key is checked. It is a success if the store holds these bytes.
     """
-    attempts: list[None] = []
+    failure: StoreUnreachableError | None = None
+    for pause in (0, *_list_pauses()):
+        if failure is not None:
+            time.sleep(pause)
+            if store.head(key) is not None:
+                if _holds(store, key, data):
+                    return
+                raise KeyExistsError(f"{store.label} already holds {key}")
+        try:
+            request()
+        except KeyExistsError:
+            if failure is None or not _holds(store, key, data):
+                raise
+            return
+        except StoreUnreachableError as error:
+            failure = error
+        else:
+            return
+    if failure is not None:
+        raise failure
 
-    def put() -> None:
-        attempts.append(None)
-        request()
 
-    try:
-        retry(put)
-    except KeyExistsError:
-        if len(attempts) == 1 or not _holds(store, key, data):
-            raise
+def _list_pauses() -> list[float]:
+    """Return the seconds before each further attempt."""
+    # Many writers that failed at once must not come back at once.
+    return [
+        _FIRST_PAUSE_SECONDS * 2**number * random.uniform(0.5, 1)  # noqa: S311 - not cryptography
+        for number in range(_ATTEMPTS - 1)
+    ]
 
 
 def _holds(store: Store, key: str, data: bytes) -> bool:

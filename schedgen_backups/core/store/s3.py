@@ -215,7 +215,7 @@ class S3Store:
             )
 
     def probe(self, key: str) -> Capabilities:
-        """Find out what the server does with the headers that `put_new` may send, and what it tells."""
+        """Find out what the server does with the headers that `put_new` may send."""
         has_conditional_put = self._probe_conditional_put(key)
         has_checksums = self._probe_checksums(f"{key}-sum")
         headers = self._stat(key, "")
@@ -307,7 +307,7 @@ class S3Store:
         self._is_seen = True
         headers = {header.lower(): str(value) for header, value in (found.metadata or {}).items()}
         if found.size is None or found.last_modified is None:
-            raise StoreUnreachableError(f"{self.label} does not tell size and time of {key}")
+            raise StoreUnreachableError(f"{self.label} does not give size and time of {key}")
         return headers | {
             "content-length": str(found.size),
             "last-modified": found.last_modified.astimezone(timezone.utc).isoformat(),

@@ -84,7 +84,7 @@ def test_copying_again_does_nothing(copied: CopiedSite) -> None:
     assert list_files(copied.store) == before
 
 
-def test_a_proof_is_told_and_remembered(copied: CopiedSite) -> None:
+def test_a_proof_is_printed_and_remembered(copied: CopiedSite) -> None:
     answer = copied.site.cli("stores", "prove", "nas", "--json")
     assert answer.code == 0
     assert json.loads(answer.stdout)["problems"] == []
@@ -252,7 +252,7 @@ def test_a_pack_of_the_bucket_is_a_tar_of_its_own(elsewhere: CopiedSite, tmp_pat
     assert unpacked == sum(key.endswith(".pdf") for key in keys)
 
 
-def test_no_private_key_is_on_the_host(copied: CopiedSite) -> None:
+def test_the_host_never_holds_a_private_key(copied: CopiedSite) -> None:
     secret = copied.key_pair.private.encode()
     folders = (copied.site.folder, copied.store)
     found = [
@@ -274,7 +274,7 @@ def test_make_key_prints_a_pair_that_works(copied: CopiedSite) -> None:
     ("words", "said"),
     [
         (("stores", "copy"), "needs the name of a store"),
-        (("stores", "copy", "other"), "there is no store"),
+        (("stores", "copy", "other"), "unknown store"),
         (("stores", "forget-writer", "nas"), "id of a writer"),
         (("show", "latest", "--identity", "x"), "need --from"),
         (("verify", "--all", "--from", "nas"), "--from needs a recovery point"),

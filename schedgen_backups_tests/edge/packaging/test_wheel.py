@@ -126,7 +126,8 @@ def test_sdist_and_wheel_hold_the_program_and_its_files_but_no_tests(built: Path
     } <= shared
     assert {"dagster.yaml", "workspace.yaml", "pyproject.toml", ".env.example"} <= shared
     assert {path for path in shared if path.startswith("locks/")} == {
-        f"locks/{name}.txt" for name in ("build", "host", "seed", "drill", "containers", "kubernetes")
+        f"locks/{name}.txt"
+        for name in ("build", "host", "seed", "drill", "containers", "kubernetes", "gcs", "sftp")
     }
     assert {name for name in names if name.startswith("schedgen_backups_tests")} == set()
     assert {"schedgen_backups/py.typed", "schedgen_backups/recover.py"} <= names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,14 @@ def test_an_existing_key_is_never_overwritten(store: ProbedStore) -> None:
             store.put_new("points/1/committed.json", data)
     assert get_all(store, "points/1/committed.json") == b"first"
     assert list_keys(store) == ["points/1/committed.json"]
+
+
+def test_a_large_object_does_not_overwrite_either(store: ProbedStore) -> None:
+    # Servers refuse it before they have read it, and may end the connection.
+    store.put_new("packs/one", b"first")
+    with pytest.raises(KeyExistsError):
+        store.put_new("packs/one", bytes(BIG_BYTES // 2))
+    assert get_all(store, "packs/one") == b"first"
 
 
 @for_sites(lambda kind: kind.capabilities.has_conditional_put)
@@ -210,7 +219,9 @@ def test_overwritten_and_hidden_objects_stay_as_versions(site: StoreSite, store:
     time.sleep(1)
     site.overwrite("packs/one", b"second!")
     site.hide("packs/one")
+    store.put_new("packs/z", b"later")
     listed = list(store.list("packs/"))
+    assert (listed[-1].key, listed.pop().size_bytes) == ("packs/z", 5)
     assert [(each.key, each.is_newest, each.is_marker) for each in listed] == [
         ("packs/one", True, True),
         ("packs/one", False, False),
@@ -269,7 +280,7 @@ def test_a_lock_is_extended_and_not_shortened(store: ProbedStore) -> None:
     later = datetime.now(timezone.utc).replace(microsecond=0) + timedelta(days=30)
     store.extend_lock(stored, later)
     assert find(store, "packs/one").locked_until == later
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match=re.escape(later.isoformat())):
         store.extend_lock(stored, later - timedelta(days=3))
     assert find(store, "packs/one").locked_until == later
 

@@ -39,6 +39,8 @@ def reach(sftp: SftpSite, proxy: SilentProxy, **changes: object) -> ProbedStore:
     return open_store(replace(sftp.location, url=url, **changes), sftp.capabilities)  # type: ignore[arg-type]
 
 
+# paramiko's thread that reads ahead ends with an error of its own.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_download_that_breaks_off_fails_and_the_next_one_connects_again(
     sftp: SftpSite, proxy: SilentProxy
 ) -> None:
@@ -77,6 +79,7 @@ def test_connections_that_the_server_ended_are_replaced(sftp: SftpSite, proxy: S
     assert store.head("packs/one") is not None
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_silent_server_is_given_up_in_time(sftp: SftpSite) -> None:
     proxy = SilentProxy(sftp.server.port, None)
     store = reach(sftp, proxy, timeout_seconds=1)

@@ -78,6 +78,7 @@ def test_a_wrong_key_opens_nothing() -> None:
 @pytest.mark.parametrize(
     "text",
     [PAIR.private, PAIR.private.lower(), "-----BEGIN OPENSSH PRIVATE KEY-----\nabc", f" {PAIR.private} "],
+    ids=["age", "small letters", "ssh", "with spaces"],
 )
 def test_a_private_key_is_refused_as_recipient_and_not_shown(text: str) -> None:
     with pytest.raises(ConfigurationError, match="a private key stands among the recipients") as caught:
@@ -86,7 +87,7 @@ def test_a_private_key_is_refused_as_recipient_and_not_shown(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "age1abc", "ssh-ed25519 AAAA", "ssh-dss AAAA x", "hello"])
-def test_what_is_no_public_key_is_refused(text: str) -> None:
+def test_what_is_not_a_public_key_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="not a public key"):
         AgeEncryptor([text])
 
@@ -96,8 +97,10 @@ def test_without_recipients_nothing_is_encrypted() -> None:
         AgeEncryptor([])
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "hello", PAIR.public])
-def test_what_is_no_private_key_is_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "# only a comment\n", "hello", PAIR.public], ids=["empty", "comment", "word", "public key"]
+)
+def test_what_is_not_a_private_key_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="identity"):
         Decryptor([text])
 

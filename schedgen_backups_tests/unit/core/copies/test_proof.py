@@ -109,7 +109,7 @@ def test_after_a_pause_more_is_read_but_not_everything_at_once(site: CopiedSite)
 
 
 @pytest.mark.parametrize("how", ["altered", "shortened"])
-def test_an_altered_pack_is_found_and_told_every_night(site: CopiedSite, how: str) -> None:
+def test_an_altered_pack_is_found_and_reported_every_night(site: CopiedSite, how: str) -> None:
     key = next(iter(site.store.list(KEYS.packs))).key
     data = site.store.get_range(key, 0, 1 << 20)
     replace_data(site, key, damage(data, 8 * 100) if how == "altered" else data[:-1])

@@ -148,6 +148,6 @@ def test_a_recipe_is_read_as_it_was_written(segments: list[Segment]) -> None:
     "text",
     ["", "a 1 2", "a 1 2\n# sha256 00", "../a 1 2\n# sha256 " + "0" * 64, "a -1 2\n# sha256 " + "0" * 64],
 )
-def test_what_is_no_recipe_is_refused(text: str) -> None:
+def test_what_is_not_a_recipe_is_refused(text: str) -> None:
     with pytest.raises(VerificationError, match="not a recipe"):
         read_recipe("x", gzip.compress(text.encode()))

@@ -22,13 +22,17 @@ def make_line(time: str, key: str = "a b/é+.pdf") -> str:
 
 
 @pytest.mark.parametrize(
-    "time", ["2026-11-29T01:23:22Z", "2026-11-29T01:23:22.320Z", "2026-11-29T01:23:22.320383412Z"]
+    ("time", "microseconds"),
+    [
+        ("2026-11-29T01:23:22Z", 0),
+        ("2026-11-29T01:23:22.32Z", 320_000),
+        ("2026-11-29T01:23:22.320383412Z", 320_383),
+    ],
 )
-def test_an_object_is_read_at_any_precision_of_its_time(time: str) -> None:
+def test_an_object_is_read_at_any_precision_of_its_time(time: str, microseconds: int) -> None:
     page = read_page(make_page(make_line(time)))
-    assert page.objects == (
-        ListedObject("a b/é+.pdf", 7, "abc", None, datetime(2026, 11, 29, 1, 23, 22, tzinfo=timezone.utc)),
-    )
+    read_at = datetime(2026, 11, 29, 1, 23, 22, microseconds, tzinfo=timezone.utc)
+    assert page.objects == (ListedObject("a b/é+.pdf", 7, "abc", None, read_at),)
     assert page.next_query is None
 
 
