@@ -1,6 +1,6 @@
 """Copies in stores: for each store an asset, its checks, the job that copies and proves, and one that prunes.
 
-The asset cannot be executed: "Materialize all" takes a backup and waits for no store (docs/decisions/0025).
+The asset cannot be executed: "Materialize all" takes a backup and waits for no store (docs/decisions/0026).
 `core.copies` copies and proves; `copy_sensor` starts the jobs. A store that is described wrongly has an asset
 and a job, too: the run fails with the reason.
 """

@@ -12,6 +12,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.remote_origin import (
+    InProcessCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 
 from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.copies.local_folder import LocalFolder
@@ -58,6 +65,7 @@ class Sensor:
     ) -> None:
         self.now = datetime.now(timezone.utc)
         self.reason = ""
+        self._keys: set[str] = set()
         self._stores = stores
         self._instance = instance
         monkeypatch.setattr(copy_sensor, "now_utc", lambda: self.now)
@@ -76,7 +84,10 @@ class Sensor:
         data = self.evaluate()
         self.reason = data.skip_message or ""
         requests = {str(request.job_name): request for request in data.run_requests or ()}
-        assert len({request.run_key for request in requests.values()}) == len(requests)
+        keys = {str(request.run_key) for request in requests.values()}
+        # Dagster starts no second run for a key that it has seen.
+        assert len(keys - self._keys) == len(requests)
+        self._keys |= keys
         return requests
 
     def run_all(self) -> dict[str, bool]:
@@ -488,3 +499,39 @@ def test_a_backup_and_materialize_all_ignore_a_store_that_is_down(
     assert len(stores.site.points()) == 2
     state = stores.read_state("usb")
     assert (state.attempted_at, state.points) == (None, ())
+
+
+def test_a_queued_backup_starts_while_a_copy_runs_but_not_while_another_backup_does(
+    stores: SiteStores, instance: dg.DagsterInstance
+) -> None:
+    """As Dagster's queue decides with the project's dagster.yaml."""
+    stores.describe("nas")
+    defs = stores.load()
+
+    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="schedgen_backups.definitions"))
+    repository = RemoteRepositoryOrigin(location, "__repository__")
+
+    def create(job_name: str, status: dg.DagsterRunStatus) -> str:
+        run = instance.create_run_for_job(
+            defs.resolve_job_def(job_name),
+            status=status,
+            remote_job_origin=RemoteJobOrigin(repository, job_name),
+        )
+        return run.run_id
+
+    def choose() -> set[str]:
+        config = instance.get_concurrency_config()
+        daemon = QueuedRunCoordinatorDaemon(interval_seconds=1)
+        return {run.run_id for run in daemon._get_runs_to_dequeue(instance, config, None)}
+
+    # Dagster learns of a pool when a run that needs it is first in the queue.
+    first = [create(name, dg.DagsterRunStatus.QUEUED) for name in ("backup_job", "copy_to_nas_job")]
+    choose()
+    for run_id in first:
+        instance.delete_run(run_id)
+    create("copy_to_nas_job", dg.DagsterRunStatus.STARTED)
+    create("copy_to_nas_job", dg.DagsterRunStatus.QUEUED)
+    backup = create("backup_job", dg.DagsterRunStatus.QUEUED)
+    assert choose() == {backup}
+    create("prune_job", dg.DagsterRunStatus.STARTED)
+    assert choose() == set()
