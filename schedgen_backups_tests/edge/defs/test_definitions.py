@@ -33,8 +33,10 @@ for repository in (defs.get_repository_def(),):
 schedule = defs.resolve_schedule_def("daily_backup_schedule")
 print(schedule.cron_schedule, schedule.execution_timezone, sep="|")
 """
+# google.api_core asks for a library of gRPC, which nothing here uses.
 IMPORT_CORE = """
-import importlib, pkgutil, sys
+import importlib, pkgutil, sys, warnings
+warnings.filterwarnings("ignore", category=ImportWarning, module="google")
 import schedgen_backups.core as core
 names = [module.name for module in pkgutil.walk_packages(core.__path__, "schedgen_backups.core.")]
 for name in names:
