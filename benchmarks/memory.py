@@ -53,14 +53,14 @@ def _run(arguments: list[str], environment: Mapping[str, str]) -> tuple[int, flo
     peak_bytes = 0
     with subprocess.Popen(arguments, env={**os.environ, **environment}, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            peak_bytes = max(peak_bytes, _read_peak(process.pid))
+            peak_bytes = max(peak_bytes, read_peak(process.pid))
             time.sleep(_POLL_SECONDS)
     if process.returncode != 0:
         raise RuntimeError(f"{arguments} ended with {process.returncode}")
     return peak_bytes, time.monotonic() - started
 
 
-def _read_peak(process_id: int) -> int:
+def read_peak(process_id: int) -> int:
     try:
         status = Path(f"/proc/{process_id}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):  # it has just exited

@@ -1,0 +1,110 @@
+"""SIGKILL at every write to the store, while copying and while pruning: what is committed stays whole."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.copies.layout import list_copies
+from schedgen_backups.core.copies.proof import prove_listing
+from schedgen_backups.core.store.folder import FolderStore
+from schedgen_backups_tests.support.copies import (
+    FIRST_NIGHT,
+    KEYS,
+    CopiedSite,
+    list_objects,
+    make_point,
+    make_point_id,
+)
+
+pytestmark = [pytest.mark.exhaustive]
+
+_CHILD = """
+import os, signal, sys
+from pathlib import Path
+from datetime import datetime
+from schedgen_backups.core.copies.encryption import PlainEncryptor
+from schedgen_backups.core.copies.prune import Pruner
+from schedgen_backups.core.retention.plan import RetentionPolicy
+from schedgen_backups.core.store.folder import FolderStore
+from schedgen_backups_tests.support.copies import KEYS, CopiedSite
+
+folder, writes_left, what, now = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+
+class DyingStore(FolderStore):
+    def put_new(self, key, data):
+        super().put_new(key, data)
+        self.count_down()
+
+    def delete(self, stored):
+        super().delete(stored)
+        self.count_down()
+
+    def count_down(self):
+        global writes_left
+        writes_left -= 1
+        if writes_left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+store = DyingStore(folder / "store")
+if what == "copy":
+    CopiedSite(folder / "backups", store, encryptor=PlainEncryptor()).copy(1)
+else:
+    policy = RetentionPolicy(keep_days=1, keep_last=1)
+    Pruner(store, KEYS, policy).prune(datetime.fromisoformat(now))
+"""
+
+
+def act(folder: Path, writes: int, what: str) -> bool:
+    """Copy or prune in a process that is killed after this many writes; return whether it ended itself."""
+    now = (FIRST_NIGHT + timedelta(days=20)).isoformat()
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, str(folder), str(writes), what, now],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in {0, -signal.SIGKILL}, done.stderr
+    return done.returncode == 0
+
+
+def test_a_copy_killed_at_every_write_goes_on(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store)
+    make_point(site.catalog, 0, list_objects(8))
+    make_point(site.catalog, 1, list_objects(14))
+    # Each process does one write more than the one before, so that every write is the last one once.
+    for writes in count():
+        ended = act(tmp_path, min(writes, 1), "copy")
+        assert prove_listing(store, KEYS).problems == ()
+        if ended:
+            break
+    assert list(list_copies(store, KEYS)) == [make_point_id(1)]
+    assert writes > 4
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_pruning_killed_at_every_write_loses_nothing(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store)
+    objects = list_objects(12)
+    for night in range(2):
+        others = dict(list(objects.items())[night * 6 :])
+        make_point(site.catalog, night, others)
+        site.copy(night)
+    for writes in count():
+        ended = act(tmp_path, writes, "prune")
+        assert prove_listing(store, KEYS).problems == ()
+        if ended:
+            break
+    assert writes > 2, "the clock, the commit mark, and what is condemned"
+    assert list(list_copies(store, KEYS)) == [make_point_id(1)]
+    site.assert_equal(1, tmp_path / "fetched")
