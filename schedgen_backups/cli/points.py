@@ -105,6 +105,7 @@ def list_points(
             {
                 "points": [_point_to_json(catalog, point, copies) for point in points],
                 "unmanaged": [path.name for path in unmanaged],
+                "copies": [],
             }
         )
         return
@@ -246,10 +247,12 @@ def _list_copies(config: Config, source: CopySource, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
+                "points": [],
+                "unmanaged": [],
                 "copies": [
                     {"id": point_id.text, "copied_at": stored.modified_at.isoformat()}
                     for point_id, stored in copies.items()
-                ]
+                ],
             }
         )
         return
