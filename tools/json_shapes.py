@@ -80,7 +80,7 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
     "list": {
         "points": "the recovery points, oldest first",
         "unmanaged": "files that other programs wrote",
-        "copies": "with `--from`, and only then: `id` and `copied_at` of each copy; the other fields are empty",
+        "copies": "with `--from`: `id` and `copied_at` of each copy; the other fields are empty then",
     },
     "log": {"entries": "one entry per restore"},
     "pin": {"id": _POINT_ID, "pin": "reason, user, time and end"},
