@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import SITE_NAME, Catalog, translate_storage_errors
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.small_files import SITE_NAME, translate_storage_errors
 from schedgen_backups.core.copies.encryption import ENCRYPTED_SUFFIX, Decryptor
 from schedgen_backups.core.copies.layout import (
     MANIFEST_NAME,

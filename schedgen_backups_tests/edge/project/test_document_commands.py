@@ -58,6 +58,8 @@ NOT_RUN = {
     "performance.md": "takes minutes to hours",
     "release.md": "publishes a release; the wheel is built in test_wheel, the images in test_compose_stack",
     "restore.md": "needs Docker; listed one by one in integration/restore/test_restore_document.py",
+    "stores.md": "needs a store and the private key of the reader; the same commands are run in "
+    "edge/cli/test_copies",
     "retention.md": "needs a history of weeks; run in test_retention",
 }
 """Documents with `console` blocks → the reason why these are not run."""
