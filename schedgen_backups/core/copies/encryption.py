@@ -12,6 +12,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import pairwise
 from typing import Protocol
 
@@ -82,7 +83,10 @@ class AgeEncryptor:
 
     def encrypt(self, data: bytes) -> bytes:
         """Return an age file. 500 MB/s on one core in packs of 4 MiB and more (2026-11-28)."""
-        return pyrage.encrypt(data, self._recipients)
+        # Not `pyrage.encrypt`, which needs twice the memory of the result (2026-11-30).
+        encrypted = BytesIO()
+        pyrage.encrypt_io(BytesIO(data), encrypted, self._recipients)
+        return encrypted.getvalue()
 
 
 def _parse_recipient(text: str) -> pyrage.x25519.Recipient | pyrage.ssh.Recipient:
