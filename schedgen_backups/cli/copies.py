@@ -14,13 +14,15 @@ from typing import Annotated
 
 import typer
 
-from schedgen_backups.cli.app import err
+from schedgen_backups.cli.app import err, out, print_json
 from schedgen_backups.cli.progress import show_progress
+from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import parse_time, resolve_point
 from schedgen_backups.core.copies.access import CopyAccess, open_access
+from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.copies.local_folder import open_fetch_folder
 from schedgen_backups.core.copies.reader import CopyReader
 from schedgen_backups.core.errors import ConfigurationError
@@ -99,6 +101,28 @@ def open_store_access(config: Config, source: CopySource, *, needs_key: bool) ->
         site_id=source.site_id,
         version_time=parse_time(source.version_time) if source.version_time else None,
     )
+
+
+def print_copies(config: Config, source: CopySource, *, as_json: bool) -> None:
+    """Print the copies in the store, for which no private key is needed."""
+    access = open_store_access(config, source, needs_key=False)
+    copies = list_copies(access.store, access.keys)
+    if as_json:
+        print_json(
+            {
+                "points": [],
+                "unmanaged": [],
+                "copies": [
+                    {"id": point_id.text, "copied_at": stored.modified_at.isoformat()}
+                    for point_id, stored in copies.items()
+                ],
+            }
+        )
+        return
+    for point_id, stored in copies.items():
+        out.print(f"{point_id}  copied {stored.modified_at:%Y-%m-%d %H:%M} UTC")
+    if not copies:
+        out.print(f"no copies in {escape(access.store.label)}")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from schedgen_backups.cli.copies import (
     fetch_indexes,
     fetch_whole,
     open_point,
-    open_store_access,
+    print_copies,
 )
 from schedgen_backups.cli.copy_status import KnownCopies
 from schedgen_backups.cli.progress import (
@@ -47,7 +47,6 @@ from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remove_pin, write_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.catalog.selection import has_label, resolve_point
-from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -87,7 +86,7 @@ def list_points(
     config = get_config(context)
     source = CopySource.from_options(from_store, identity, version_time, site)
     if source.store:
-        _list_copies(config, source, as_json=as_json)
+        print_copies(config, source, as_json=as_json)
         return
     catalog, copies = config.open_catalog(), KnownCopies(config)
     now = datetime.now(timezone.utc)
@@ -239,27 +238,6 @@ def verify(
     allowed = {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
     is_good = all(result.status in allowed for found in results.values() for result in found)
     raise CommandEnd(0 if is_good else VERIFICATION_EXIT_CODE)
-
-
-def _list_copies(config: Config, source: CopySource, *, as_json: bool) -> None:
-    access = open_store_access(config, source, needs_key=False)
-    copies = list_copies(access.store, access.keys)
-    if as_json:
-        print_json(
-            {
-                "points": [],
-                "unmanaged": [],
-                "copies": [
-                    {"id": point_id.text, "copied_at": stored.modified_at.isoformat()}
-                    for point_id, stored in copies.items()
-                ],
-            }
-        )
-        return
-    for point_id, stored in copies.items():
-        out.print(f"{point_id}  copied {stored.modified_at:%Y-%m-%d %H:%M} UTC")
-    if not copies:
-        out.print(f"no copies in {escape(access.store.label)}")
 
 
 def _verify_points(

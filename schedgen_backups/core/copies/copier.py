@@ -265,10 +265,15 @@ class _Copy:
 
     def _find_sparse_packs(self) -> set[str]:
         """Return the packs of which the newest copy uses less than half: their pieces are packed again."""
-        copied = self._folder.list_points()
-        newest = next((point for point in reversed(copied) if point < self._point_id), None)
-        if newest is None:
+        # A point without a pack list was not committed: what it would have used is unknown.
+        copied = [
+            point
+            for point in self._folder.list_points()
+            if point < self._point_id and self._folder.read_plain(point, PACK_LIST_NAME) is not None
+        ]
+        if not copied:
             return set()
+        newest = copied[-1]
         used: dict[str, int] = {}
         for name, data in self._folder.list_recipes(newest):
             for segment in read_recipe(name, data).segments:

@@ -197,6 +197,16 @@ def test_a_sparse_pack_is_left_behind(site: CopiedSite) -> None:
     assert report.uploaded_bytes > 20 * 3000, "the third of the pack that is still needed"
 
 
+def test_an_unfinished_copy_in_between_costs_no_upload(site: CopiedSite) -> None:
+    site.pack_bytes = 100_000
+    objects = list_objects(100, size_bytes=2000)
+    make_point(site.catalog, 0, objects, ROWS)
+    site.copy(0)
+    site.folder.write_staged(make_point_id(1), "manifest.json", b"of a killed copy")
+    make_point(site.catalog, 2, objects, ROWS)
+    assert site.copy(2).uploaded_bytes < 40_000
+
+
 def test_an_unfinished_copy_without_its_local_part_is_not_mixed_with_another(site: CopiedSite) -> None:
     make_point(site.catalog, 0, list_objects(4))
     site.store.put_new(KEYS.file(make_point_id(0), "packs.json"), b"of somebody else")
