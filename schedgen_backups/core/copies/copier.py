@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
 
+from pydantic import ValidationError
+
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.encryption import Encryptor
@@ -129,29 +131,37 @@ class Copier:
             point = points.get(point_id)
             if data is None or point is None or point.manifest is None:
                 continue
-            stored = {each.name: each for each in PackList.model_validate_json(data).packs}
             for artifact in point.manifest.artifacts:
                 recipe = self.folder.read_plain(point_id, make_recipe_name(artifact.file_name, ""))
-                if recipe is None:
-                    continue
-                with ArtifactFile(self.catalog.directory / artifact.file_name) as file, file.name_errors():
-                    pieces = _find_pieces(artifact, file, read_recipe(artifact.file_name, recipe))
-                    for name, found in pieces.items():
-                        if name in stored:
-                            plain_bytes = max(offset + length for _digest, offset, length in found)
-                            index.add(NewPack(stored[name], plain_bytes, tuple(found)))
+                # What is damaged costs an upload, not the copy.
+                with suppress(VerificationError, ValidationError):
+                    self._restore_pieces(index, artifact, data, recipe or b"")
+
+    def _restore_pieces(self, index: PieceIndex, artifact: Artifact, pack_list: bytes, recipe: bytes) -> None:
+        stored = {each.name: each for each in PackList.model_validate_json(pack_list).packs}
+        with ArtifactFile(self.catalog.directory / artifact.file_name) as file:
+            pieces = _find_pieces(artifact, file, read_recipe(artifact.file_name, recipe))
+        for name, found in pieces.items():
+            if name in stored:
+                plain_bytes = max(offset + length for _digest, offset, length in found)
+                index.add(NewPack(stored[name], plain_bytes, tuple(found)))
 
 
 def _find_pieces(
     artifact: Artifact, file: ArtifactFile, recipe: Recipe
 ) -> dict[str, list[tuple[bytes, int, int]]]:
-    """Return the pieces in each pack of the recipe: digest, offset, length."""
+    """Return the pieces in each pack of the recipe: digest, offset, length.
+
+    Nothing if the artifact is not the one of the recipe: a wrong place would spoil later copies.
+    """
+    whole = hashlib.sha256()
     found: dict[str, list[tuple[bytes, int, int]]] = {}
     segments = iter(recipe.segments)
     segment = next(segments, None)
     done = 0
     for piece in cut_artifact(artifact.kind, file):
         length = len(piece.data)
+        whole.update(piece.data)
         if segment is not None and done == segment.length:
             segment, done = next(segments, None), 0
         if segment is None or done + length > segment.length:
@@ -161,7 +171,7 @@ def _find_pieces(
             (hashlib.sha256(piece.data).digest(), segment.offset + done, length)
         )
         done += length
-    return found
+    return found if whole.hexdigest() == recipe.sha256 else {}
 
 
 class _Copy:
@@ -275,9 +285,13 @@ class _Copy:
             return set()
         newest = copied[-1]
         used: dict[str, int] = {}
-        for name, data in self._folder.list_recipes(newest):
-            for segment in read_recipe(name, data).segments:
-                used[segment.pack] = used.get(segment.pack, 0) + segment.length
+        try:
+            for name, data in self._folder.list_recipes(newest):
+                for segment in read_recipe(name, data).segments:
+                    used[segment.pack] = used.get(segment.pack, 0) + segment.length
+        except VerificationError:
+            # Damaged on this host: nothing is known of the use of packs.
+            return set()
         return {
             name
             for name, plain_bytes in self._index.find_plain_sizes().items()

@@ -10,6 +10,7 @@ import pytest
 from schedgen_backups.core.copies.encryption import PlainEncryptor
 from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.copies.proof import prove_listing
+from schedgen_backups.core.copies.recipe import Recipe, read_recipe, write_recipe
 from schedgen_backups.core.errors import StoreError, StoreUnreachableError, VerificationError
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups_tests.support.artifacts import TableText, damage
@@ -154,6 +155,34 @@ def test_a_damaged_local_index_is_made_again(site: CopiedSite, tmp_path: Path) -
     site.folder.index_path.write_bytes(b"SQLite format 3\0 but not really" * 100)
     make_point(site.catalog, 1, objects, ROWS)
     assert site.copy(1).uploaded_bytes < 40_000
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+@pytest.mark.parametrize("name", ["packs.json", "recipe"])
+def test_damaged_local_files_cost_an_upload_and_not_the_copy(
+    site: CopiedSite, tmp_path: Path, name: str
+) -> None:
+    objects = list_objects(60, size_bytes=2000)
+    make_point(site.catalog, 0, objects, ROWS)
+    site.copy(0)
+    site.folder.index_path.unlink()
+    for path in (site.folder.path / make_point_id(0).text).glob(f"*{name}*"):
+        path.write_bytes(b"damaged")
+    make_point(site.catalog, 1, objects, ROWS)
+    assert site.copy(1).is_new
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_a_recipe_of_another_file_is_not_used(site: CopiedSite, tmp_path: Path) -> None:
+    objects = list_objects(60, size_bytes=2000)
+    make_point(site.catalog, 0, objects, ROWS)
+    site.copy(0)
+    site.folder.index_path.unlink()
+    for name, data in site.folder.list_recipes(make_point_id(0)):
+        other = Recipe(read_recipe(name, data).segments, "0" * 64)
+        site.folder.write_plain(make_point_id(0), name, write_recipe(other))
+    make_point(site.catalog, 1, objects, ROWS)
+    assert site.copy(1).uploaded_bytes > 120_000
     site.assert_equal(1, tmp_path / "fetched")
 
 
