@@ -114,7 +114,7 @@ def list_all_points(operator: Operator, point: PointListing) -> None:
     """The table appears after a backup; the check shows what a drill changed in it."""
     page = operator.page
     operator.visit("assets/recovery_point?view=overview")
-    expect(page.get_by_text("proofs, pin, labels, reason")).to_be_visible()
+    expect(page.get_by_text("proofs, copies, pin, labels, reason")).to_be_visible()
     expect(page.get_by_text(point.point_id.text).first).to_be_visible()
     operator.shoot("overview")
     path = "assets/recovery_point?view=checks&checkDetail=recovery_point_is_intact"
@@ -124,7 +124,7 @@ def list_all_points(operator: Operator, point: PointListing) -> None:
     def is_fresh() -> bool:
         operator.visit(path)
         page.get_by_text("Show Markdown").first.click()
-        expect(page.get_by_text("proofs, pin, labels, reason")).to_be_visible()
+        expect(page.get_by_text("proofs, copies, pin, labels, reason")).to_be_visible()
         return page.get_by_text(re.compile(r"restored \d+ min ago")).count() > 0
 
     wait_until(is_fresh, "the check shows the drill")
