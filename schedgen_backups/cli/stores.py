@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from schedgen_backups.cli.app import (
     CommandEnd,
@@ -31,14 +30,12 @@ from schedgen_backups.cli.copies import (
 from schedgen_backups.cli.progress import show_progress, show_work
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.stores import StoreEntry
 from schedgen_backups.core.copies.encryption import make_key_pair
-from schedgen_backups.core.copies.local_folder import CopyState
 from schedgen_backups.core.copies.service import CopyService, list_pins
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.store.open import open_store
-from schedgen_backups.core.units import count, format_age, format_bytes
+from schedgen_backups.core.store.protocol import MadeStore
+from schedgen_backups.core.units import format_bytes
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
@@ -123,7 +120,7 @@ def fetch(
     access = open_store_access(config, source, needs_key=True)
     with show_progress(err, {"fetch": (f"fetch from {from_store}", None)}) as bars:
         reader = access.open_copy(point_id, on_progress=lambda size_bytes: bars.advance("fetch", size_bytes))
-        point = reader.fetch(to.absolute()).get_point(reader.point_id)
+        point = reader.fetch_into(to.absolute()).get_point(reader.point_id)
     paths = [str(artifact.path) for artifact in point.artifacts]
     if as_json:
         print_json({"id": reader.point_id.text, "files": paths})
@@ -146,62 +143,36 @@ def _make_key(*, as_json: bool) -> None:
 
 
 def _list_stores(config: Config, *, as_json: bool) -> None:
-    now = datetime.now(timezone.utc)
-    states = {entry.name: _read_state(config, entry) for entry in config.stores}
+    statuses = config.read_store_statuses()
     if as_json:
         print_json(
             {
                 "stores": [
                     {
-                        "name": entry.name,
-                        "url": entry.settings.location.url if entry.settings else None,
-                        "error": entry.error.message if entry.error else None,
-                        "state": states[entry.name].model_dump(mode="json"),
+                        "name": status.name,
+                        "url": status.settings.location.url if status.settings else None,
+                        "error": status.error or None,
+                        "state": status.state.model_dump(mode="json"),
                     }
-                    for entry in config.stores
+                    for status in statuses
                 ]
             }
         )
         return
-    if not states:
+    if not statuses:
         out.print("no stores: BACKUP_STORES_FILE names none, and the backup directory holds the only copy")
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("store", "copies", "newest", "listed", "read back", "opened", "problem"):
-        table.add_column(name, overflow="fold")
-    for entry in config.stores:
-        state = states[entry.name]
-        newest = state.newest
-        problem = entry.error.message if entry.error else state.problem
-        table.add_row(
-            entry.name,
-            str(len(state.points)),
-            newest.point_id if newest else "none",
-            _describe_age(state.listed_at, now),
-            _describe_age(state.oldest_reread_at, now)
-            if not state.unread_count
-            else f"{state.pack_count - state.unread_count} of {count(state.pack_count, 'pack')}",
-            _describe_age(state.opened_at, now),
-            escape(problem or "; ".join((*state.listing_problems, *state.reread_problems))),
-        )
-    out.print(table)
-
-
-def _describe_age(at: datetime | None, now: datetime) -> str:
-    return f"{format_age(now - at)} ago" if at is not None else "never"
-
-
-def _read_state(config: Config, entry: StoreEntry) -> CopyState:
-    if entry.settings is None or not config.backup_directory.is_dir():
-        return CopyState()
-    return CopyService(config.open_catalog(), entry.settings).state
+    # Lines instead of a table: on a narrow screen, its cells would wrap ids and problems.
+    for status in statuses:
+        out.print(f"[bold]{status.name}[/]  {escape(status.describe(datetime.now(timezone.utc)))}")
+        for problem in status.problems:
+            out.print(f"  [bold red]problem[/]  {escape_value(problem)}")
 
 
 def _prepare(config: Config, store: str, _writer: str) -> tuple[dict[str, object], bool]:
     opened = open_store(config.find_store(store).location)
-    if isinstance(opened, FolderStore):
+    if isinstance(opened, MadeStore):
         opened.prepare()
-    capabilities = CopyService(config.open_catalog(), config.find_store(store)).settle_capabilities()
+    capabilities = CopyService(config.open_catalog(), config.find_store(store)).probe()
     return {"url": opened.label, "capabilities": str(capabilities)}, True
 
 

@@ -109,7 +109,7 @@ def _read(path: Path, places: tuple[Path, ...], folder: Path | None) -> Environm
     try:
         with path.open(encoding="utf-8") as opened:
             status = os.fstat(opened.fileno())
-            refusal = _find_refusal(path, status)
+            refusal = find_refusal("environment file", path, status)
             if refusal is not None:
                 return EnvironmentFile(path, places, folder, error=refusal)
             found = dotenv_values(stream=io.StringIO(opened.read()))
@@ -140,17 +140,18 @@ def _read(path: Path, places: tuple[Path, ...], folder: Path | None) -> Environm
     return EnvironmentFile(path, places, folder, values, warning=warning)
 
 
-def _find_refusal(path: Path, status: os.stat_result) -> ConfigurationError | None:
-    """Return why this file cannot be trusted: it decides which programs run and where passwords are sent."""
+def find_refusal(what: str, path: Path, status: os.stat_result) -> ConfigurationError | None:
+    """Return why this file cannot be trusted: it decides which programs run and where data is sent.
+
+    `what` names the kind of file.
+    """
     if status.st_mode & stat.S_IWOTH and not stat.S_ISCHR(status.st_mode):
-        return ConfigurationError(
-            f"the environment file {path} is writable by every user", hint=f"chmod o-w {path}"
-        )
+        return ConfigurationError(f"the {what} {path} is writable by every user", hint=f"chmod o-w {path}")
     installation = find_checkout() or _find_package()
     if status.st_uid not in {0, os.geteuid(), installation.stat().st_uid}:
         owner = _name_user(status.st_uid)
         return ConfigurationError(
-            f"the environment file {path} belongs to {owner}, who is neither root, nor you, nor the owner "
+            f"the {what} {path} belongs to {owner}, who is neither root, nor you, nor the owner "
             f"of {installation}",
             hint=f"Run the command as {owner}, or change the owner: chown root {path}",
         )

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from schedgen_backups.config.env_file import find_refusal
 from schedgen_backups.core.copies.local_folder import CopyState, LocalFolder
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.copies.status import StoreStatus
@@ -114,6 +115,9 @@ def read_stores(path: Path, timezone: tzinfo, values: Mapping[str, str]) -> tupl
     file. ConfigurationError when the file cannot be read or is not TOML.
     """
     try:
+        # Who can write to it decides where every copy goes, and who can read it.
+        if refusal := find_refusal("file of stores", path, path.stat()):
+            raise refusal
         tables = tomllib.loads(read_small_file(path).decode("utf-8"))
     except OSError as error:
         raise ConfigurationError(

@@ -45,6 +45,7 @@ from schedgen_backups.core.errors import (
     CopyChangedError,
     KeyExistsError,
     StoreError,
+    UnreadableFileError,
     VerificationError,
 )
 from schedgen_backups.core.formats.records import ArtifactFile
@@ -250,8 +251,14 @@ class _Copy:
         """Store recipes, manifest and verification."""
         catalog = self._copier.catalog
         contents = {make_recipe_name(name, ""): write_recipe(recipe) for name, recipe in recipes.items()}
-        contents[MANIFEST_NAME] = read_small_file(catalog.manifest_path(self._point_id))
-        contents[VERIFICATION_NAME] = read_small_file(catalog.verification_path(self._point_id))
+        try:
+            contents[MANIFEST_NAME] = read_small_file(catalog.manifest_path(self._point_id))
+            contents[VERIFICATION_NAME] = read_small_file(catalog.verification_path(self._point_id))
+        except OSError as error:
+            raise UnreadableFileError(
+                f"manifest or verification of {self._point_id} cannot be read: {error.strerror}",
+                hint="Check the disk and the permissions of the backup directory.",
+            ) from error
         return tuple(self._store_file(name, data) for name, data in contents.items())
 
     def _choose_packs(self) -> int:

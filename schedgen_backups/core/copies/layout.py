@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ RECIPE_SUFFIX = ".recipe.gz"
 GUIDE_NAMES = ("RESTORE.txt", "restore.sh")
 SMALL_FILE_LIMIT_BYTES = 64 << 20
 """Many times what the list of a million packs takes."""
+LARGEST_FILE_BYTES = 256 << 20
+"""Four times the largest pack. Whole files are held in memory, and a store can hold anything."""
 _ID = r"[0-9]{8}_[0-9]{6}"
 _PACK_PATTERN = re.compile(rf"(?P<id>{_ID})-(?P<number>[0-9]{{4,9}})(\.age)?")
 _KEY_PATTERNS = tuple(
@@ -55,7 +58,7 @@ class StoredFile(FrozenModel):
     """A pack, or another file of a copy, as it lies in the store."""
 
     name: str
-    size_bytes: Annotated[int, Field(ge=0, le=1 << 62)]
+    size_bytes: Annotated[int, Field(ge=0, le=LARGEST_FILE_BYTES)]
     sha256: str
     """Digest of the stored bytes, which are encrypted ones if the name ends with `.age`."""
 
@@ -169,8 +172,15 @@ def parse_recipe_name(name: str) -> str | None:
 
 def list_copies(store: Store, keys: SiteKeys) -> dict[RecoveryPointId, StoredObject]:
     """Return the commit mark of every committed copy by its point, oldest first."""
+    return find_commits(keys, store.list(keys.points))
+
+
+def find_commits(keys: SiteKeys, listing: Iterable[StoredObject]) -> dict[RecoveryPointId, StoredObject]:
+    """Return the commit marks in a listing by their points, oldest first."""
     found: dict[RecoveryPointId, StoredObject] = {}
-    for stored in store.list(keys.points):
+    for stored in listing:
+        if not stored.key.startswith(keys.points):
+            continue
         folder, _slash, name = stored.key.removeprefix(keys.points).partition("/")
         if name == COMMIT_NAME and stored.is_newest and not stored.is_marker:
             with suppress(ConfigurationError):

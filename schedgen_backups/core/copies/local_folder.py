@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -31,6 +32,7 @@ _INDEX_NAME = "pieces.sqlite"
 _WRITER_NAME = "writer_id"
 _STAGED_NAME = "staged"
 _FETCH_PREFIX = ".fetched-"
+_STALE_SECONDS = 3600
 _WRITER_PATTERN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -48,6 +50,8 @@ class CopyState(FrozenModel):
 
     format_version: int = FORMAT_VERSION
     points: tuple[CopiedPoint, ...] = ()
+    lost_points: tuple[str, ...] = ()
+    """Copies that the store once held and lacks, although its retention keeps them."""
     attempted_at: AwareDatetime | None = None
     problem: str = ""
     """Why the last attempt failed; empty after a success."""
@@ -196,8 +200,9 @@ def open_fetch_folder(parent: Path) -> Generator[Path, None, None]:
     """Provide an empty folder for fetched files within the block; remove those of killed processes, too."""
     for left in parent.glob(f"{_FETCH_PREFIX}*"):
         lock = FileLock(left / ".lock")
-        with suppress(BackupError):
-            if lock.try_acquire():
+        with suppress(BackupError, FileNotFoundError):
+            # A young one may not have its lock yet.
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS and lock.try_acquire():
                 shutil.rmtree(left, ignore_errors=True)
                 lock.release()
     with translate_storage_errors(parent):

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from schedgen_backups.core.copies.layout import StoredFile
 from schedgen_backups.core.copies.recipe import Segment
@@ -46,12 +47,16 @@ class PieceIndex:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_new = not path.exists()
-        try:
-            self._database = self._open()
-        except sqlite3.DatabaseError:
-            path.unlink(missing_ok=True)
-            self.is_new = True
-            self._database = self._open()
+        with self._translated():
+            try:
+                self._database = self._open()
+            except sqlite3.OperationalError:
+                # No rights, no space: that the index itself is damaged does not follow.
+                raise
+            except sqlite3.DatabaseError:
+                path.unlink(missing_ok=True)
+                self.is_new = True
+                self._database = self._open()
 
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, isolation_level=None)
@@ -78,22 +83,20 @@ class PieceIndex:
 
     def find(self, digest: bytes) -> Segment | None:
         """Return where this piece lies in a usable pack; None if it must be stored."""
-        row = self._database.execute(
+        row = self._find_row(
             "SELECT pack, start, length FROM pieces JOIN packs ON name = pack WHERE digest = ? AND is_usable",
-            (digest,),
-        ).fetchone()
+            digest,
+        )
         return Segment(*row) if row is not None else None
 
     def find_pack(self, name: str) -> StoredFile | None:
         """Return size and digest of the pack as it was stored; None if it is unknown."""
-        row = self._database.execute(
-            "SELECT size_bytes, sha256 FROM packs WHERE name = ?", (name,)
-        ).fetchone()
+        row = self._find_row("SELECT size_bytes, sha256 FROM packs WHERE name = ?", name)
         return StoredFile(name=name, size_bytes=row[0], sha256=row[1]) if row is not None else None
 
     def find_plain_sizes(self) -> dict[str, int]:
         """Return the plain size of every pack in bytes."""
-        return dict(self._database.execute("SELECT name, plain_bytes FROM packs"))
+        return dict(self._list_rows("SELECT name, plain_bytes FROM packs"))
 
     def add(self, pack: NewPack) -> None:
         """Remember a pack that the store holds now, and its pieces; of a known piece, the new place."""
@@ -119,7 +122,7 @@ class PieceIndex:
 
     def forget(self, present: Collection[str]) -> None:
         """Forget packs that are not among these, with their pieces."""
-        known = {name for (name,) in self._database.execute("SELECT name FROM packs")}
+        known = {name for (name,) in self._list_rows("SELECT name FROM packs")}
         gone = [(name,) for name in known - set(present)]
         with self._writing():
             self._database.executemany("DELETE FROM packs WHERE name = ?", gone)
@@ -136,7 +139,7 @@ class PieceIndex:
 
     def find_rereads(self) -> dict[str, datetime | None]:
         """Return when each pack was last read back, by its name; None if never."""
-        rows = self._database.execute("SELECT name, reread_at FROM packs")
+        rows = self._list_rows("SELECT name, reread_at FROM packs")
         return {name: datetime.fromisoformat(at) if at else None for name, at in rows}
 
     def record_lock(self, key: str, until: datetime) -> None:
@@ -149,20 +152,38 @@ class PieceIndex:
 
     def find_locks(self) -> dict[str, datetime]:
         """Return until when each object is locked, by its key, as far as it was seen."""
-        rows = self._database.execute("SELECT key, locked_until FROM locks")
+        rows = self._list_rows("SELECT key, locked_until FROM locks")
         return {key: datetime.fromisoformat(until) for key, until in rows}
+
+    def _find_row(self, statement: str, value: object) -> Any:
+        with self._translated():
+            return self._database.execute(statement, (value,)).fetchone()
+
+    def _list_rows(self, statement: str) -> list[Any]:
+        with self._translated():
+            return self._database.execute(statement).fetchall()
 
     @contextmanager
     def _writing(self) -> Generator[None, None, None]:
-        try:
+        with self._translated():
             self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translated(self) -> Generator[None, None, None]:
+        try:
             yield
-            self._database.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            with suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
+        except (sqlite3.Error, OSError) as error:
             raise StorageError(
-                f"{self.path} cannot be written: {error}", hint="Check the disk and its free space."
+                f"{self.path} cannot be used: {error}",
+                hint="Check the disk, its free space and the permissions. The file is a cache: delete it if "
+                "it is damaged, and it is made again.",
             ) from error
 
     def __enter__(self) -> PieceIndex:

@@ -13,17 +13,18 @@ from datetime import datetime, timedelta, timezone
 from math import ceil
 
 from schedgen_backups.core.copies.layout import (
+    COMMIT_NAME,
     PackList,
     SiteKeys,
     StoredFile,
-    list_copies,
+    find_commits,
     read_pack_list,
 )
 from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.errors import KeyMissingError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.store.protocol import Store, StoredObject
-from schedgen_backups.core.units import count, name_some
+from schedgen_backups.core.units import name_some
 
 _READ_BYTES = 8 << 20
 _NEVER = datetime.min.replace(tzinfo=timezone.utc)
@@ -82,13 +83,17 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
         if stored.is_newest and not stored.is_marker:
             newest[stored.key] = stored
     problems = list(strangers)
-    committed = list_copies(store, keys)
+    # Of the same listing: another host may commit or prune meanwhile.
+    committed = find_commits(keys, newest.values())
     copies: dict[RecoveryPointId, PackList] = {}
-    for point_id in committed:
+    for point_id in list(committed):
         try:
             copies[point_id] = read_pack_list(store, keys, point_id)[1]
         except VerificationError as error:
-            problems.append(error.message)
+            if store.head(keys.file(point_id, COMMIT_NAME)) is None:
+                del committed[point_id]
+            else:
+                problems.append(error.message)
             continue
         problems += _compare(newest, keys, point_id, copies[point_id])
     return ListingProof(copies, committed, tuple(dict.fromkeys(problems)))
@@ -179,11 +184,3 @@ def _read_back(store: Store, key: str, pack: StoredFile) -> str:
     except KeyMissingError:
         return f"{pack.name} is missing"
     return "" if digest.hexdigest() == pack.sha256 else f"{pack.name} was altered: its digest is another one"
-
-
-def describe_proof(listing: ListingProof, reread: RereadProof) -> str:
-    """Return one sentence on what was proved."""
-    return (
-        f"{count(len(listing.copies), 'copy', 'copies')} of {count(len(listing.packs), 'pack')} listed, "
-        f"{count(reread.read_count, 'pack')} read back"
-    )

@@ -27,7 +27,7 @@ from schedgen_backups.core.errors import KeyExistsError, LockedError, StoreError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 from schedgen_backups.core.store.protocol import Store, StoredObject
-from schedgen_backups.core.units import count, name_some
+from schedgen_backups.core.units import name_some
 
 GRACE = timedelta(hours=48)
 """Between condemning and removing; longer than any copy should take."""
@@ -63,23 +63,22 @@ class Pruner:
         self._locked: dict[str, datetime | None] = {}
         self._freed_bytes = 0
 
-    def prune(self, now: datetime, *, pinned: Mapping[RecoveryPointId, str] | None = None) -> PruneReport:
-        """Remove copies that the policy does not keep at this aware time, then what no copy needs.
+    def prune(self, *, pinned: Mapping[RecoveryPointId, str] | None = None) -> PruneReport:
+        """Remove copies that the policy does not keep by the store's own clock, then what no copy needs.
 
         `pinned` are reasons by point. VerificationError (permanent), and nothing is removed, while the pack
         list of any committed copy is missing, unreadable or not the one that was committed.
         """
         lists = self._read_lists()
+        time = self._read_clock()
         pins = pinned or {}
         candidates = [Candidate(point, PointState.VERIFIED, pins.get(point)) for point in lists]
-        plan = plan_retention(candidates, self._policy, now)
+        plan = plan_retention(candidates, self._policy, time)
         removed = tuple(
             decision.candidate.point_id
             for decision in plan.removed
             if self._remove_point(decision.candidate.point_id)
         )
-        lists = {point: pack_list for point, pack_list in lists.items() if point not in removed}
-        time = self._read_clock()
         removed_packs, waits_for = self._remove_condemned(time)
         self._condemn()
         return PruneReport(
@@ -234,14 +233,6 @@ def forget_writer(store: Store, keys: SiteKeys, writer_id: str) -> None:
         )
     for stored in versions:
         store.delete(stored)
-
-
-def describe_prune(report: PruneReport) -> str:
-    """Return one sentence on what pruning did."""
-    return (
-        f"{count(len(report.removed_points), 'copy', 'copies')} and {count(report.removed_packs, 'pack')} "
-        f"removed, {count(report.condemned, 'file')} condemned"
-    )
 
 
 _REMOVABLE = re.compile(r"[0-9]{8}_[0-9]{6}(-[0-9]{4,9}(\.age)?)?")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.small_files import SITE_NAME, translate_storage_errors
 from schedgen_backups.core.copies.encryption import ENCRYPTED_SUFFIX, Decryptor
@@ -26,13 +28,14 @@ from schedgen_backups.core.copies.layout import (
     make_recipe_name,
     read_pack_list,
 )
-from schedgen_backups.core.copies.local_folder import now_utc
+from schedgen_backups.core.copies.local_folder import now_utc, open_fetch_folder
 from schedgen_backups.core.copies.recipe import Recipe, Segment, read_recipe, slice_segments
-from schedgen_backups.core.errors import KeyMissingError, VerificationError
+from schedgen_backups.core.errors import KeyMissingError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES, read_footer
-from schedgen_backups.core.model import Artifact, Manifest, RecoveryPointId, Site
+from schedgen_backups.core.model import Artifact, ArtifactName, Manifest, RecoveryPointId, Site
 from schedgen_backups.core.store.protocol import Store
-from schedgen_backups.core.system.files import create_private, write_atomically
+from schedgen_backups.core.system.files import create_private, sync_path, write_atomically
+from schedgen_backups.core.units import name_some
 
 _READ_BYTES = 4 << 20
 _READ_THREADS = 2
@@ -63,8 +66,31 @@ class CopyReader:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The manifest of the point."""
-        return Manifest.model_validate_json(self._read_file(MANIFEST_NAME))
+        """The manifest of the point.
+
+        Whoever can write to the store and knows a public key can have made it: its file names are checked
+        before anything is written.
+        """
+        try:
+            manifest = Manifest.model_validate_json(self._read_file(MANIFEST_NAME))
+        except ValidationError as error:
+            raise VerificationError(
+                f"the manifest of the copy of {self.point_id} is damaged", hint=_HINT
+            ) from error
+        for artifact in manifest.artifacts:
+            name = ArtifactName.from_file_name(artifact.file_name)
+            if (
+                manifest.point_id != self.point_id.text
+                or Path(artifact.file_name).name != artifact.file_name
+                or name is None
+                or (name.kind, name.point_id) != (artifact.kind, self.point_id)
+            ):
+                raise VerificationError(
+                    f"the manifest of the copy of {self.point_id} names {artifact.file_name!r}, which is "
+                    "not a file of that point",
+                    hint="The copy was not made by this program: somebody else writes to the store.",
+                )
+        return manifest
 
     def read_recipe(self, artifact: Artifact) -> Recipe:
         """Return where the pieces of the artifact lie."""
@@ -84,14 +110,47 @@ class CopyReader:
             self._check_file(directory / artifact.file_name, artifact)
         return catalog
 
+    def fetch_into(self, directory: Path) -> Catalog:
+        """Fetch the point into a directory that may hold others, and give it its commit mark last.
+
+        StorageError (permanent), before anything is read, if the directory holds a file of the point. The
+        identity of a directory that has one stays.
+        """
+        catalog = Catalog(directory)
+        catalog.prepare()
+        manifest = catalog.manifest_path(self.point_id)
+        names = [
+            *(artifact.file_name for artifact in self.manifest.artifacts),
+            catalog.verification_path(self.point_id).name,
+        ]
+        taken = [name for name in (*names, manifest.name) if (directory / name).exists()]
+        if taken:
+            raise StorageError(
+                f"{directory} already holds {name_some(taken)}",
+                hint="Use another directory, or move these files away.",
+            )
+        with open_fetch_folder(directory) as folder:
+            self.fetch(folder)
+            with translate_storage_errors(directory):
+                for name in names:
+                    sync_path(folder / name)
+                    (folder / name).rename(directory / name)
+                if not (directory / SITE_NAME).exists():
+                    (folder / SITE_NAME).rename(directory / SITE_NAME)
+                sync_path(directory)
+                (folder / manifest.name).rename(manifest)
+                sync_path(directory)
+        return catalog
+
     def fetch_descriptions(self, directory: Path) -> Catalog:
         """Write manifest and verification into the directory, which gets the identity of the site."""
+        site_id = self.manifest.site_id
         catalog = Catalog(directory)
         catalog.prepare()
         with translate_storage_errors(directory):
             write_atomically(catalog.manifest_path(self.point_id), self._read_file(MANIFEST_NAME))
             write_atomically(catalog.verification_path(self.point_id), self._read_file(VERIFICATION_NAME))
-        catalog.write_description(SITE_NAME, Site(site_id=self.manifest.site_id, made_at=now_utc()))
+        catalog.write_description(SITE_NAME, Site(site_id=site_id, made_at=now_utc()))
         return catalog
 
     def fetch_index(self, directory: Path, artifact: Artifact) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from threading import Event
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.catalog.pins import pin_temporarily, read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.copier import Copier, CopyReport
 from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, list_copies, parse_pack_point
@@ -33,6 +33,7 @@ from schedgen_backups.core.errors import (
     BackupError,
     ConfigurationError,
     LockHeldError,
+    StorageError,
     StoreError,
     StoreUnreachableError,
     VerificationError,
@@ -41,6 +42,9 @@ from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, plan_retention
 from schedgen_backups.core.store.open import open_store, probe_store
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, Store
+
+_LONGEST_COPY = timedelta(days=3)
+"""How long a killed copy keeps its point from retention."""
 
 
 @dataclass(frozen=True)
@@ -79,26 +83,54 @@ class CopyService:
         return self._folder.read_state()
 
     def copy_due(self) -> tuple[CopyReport, ...]:
-        """Copy the verified points that the store lacks and its retention keeps, the newest first."""
+        """Copy the verified points that the store lacks and its retention keeps, the newest first.
+
+        A point that cannot be copied does not keep the others from it; its error is raised at the end.
+        """
         with self._recording():
             encryptor = self.settings.make_encryptor()
             store, keys = self._open(), self._find_keys()
+            copier = Copier(
+                self._catalog,
+                store,
+                keys,
+                encryptor,
+                self._folder,
+                stop=self._stop,
+                on_progress=self._on_progress,
+            )
             reports: list[CopyReport] = []
+            errors: list[BackupError] = []
             for point in self._list_due(store, keys):
-                copier = Copier(
-                    self._catalog,
-                    store,
-                    keys,
-                    encryptor,
-                    self._folder,
-                    stop=self._stop,
-                    on_progress=self._on_progress,
-                )
-                report = copier.copy(point)
+                try:
+                    report = self._copy_pinned(copier, point)
+                except (StoreUnreachableError, StorageError):
+                    raise
+                except (ConfigurationError, StoreError, VerificationError) as error:
+                    errors.append(error)
+                    continue
                 reports.append(report)
                 self._note_copy(report)
             self._check_new(store, keys, [pack for report in reports for pack in report.new_packs])
+            if errors:
+                raise errors[0]
             return tuple(reports)
+
+    def _copy_pinned(self, copier: Copier, point: PointListing) -> CopyReport:
+        """Copy the point; retention must not remove it meanwhile. ConfigurationError if it just did."""
+        try:
+            read_pin(self._catalog, point.point_id)
+        except VerificationError:
+            # Retention keeps a point whose pin cannot be read.
+            return copier.copy(point)
+        with pin_temporarily(
+            self._catalog,
+            point.point_id,
+            reason=f"it is being copied to {self.settings.name}",
+            pinned_by="copies",
+            max_duration=_LONGEST_COPY,
+        ) as pinned:
+            return copier.copy(pinned)
 
     def copy_and_prove(self) -> tuple[tuple[CopyReport, ...], CopyProof]:
         """Copy what is due, then prove what the store holds.
@@ -118,8 +150,7 @@ class CopyService:
 
     def list_due(self) -> list[PointListing]:
         """Return the points that `copy_due` would copy now, judging by what was last seen."""
-        known = [RecoveryPointId.parse(point.point_id) for point in self.state.points]
-        return self._choose_due(known)
+        return self._choose_due(self._find_known())
 
     def prove(self, *, now: datetime | None = None) -> CopyProof:
         """List the store, read back the packs that are due, check the locks; record what was seen."""
@@ -135,7 +166,14 @@ class CopyService:
             for point_id in self._folder.list_points():
                 if point_id not in listing.committed and point_id in self._find_known():
                     self._folder.remove_point(point_id)
+            lost = self._find_lost(set(listing.committed), now)
+            problems = (
+                *listing.problems,
+                *(f"the copy of {point_id} is missing, although retention keeps it" for point_id in lost),
+            )
+            listing = replace(listing, problems=problems)
             self._write(
+                lost_points=tuple(point_id.text for point_id in lost),
                 points=tuple(
                     CopiedPoint(
                         point_id=point_id.text,
@@ -156,16 +194,12 @@ class CopyService:
             )
             return CopyProof(listing, reread, lock)
 
-    def prune(
-        self, *, now: datetime | None = None, pinned: Mapping[RecoveryPointId, str] | None = None
-    ) -> PruneReport:
+    def prune(self, *, pinned: Mapping[RecoveryPointId, str] | None = None) -> PruneReport:
         """Remove what the store's retention does not keep, with the credentials that may delete."""
         location = self.settings.prune_location or self.settings.location
         with self._recording():
             store = open_store(location, self.settle_capabilities())
-            return Pruner(store, self._find_keys(), self.settings.retention).prune(
-                now or now_utc(), pinned=pinned
-            )
+            return Pruner(store, self._find_keys(), self.settings.retention).prune(pinned=pinned)
 
     def forget_writer(self, writer_id: str) -> None:
         """Stop waiting for a writer that is gone, with the credentials that may delete."""
@@ -175,13 +209,14 @@ class CopyService:
 
     def settle_capabilities(self) -> Capabilities:
         """Return what the store was seen to do; probe it if that is not recorded."""
+        return self.state.capabilities or self.probe()
+
+    def probe(self) -> Capabilities:
+        """Find out what the store does, and record it: versions and locks may have been turned on since."""
         self._folder.prepare()
-        known = self.state.capabilities
-        if known is None:
-            store = open_store(self.settings.location, UNPROBED)
-            known = probe_store(store, self._find_keys().site_id)
-            self._write(capabilities=known)
-        return known
+        capabilities = probe_store(open_store(self.settings.location, UNPROBED), self._find_keys().site_id)
+        self._write(capabilities=capabilities)
+        return capabilities
 
     def record_opened(self, point_id: RecoveryPointId, at: datetime) -> None:
         """Remember that a drill restored this point from the store."""
@@ -197,10 +232,22 @@ class CopyService:
     def _find_known(self) -> set[RecoveryPointId]:
         return {RecoveryPointId.parse(point.point_id) for point in self.state.points}
 
-    def _list_due(self, store: Store, keys: SiteKeys) -> list[PointListing]:
-        return self._choose_due(list(list_copies(store, keys)))
+    def _find_lost(self, committed: set[RecoveryPointId], now: datetime) -> list[RecoveryPointId]:
+        """Return the copies that the store once held and that nobody may have pruned.
 
-    def _choose_due(self, copied: list[RecoveryPointId]) -> list[PointListing]:
+        Without versions, a deletion leaves no trace in the store. Each is reported until retention would have
+        removed it, or until it is copied again.
+        """
+        known = self._find_known() | set(map(RecoveryPointId.parse, self.state.lost_points))
+        candidates = [Candidate(point_id, PointState.VERIFIED) for point_id in known | committed]
+        plan = plan_retention(candidates, self.settings.retention, now)
+        kept = {decision.candidate.point_id for decision in plan.kept}
+        return sorted((known - committed) & kept)
+
+    def _list_due(self, store: Store, keys: SiteKeys) -> list[PointListing]:
+        return self._choose_due(set(list_copies(store, keys)))
+
+    def _choose_due(self, copied: set[RecoveryPointId]) -> list[PointListing]:
         local = {
             point.point_id: point
             for point in self._catalog.list_points()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -113,4 +113,13 @@ class ProbedStore(Store, Protocol):
         The key must be new. Other objects that are needed have a key that starts with it and a dash. Nothing
         is deleted, and nothing else is overwritten.
         """
+        ...
+
+
+@runtime_checkable
+class MadeStore(Protocol):
+    """A store whose place this program makes: a folder here, or on a server with SFTP."""
+
+    def prepare(self) -> None:
+        """Create the folder if its parent exists; nothing if it is there."""
         ...

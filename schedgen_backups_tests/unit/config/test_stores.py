@@ -139,3 +139,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_file_has_no_stores(tmp_path: Path) -> None:
     assert read(tmp_path, "") == ()
+
+
+def test_a_file_that_every_user_can_write_to_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "stores.toml"
+    path.write_text(GOOD)
+    path.chmod(0o666)
+    with pytest.raises(ConfigurationError, match="is writable by every user"):
+        read_stores(path, UTC, {})

@@ -11,6 +11,12 @@ for stored in "points/$id"/*.recipe.gz "points/$id"/*.recipe.gz.age; do
   test -f "$stored" || continue
   name=${stored##*/} name=${name%.age} name=${name%.recipe.gz}
   decrypt "$stored" | gunzip > "$directory/.recipe"
+  # Whoever can write to the store can have written this file: nothing but packs may be named.
+  if grep -v '^# sha256 [0-9a-f]*$' "$directory/.recipe" \
+    | grep -Evq '^[0-9]{8}_[0-9]{6}-[0-9]+(\.age)? [0-9]+ [0-9]+$'; then
+    echo "$stored is not a recipe" >&2
+    exit 1
+  fi
   grep -v '^#' "$directory/.recipe" | cut -d ' ' -f 1 | sort -u | while read -r pack; do
     test -f "$directory/.packs/$pack" || decrypt "packs/$pack" > "$directory/.packs/$pack.part"
     test -f "$directory/.packs/$pack" || mv "$directory/.packs/$pack.part" "$directory/.packs/$pack"

@@ -135,12 +135,12 @@ def write_nights(site: CopiedSite, nights: list[int], notes: set[str]) -> Callab
     return act
 
 
-def prune_often(clock: Clock, times: int, notes: set[str]) -> Callable[[Store], None]:
+def prune_often(times: int, notes: set[str]) -> Callable[[Store], None]:
     def act(store: Store) -> None:
         for _time in range(times):
             try:
                 policy = RetentionPolicy(keep_days=1, keep_last=2)
-                report = Pruner(store, KEYS, policy).prune(clock())
+                report = Pruner(store, KEYS, policy).prune()
                 if report.removed_packs:
                     notes.add("packs removed")
             except BackupError as error:
@@ -163,7 +163,7 @@ def play(folder: Path, points: Path, steps: Iterator[tuple[int, int, str]]) -> N
     actors = [
         Actor(store, write_nights(make_site(folder / "one", points, store), [0, 2, 4, 5, 6, 8, 0], notes)),
         Actor(store, write_nights(make_site(folder / "two", points, store), [1, 3, 4, 7, 9, 1, 5], notes)),
-        Actor(store, prune_often(clock, 12, notes)),
+        Actor(store, prune_often(12, notes)),
     ]
     while actors:
         who, hours, kill = next(steps)

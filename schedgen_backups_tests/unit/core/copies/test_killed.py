@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups_tests.support.copies import (
-    FIRST_NIGHT,
     KEYS,
     CopiedSite,
     list_objects,
@@ -28,14 +26,13 @@ pytestmark = [pytest.mark.exhaustive]
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
-from datetime import datetime
 from schedgen_backups.core.copies.encryption import PlainEncryptor
 from schedgen_backups.core.copies.prune import Pruner
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups_tests.support.copies import KEYS, CopiedSite
 
-folder, writes_left, what, now = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+folder, writes_left, what = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 class DyingStore(FolderStore):
     def put_new(self, key, data):
@@ -57,15 +54,14 @@ if what == "copy":
     CopiedSite(folder / "backups", store, encryptor=PlainEncryptor()).copy(1)
 else:
     policy = RetentionPolicy(keep_days=1, keep_last=1)
-    Pruner(store, KEYS, policy).prune(datetime.fromisoformat(now))
+    Pruner(store, KEYS, policy).prune()
 """
 
 
 def act(folder: Path, writes: int, what: str) -> bool:
     """Copy or prune in a process that is killed after this many writes; return whether it ended itself."""
-    now = (FIRST_NIGHT + timedelta(days=20)).isoformat()
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(folder), str(writes), what, now],
+        [sys.executable, "-c", _CHILD, str(folder), str(writes), what],
         capture_output=True,
         text=True,
         check=False,

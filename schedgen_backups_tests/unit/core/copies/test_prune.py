@@ -66,7 +66,7 @@ def site(tmp_path: Path, clock: Clock) -> CopiedSite:
 
 def prune(site: CopiedSite, clock: Clock, policy: RetentionPolicy = NEWEST_ONLY) -> PruneReport:
     clock.time += timedelta(seconds=1)
-    return Pruner(site.store, KEYS, policy).prune(clock())
+    return Pruner(site.store, KEYS, policy).prune()
 
 
 def copy(site: CopiedSite, clock: Clock, night: int) -> None:
@@ -213,9 +213,7 @@ def test_what_only_a_lock_keeps_is_said_with_its_date(tmp_path: Path, clock: Clo
 def test_a_pinned_copy_is_kept(site: CopiedSite, clock: Clock) -> None:
     copy(site, clock, 0)
     copy(site, clock, 1)
-    report = Pruner(site.store, KEYS, NEWEST_ONLY).prune(
-        clock(), pinned={make_point_id(0): "before the move"}
-    )
+    report = Pruner(site.store, KEYS, NEWEST_ONLY).prune(pinned={make_point_id(0): "before the move"})
     assert report.removed_points == ()
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedgen_backups.core.copies.encryption import Decryptor
-from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.copies.encryption import Decryptor, PlainEncryptor
+from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, StoredFile, read_pack_list
 from schedgen_backups.core.copies.reader import join_ranges
 from schedgen_backups.core.copies.recipe import Recipe, Segment, read_recipe, slice_segments, write_recipe
-from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups.core.store.folder import FolderStore
+from schedgen_backups_tests.support.artifacts import damage, list_files
 from schedgen_backups_tests.support.copies import (
     KEYS,
     CopiedSite,
@@ -151,3 +155,128 @@ def test_a_recipe_is_read_as_it_was_written(segments: list[Segment]) -> None:
 def test_what_is_not_a_recipe_is_refused(text: str) -> None:
     with pytest.raises(VerificationError, match="not a recipe"):
         read_recipe("x", gzip.compress(text.encode()))
+
+
+def forge(site: CopiedSite, name: str, plain: bytes, **fields: object) -> None:
+    """Replace a file of the copy as somebody can who may write to the store and knows a public key."""
+    reader = site.open_reader(0)
+    suffix = site.encryptor.suffix
+    data = site.encryptor.encrypt(plain)
+    forged = StoredFile(name=name + suffix, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    others = [each for each in reader.pack_list.files if each.name != forged.name]
+    pack_list = reader.pack_list.model_copy(update={"files": (*others, forged), **fields})
+    packs = pack_list.model_dump_json().encode()
+    commit = read_pack_list(site.store, KEYS, make_point_id(0))[0].model_copy(
+        update={"packs_sha256": hashlib.sha256(packs).hexdigest()}
+    )
+    for file_name, contents in (
+        (forged.name, data),
+        (PACK_LIST_NAME, packs),
+        (COMMIT_NAME, commit.model_dump_json().encode()),
+    ):
+        key = KEYS.file(make_point_id(0), file_name)
+        stored = site.store.head(key)
+        assert stored is not None
+        site.store.delete(stored)
+        site.store.put_new(key, contents)
+
+
+@pytest.mark.parametrize(
+    "file_name",
+    [
+        "../db_x_{id}.sql.gz",
+        "db_/../../x_{id}.sql.gz",
+        "/root/db_x_{id}.sql.gz",
+        "db_x_20200101_000000.sql.gz",
+        "minio_x_{id}.tar.gz",
+        "manifest_{id}.json",
+        "",
+    ],
+)
+def test_a_forged_manifest_writes_nothing_elsewhere(tmp_path: Path, file_name: str) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(2))
+    site.copy(0)
+    manifest = site.open_reader(0).manifest
+    named = manifest.artifacts[0].model_copy(
+        update={"kind": ArtifactKind.DATABASE, "file_name": file_name.format(id=make_point_id(0))}
+    )
+    forged = manifest.model_copy(update={"artifacts": (named,)})
+    forge(site, "manifest.json", forged.model_dump_json().encode())
+    (tmp_path / "here").mkdir()
+    before = list_files(tmp_path)
+    with pytest.raises(VerificationError, match="not a file of that point"):
+        site.open_reader(0).fetch(tmp_path / "here" / "fetched")
+    assert list_files(tmp_path) == before
+
+
+def test_a_recipe_that_unpacks_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schedgen_backups.core.copies.recipe._LARGEST_RECIPE_BYTES", 10_000)
+    line = f"{make_point_id(0)}-0000 0 1\n"
+    with pytest.raises(VerificationError, match="not a recipe"):
+        read_recipe("x", gzip.compress(f"{line * 1000}# sha256 {'0' * 64}\n".encode()))
+
+
+def test_a_pack_list_with_a_pack_larger_than_memory_is_refused(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(2))
+    site.copy(0)
+    packs = site.open_reader(0).pack_list.packs
+    huge = packs[0].model_copy(update={"size_bytes": 1 << 40})
+    forge(site, "verification.json", b"{}", packs=(huge, *packs[1:]))
+    with pytest.raises(VerificationError, match="is damaged"):
+        site.open_reader(0).fetch(tmp_path / "fetched")
+
+
+@pytest.mark.parametrize(
+    "line", ["../../../evil 0 5", "x;touch evil 0 5", "$(touch evil) 0 5", "x 0 5;touch evil"]
+)
+def test_the_script_in_the_store_uses_nothing_but_packs(tmp_path: Path, line: str) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store, encryptor=PlainEncryptor())
+    make_point(site.catalog, 0, list_objects(2))
+    site.copy(0)
+    [name] = [file.name for file in site.open_reader(0).pack_list.files if file.name.startswith("db_")]
+    forge(site, name, gzip.compress(f"{line}\n# sha256 {'0' * 64}\n".encode()))
+    (tmp_path / "evil").write_bytes(b"mine")
+    done = subprocess.run(
+        ["sh", "restore.sh", make_point_id(0).text, "none", "out"],
+        cwd=tmp_path / "store" / KEYS.site_id,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is not a recipe" in done.stderr
+    assert (tmp_path / "evil").read_bytes() == b"mine"
+    assert not list((tmp_path / "store").rglob("evil*"))
+
+
+def test_fetching_into_a_directory_in_use_changes_nothing_there(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    for night in range(2):
+        make_point(site.catalog, night, list_objects(2 + night))
+        site.copy(night)
+    other = Catalog(tmp_path / "other")
+    other.prepare()
+    identity = other.settle_site()
+    site.open_reader(0).fetch_into(other.directory)
+    assert other.read_site() == identity
+    assert other.get_point(make_point_id(0)).problems == ()
+    before = {path.name: path.read_bytes() for path in other.directory.iterdir() if path.is_file()}
+    with pytest.raises(StorageError, match="already holds"):
+        site.open_reader(0).fetch_into(other.directory)
+    assert {path.name: path.read_bytes() for path in other.directory.iterdir() if path.is_file()} == before
+    site.open_reader(1).fetch_into(other.directory)
+    assert [point.point_id for point in other.list_points()] == [make_point_id(0), make_point_id(1)]
+
+
+def test_a_fetch_that_fails_leaves_no_file_of_the_point(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(20))
+    site.copy(0)
+    site.store.delete(list(site.store.list(KEYS.packs))[-1])
+    with pytest.raises(VerificationError):
+        site.open_reader(0).fetch_into(tmp_path / "new")
+    assert list_files(tmp_path / "new") == []

@@ -1,0 +1,171 @@
+"""What is due is copied whatever else is wrong, and what a store lost is reported."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.copies.layout import COMMIT_NAME, list_copies
+from schedgen_backups.core.copies.local_folder import open_fetch_folder
+from schedgen_backups.core.copies.piece_index import PieceIndex
+from schedgen_backups.core.copies.service import CopyService
+from schedgen_backups.core.copies.settings import StoreSettings
+from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.retention.plan import RetentionPolicy
+from schedgen_backups.core.store.folder import FolderStore
+from schedgen_backups.core.store.location import StoreLocation
+from schedgen_backups.core.system.lock import FileLock
+from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.copies import (
+    KEY_PAIR,
+    KEYS,
+    SITE_ID,
+    list_objects,
+    make_point,
+    make_point_id,
+)
+
+
+class CopiedFolder:
+    """A backup directory, and a folder as its store."""
+
+    def __init__(self, folder: Path, *, keep_days: int = 3650) -> None:
+        self.catalog = Catalog(folder / "backups")
+        self.catalog.prepare()
+        self.store = FolderStore(folder / "nas")
+        self.store.prepare()
+        self.service = CopyService(
+            self.catalog,
+            StoreSettings(
+                "nas",
+                StoreLocation(f"file://{folder / 'nas'}"),
+                recipients=(KEY_PAIR.public,),
+                retention=RetentionPolicy(keep_days=keep_days, keep_last=1),
+            ),
+        )
+
+    def remove_copy(self, night: int) -> None:
+        for stored in list(self.store.list(f"{KEYS.points}{make_point_id(night)}/")):
+            self.store.delete(stored)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> CopiedFolder:
+    return CopiedFolder(tmp_path)
+
+
+def test_a_point_that_cannot_be_copied_does_not_stop_the_others(copied: CopiedFolder) -> None:
+    for night in range(3):
+        make_point(copied.catalog, night, list_objects(3))
+    path = copied.catalog.get_point(make_point_id(2)).get_path(ArtifactKind.BUCKET)
+    status = path.stat()
+    path.write_bytes(damage(path.read_bytes(), 8 * 100))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(VerificationError, match=str(make_point_id(2))):
+        copied.service.copy_due()
+    assert list(list_copies(copied.store, KEYS)) == [make_point_id(0), make_point_id(1)]
+    assert str(make_point_id(2)) in copied.service.state.problem
+
+
+def test_a_copy_that_disappeared_is_reported_until_it_is_there_again(copied: CopiedFolder) -> None:
+    for night in range(2):
+        make_point(copied.catalog, night, list_objects(3))
+    copied.service.copy_due()
+    assert copied.service.prove().listing.problems == ()
+    copied.remove_copy(0)
+    problem = f"the copy of {make_point_id(0)} is missing, although retention keeps it"
+    for _night in range(2):
+        copied.service.prove()
+        assert copied.service.state.listing_problems == (problem,)
+    copied.service.copy_due()
+    copied.service.prove()
+    assert copied.service.state.listing_problems == ()
+    assert copied.service.state.lost_points == ()
+
+
+def test_a_copy_that_retention_does_not_keep_may_disappear(tmp_path: Path) -> None:
+    copied = CopiedFolder(tmp_path, keep_days=1)
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    make_point(copied.catalog, 1, list_objects(3))
+    copied.service.copy_due()
+    copied.remove_copy(0)
+    assert copied.service.prove().listing.problems == ()
+
+
+def test_retention_cannot_take_a_point_that_is_being_copied(
+    copied: CopiedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    seen: list[str] = []
+    put_new = FolderStore.put_new
+
+    def put_and_look(store: FolderStore, key: str, data: bytes) -> None:
+        pin = read_pin(copied.catalog, make_point_id(0))
+        if key.endswith(COMMIT_NAME) and pin is not None:
+            seen.append(pin.reason)
+        put_new(store, key, data)
+
+    monkeypatch.setattr(FolderStore, "put_new", put_and_look)
+    copied.service.copy_due()
+    assert seen == ["it is being copied to nas"]
+    assert read_pin(copied.catalog, make_point_id(0)) is None
+
+
+def test_a_damaged_pin_does_not_stop_a_copy(copied: CopiedFolder) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.catalog.pin_path(make_point_id(0)).write_bytes(b"damaged")
+    assert [report.point_id for report in copied.service.copy_due()] == [make_point_id(0)]
+
+
+def test_preparing_again_finds_out_again_what_the_store_does(copied: CopiedFolder) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    before = copied.service.state.capabilities
+    assert before is not None
+    probes = len(list(copied.store.list(f"{SITE_ID}/probes/")))
+    assert copied.service.probe() == before
+    assert len(list(copied.store.list(f"{SITE_ID}/probes/"))) > probes
+
+
+def test_only_old_fetched_files_that_nobody_uses_are_removed(tmp_path: Path) -> None:
+    hour_ago = time.time() - 4000
+    for name in ("young", "old", "used"):
+        (tmp_path / f".fetched-{name}").mkdir()
+        if name != "young":
+            os.utime(tmp_path / f".fetched-{name}", (hour_ago, hour_ago))
+    lock = FileLock(tmp_path / ".fetched-used" / ".lock")
+    assert lock.try_acquire()
+    os.utime(tmp_path / ".fetched-used", (hour_ago, hour_ago))
+    with open_fetch_folder(tmp_path) as folder:
+        left = {path.name for path in tmp_path.iterdir()} - {folder.name}
+    assert left == {".fetched-young", ".fetched-used"}
+    lock.release()
+    assert not folder.exists()
+
+
+def test_an_index_that_cannot_be_opened_is_kept_and_explained(tmp_path: Path) -> None:
+    path = tmp_path / "pieces.sqlite"
+    path.mkdir()
+    with pytest.raises(StorageError, match="cannot be used") as caught:
+        PieceIndex(path)
+    assert "cache" in caught.value.hint
+    assert path.is_dir()
+
+
+def test_the_share_of_a_day_is_read_back_and_remembered(copied: CopiedFolder) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    now = datetime.now(timezone.utc)
+    for day in range(31):
+        copied.service.prove(now=now + timedelta(days=day))
+    state = copied.service.state
+    assert (state.unread_count, state.reread_problems) == (0, ())
+    assert state.oldest_reread_at is not None
