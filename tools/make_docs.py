@@ -6,6 +6,7 @@ lines are replaced.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from schedgen_backups.alerts.guides import GUIDES
 from schedgen_backups.cli import main
 from schedgen_backups.cli.app import COMMAND_MODULES
 from schedgen_backups.cli.manual import list_options, make_manual, name_arguments
+from schedgen_backups.config.stores import CredentialsTable, RetentionTable, StoreTable
 from schedgen_backups.config.variables import (
     CERTIFICATES_VARIABLE,
     ENV_FILE_VARIABLE,
@@ -58,6 +60,7 @@ def make_files() -> dict[Path, str]:
         reference / "exit-codes.md": _make_page(_list_exit_codes()),
         reference / "alerts.md": _make_page(_list_alerts()),
         reference / "json.md": _make_page(_list_shapes()),
+        reference / "stores.md": _make_page(_list_store_settings()),
         PROJECT / "docs" / "schedgen-backups.1": make_manual(),
         PROJECT / ".env.example": "\n".join(_list_example()) + "\n",
         PROJECT / "docker" / "compose.yaml": _replace_marked(
@@ -142,6 +145,28 @@ def _describe_variable(variable: Variable) -> str:
     traits += [f"`setup --{variable.flag}`"] if variable.flag else []
     described = f" ({', '.join(traits)})" if traits else ""
     return f"- `{variable.name}`{described}: {variable.meaning}."
+
+
+def _list_store_settings() -> Iterator[str]:
+    yield "# Settings of a store\n"
+    yield _wrap(
+        "The file that BACKUP_STORES_FILE names is TOML with a table `[stores.NAME]` for each store "
+        "([examples](../stores.md#examples)). NAME has at most 31 small letters, digits and underscores. "
+        "Relative paths start at the folder of the file. A store that is described wrongly does not affect "
+        "the others.\n"
+    )
+    for title, table in (
+        ("[stores.NAME]", StoreTable),
+        ("[stores.NAME.retention]", RetentionTable),
+        ("[stores.NAME.prune]", CredentialsTable),
+    ):
+        yield f"\n## {title}\n"
+        yield "| setting | default | meaning |\n| --- | --- | --- |"
+        for name, field in table.model_fields.items():
+            default = field.default
+            is_shown = isinstance(default, bool | int) or (isinstance(default, str) and default)
+            shown = f"`{json.dumps(default)}`" if is_shown else ""
+            yield f"| `{name}` | {shown} | {field.description} |"
 
 
 def _list_commands() -> Iterator[str]:

@@ -50,42 +50,75 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class _Retention(_Table):
+class RetentionTable(_Table):
     """How long copies stay; by default longer than in the backup directory."""
 
-    days: _Days = 30
-    weeks: _Days = 8
-    months: _Days = 12
-    years: _Days = 0
-    keep_last: Annotated[int, Field(ge=1, le=10000)] = 3
+    days: _Days = Field(default=30, description="keep the copies of this many days, today included")
+    weeks: _Days = Field(default=8, description="keep the last copy of each of this many weeks")
+    months: _Days = Field(default=12, description="keep the last copy of each of this many months")
+    years: _Days = Field(default=0, description="keep the last copy of each of this many years")
+    keep_last: Annotated[int, Field(ge=1, le=10000)] = Field(
+        default=3, description="minimum number of copies, whatever their age"
+    )
 
 
-class _Credentials(_Table):
+class CredentialsTable(_Table):
     """A secret is in a file of its own, or in an environment variable; never in this file."""
 
-    access_key: str = ""
-    access_key_file: _Path | None = None
-    access_key_env: _Path | None = None
-    secret_key_file: _Path | None = None
-    secret_key_env: _Path | None = None
-    key_file: _Path | None = None
+    access_key: str = Field("", description="S3 access key, or name of the Azure account")
+    access_key_file: _Path | None = Field(None, description="file that holds it instead")
+    access_key_env: _Path | None = Field(None, description="environment variable that holds it instead")
+    secret_key_file: _Path | None = Field(
+        None,
+        description="file with the S3 secret key, the Azure account key, the password of SFTP or the "
+        "passphrase of its key; it cannot stand in the file of stores",
+    )
+    secret_key_env: _Path | None = Field(None, description="environment variable that holds it instead")
+    key_file: _Path | None = Field(
+        None, description="file with the private key of SFTP, or with the service account of Google (JSON)"
+    )
 
 
-class _Store(_Credentials):
-    url: _Path
-    endpoint: str = ""
-    region: str = ""
-    host_key: str = ""
-    certificates_file: _Path | None = None
-    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
-    encryption: Literal["age", "none"] = "age"
-    recipients: list[str] = []
-    retention: _Retention = _Retention()
-    reread_days: Annotated[int, Field(ge=1, le=3650)] = 30
-    max_age_hours: Annotated[int, Field(ge=1, le=8760)] = 26
-    lock_days: _Days = 0
-    append_only: bool = False
-    prune: _Credentials | None = None
+class StoreTable(CredentialsTable):
+    """One store of the file."""
+
+    url: _Path = Field(
+        description="`file:///PATH`, `s3://BUCKET/PREFIX`, `azure://CONTAINER/PREFIX`, "
+        "`gs://BUCKET/PREFIX` or `sftp://USER@HOST:PORT/PATH`; required"
+    )
+    endpoint: str = Field("", description="URL of the S3, Azure or Google server, if not the provider's own")
+    region: str = Field("", description="region of S3; empty: `us-east-1`")
+    host_key: str = Field(
+        "",
+        description="public key of the SFTP server, as `ssh-keyscan` prints it without the name; required "
+        "there",
+    )
+    certificates_file: _Path | None = Field(
+        None, description="PEM file of the certificate authorities to trust, instead of the public ones"
+    )
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=60, description="a request without an answer has failed after this time"
+    )
+    encryption: Literal["age", "none"] = Field("age", description="`none` stores plain files")
+    recipients: list[str] = Field(
+        [],
+        description="public keys that may read the copies (`age1…`, `ssh-ed25519 …`, `ssh-rsa …`); required "
+        "with `age`, and at least two are wise",
+    )
+    retention: RetentionTable = Field(RetentionTable(), description="a table of its own, below")
+    reread_days: Annotated[int, Field(ge=1, le=3650)] = Field(
+        default=30, description="every pack is read back once in this many days"
+    )
+    max_age_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
+        default=26, description="age of the newest copied point from which on there is an alert"
+    )
+    lock_days: _Days = Field(
+        default=0, description="keep what is needed locked for this many days; 0: extend no lock"
+    )
+    append_only: bool = Field(False, description="whether it is an error that this host can delete there")
+    prune: CredentialsTable | None = Field(
+        None, description="a table of other credentials, which may read, list, write and delete"
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +182,7 @@ def _read_store(path: Path, name: str, table: object, zone: tzinfo, values: Mapp
                 f"{path}: {name!r} cannot be the name of a store",
                 hint="Use at most 31 small letters, digits and underscores, and begin with a letter.",
             )
-        return StoreEntry(name, _make_settings(path, name, _Store.model_validate(table), zone, values))
+        return StoreEntry(name, _make_settings(path, name, StoreTable.model_validate(table), zone, values))
     except ValidationError as error:
         # Never the value: it may be a misplaced secret.
         problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
@@ -164,7 +197,7 @@ def _read_store(path: Path, name: str, table: object, zone: tzinfo, values: Mapp
 
 
 def _make_settings(
-    path: Path, name: str, store: _Store, zone: tzinfo, values: Mapping[str, str]
+    path: Path, name: str, store: StoreTable, zone: tzinfo, values: Mapping[str, str]
 ) -> StoreSettings:
     location = _make_location(path, store, store, values)
     retention = store.retention
@@ -198,7 +231,7 @@ def _make_settings(
 
 
 def _make_location(
-    path: Path, store: _Store, credentials: _Credentials, values: Mapping[str, str]
+    path: Path, store: StoreTable, credentials: CredentialsTable, values: Mapping[str, str]
 ) -> StoreLocation:
     folder = path.absolute().parent
     return StoreLocation(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from schedgen_backups.config.stores import StoreEntry, read_stores
 from schedgen_backups.core.copies.encryption import make_key_pair
@@ -147,3 +152,25 @@ def test_a_file_that_every_user_can_write_to_is_refused(tmp_path: Path) -> None:
     path.chmod(0o666)
     with pytest.raises(ConfigurationError, match="is writable by every user"):
         read_stores(path, UTC, {})
+
+
+def test_the_examples_of_the_guide_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).resolve().parents[3] / "docs" / "stores.md"
+    blocks = re.findall(r"```toml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.setenv("AZURE_ACCOUNT_KEY", "a2V5")
+    (tmp_path / "b2.secret").write_text("secret")
+    (tmp_path / "id_ed25519").write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    )
+    pem = rsa.generate_private_key(65537, 2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    account = {"type": "service_account", "client_email": "x@y", "token_uri": "https://x", "private_key": pem}
+    (tmp_path / "service-account.json").write_text(json.dumps(account, default=bytes.decode))
+    found: list[StoreEntry] = []
+    for block in blocks:
+        text = "\n".join(line.strip() for line in block.splitlines())
+        text = text.replace("age1…", PAIR.public).replace("AAAA…", "AAAAC3NzaC1lZDI1NTE5").replace("…", "x")
+        found += read(tmp_path, text)
+    assert [entry.name for entry in found] == ["nas", "b2", "azure", "gcs", "storagebox"]
+    assert [entry.error for entry in found] == [None] * len(found)
