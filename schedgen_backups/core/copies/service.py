@@ -43,7 +43,7 @@ from schedgen_backups.core.retention.plan import Candidate, plan_retention
 from schedgen_backups.core.store.open import open_store, probe_store
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, Store
 
-_LONGEST_COPY = timedelta(days=3)
+_MAX_DURATION = timedelta(days=3)
 """How long a killed copy keeps its point from retention."""
 
 
@@ -128,7 +128,7 @@ class CopyService:
             point.point_id,
             reason=f"it is being copied to {self.settings.name}",
             pinned_by="copies",
-            max_duration=_LONGEST_COPY,
+            max_duration=_MAX_DURATION,
         ) as pinned:
             return copier.copy(pinned)
 
