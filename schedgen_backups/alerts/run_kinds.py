@@ -140,7 +140,7 @@ COPY_RETENTION = RunKind(
     noun="Retention in a store",
     area="copy retention",
     severity=Severity.MEDIUM,
-    next_step="Nothing that a kept copy needs was removed. Start the job again when the cause is gone.",
+    next_step="Nothing that a kept copy needs was removed. Remove the cause, and start the job again.",
     job_prefix="prune_copies_in",
     step_prefix="offsite_prune",
 )

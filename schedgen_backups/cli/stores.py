@@ -60,8 +60,8 @@ def stores(
             metavar="[ACTION]",
             help="list: what is known of every store. prepare: make a folder a store, probe what a store is "
             "capable of. copy: copy the points that are due. prove: list the store and read packs back. "
-            "prune: remove what the store's retention does not keep. forget-writer: stop waiting for a host "
-            "that is gone. make-key: print a new key pair.",
+            "prune: remove what the store's retention does not keep. forget-writer: stop waiting for a "
+            "decommissioned host. make-key: print a new key pair.",
         ),
     ] = StoreAction.LIST,
     store: Annotated[str, typer.Argument(metavar="[STORE]", help="Name in the file of stores.")] = "",

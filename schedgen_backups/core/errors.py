@@ -20,7 +20,7 @@
     │   ├── KeyExistsError        the store already holds this key           permanent
     │   ├── KeyMissingError       the store does not hold this key           permanent
     │   ├── LockedError           a lock forbids the deletion                permanent until it ends
-    │   └── CopyChangedError      what a copy relies on went away meanwhile  retryable
+    │   └── CopyChangedError      what a copy relies on was removed meanwhile  retryable
     ├── VerificationError         a file is not what it should be            permanent
     │   └── UnreadableFileError   a file cannot be read, but may be intact   retryable
     └── RestoreError              a restore was refused or failed            permanent
@@ -141,7 +141,7 @@ class LockedError(StoreError):
 
 
 class CopyChangedError(StoreError):
-    """What an unfinished copy relies on is no longer there, or is about to be removed. Retryable."""
+    """What an unfinished copy relies on was removed, or is about to be. Retryable."""
 
     is_retryable = True
 

@@ -374,7 +374,7 @@ class _Copy:
         }
         for name, stored in self._needed.items():
             if sizes.get(name) != stored.size_bytes:
-                raise CopyChangedError(f"pack {name} is gone from the store, or has another size")
+                raise CopyChangedError(f"pack {name} is missing from the store, or has another size")
         if self._store.head(f"{self._keys.writers}{self._writer_id}") is None:
             raise CopyChangedError("this host was removed from the writers of the store")
 

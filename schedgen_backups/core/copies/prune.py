@@ -103,7 +103,7 @@ class Pruner:
         return lists
 
     def _remove_point(self, point_id: RecoveryPointId) -> bool:
-        """Remove the commit mark of a copy; return whether it is no longer committed.
+        """Remove the commit mark of a copy; return whether nothing commits it now.
 
         The other files are then those of an unfinished copy: a writer may just be copying the point again.
         """
@@ -220,7 +220,7 @@ class Pruner:
 
 
 def forget_writer(store: Store, keys: SiteKeys, writer_id: str) -> None:
-    """Stop waiting for a writer that is gone; StoreError (permanent) if there is none of this id.
+    """Stop waiting for a decommissioned writer; StoreError (permanent) if there is none of this id.
 
     If it still exists, its copy that is under way fails and starts again.
     """

@@ -202,7 +202,7 @@ class CopyService:
             return Pruner(store, self._find_keys(), self.settings.retention).prune(pinned=pinned)
 
     def forget_writer(self, writer_id: str) -> None:
-        """Stop waiting for a writer that is gone, with the credentials that may delete."""
+        """Stop waiting for a decommissioned writer, with the credentials that may delete."""
         location = self.settings.prune_location or self.settings.location
         store = open_store(location, self.settle_capabilities())
         forget_writer(store, self._find_keys(), writer_id)

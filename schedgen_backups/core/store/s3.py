@@ -182,7 +182,7 @@ class S3Store:
                 ) from error
             if any(word in error.message.lower() for word in _LOCK_WORDS):
                 raise LockedError(f"{self.label} keeps {stored.key} locked") from error
-            # versitygw 1.8.0 calls the id of a version that is gone invalid.
+            # versitygw 1.8.0 calls the id of a deleted version invalid.
             if self._has_version(stored):
                 raise
 
