@@ -13,7 +13,13 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from schedgen_backups.core.errors import BackupError, StorageError, UnreadableFileError, VerificationError
+from schedgen_backups.core.errors import (
+    BackupError,
+    DiskFullError,
+    StorageError,
+    UnreadableFileError,
+    VerificationError,
+)
 from schedgen_backups.core.model import FORMAT_VERSION, READABLE_FORMAT_VERSIONS, FrozenModel, RecoveryPointId
 from schedgen_backups.core.system.files import read_small_file, write_atomically
 
@@ -27,7 +33,7 @@ _Model = TypeVar("_Model", bound=FrozenModel)
 
 @contextmanager
 def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
-    """Convert errors of the file system within the block to StorageError with a hint."""
+    """Convert errors of the file system within the block to StorageError or DiskFullError, with a hint."""
     try:
         yield
     except BackupError:
@@ -38,7 +44,7 @@ def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
                 "Free some space, or move BACKUP_DIR to a larger disk. Nothing was published; older recovery "
                 "points are unchanged."
             )
-            raise StorageError(f"the disk of {directory} is full", hint=hint) from error
+            raise DiskFullError(f"the disk of {directory} is full", hint=hint) from error
         raise StorageError(
             f"{directory} cannot be used: {error.strerror or error}",
             hint="Check the disk and the permissions.",

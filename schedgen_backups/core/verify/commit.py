@@ -54,6 +54,22 @@ def verify_point(
 ) -> tuple[Verification, ReferenceSummary | None]:
     """Perform and record all checks on the point's files; return all known results and the reference summary.
 
+    Raise the errors of `check_point`, and StorageError when the results cannot be recorded.
+    """
+    results, summary = check_point(catalog, point, checked_by=checked_by, live=live, on_progress=on_progress)
+    return catalog.record_results(point.point_id, results), summary
+
+
+def check_point(
+    catalog: Catalog,
+    point: PointListing,
+    *,
+    checked_by: str,
+    live: LiveSystem | None = None,
+    on_progress: OnProgress = lambda _size_bytes: None,
+) -> tuple[tuple[CheckResult, ...], ReferenceSummary | None]:
+    """Perform all checks on the point's files; return their results and the reference summary.
+
     Checks on a half that the point lacks stay unknown. Errors of `live` are raised. VerificationError when
     the point is removed in the meantime.
     """
@@ -101,8 +117,7 @@ def verify_point(
             f"recovery point {point.point_id} was removed while it was being read",
             hint="`schedgen-backups list` shows the existing ones.",
         )
-    signed = tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
-    return catalog.record_results(point.point_id, signed), summary
+    return tuple(result.model_copy(update={"checked_by": checked_by}) for result in results), summary
 
 
 def commit_point(
