@@ -22,7 +22,7 @@ from schedgen_backups.config.schedules import (
     read_schedule,
     read_timezone,
 )
-from schedgen_backups.config.sources import read_bucket, read_database
+from schedgen_backups.config.sources import read_bucket, read_database, read_database_server
 from schedgen_backups.config.stores import STORES_VARIABLE, StoreEntry, read_stores
 from schedgen_backups.config.ui import UiSettings, read_ui
 from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, FILE_SUFFIX, NAMES
@@ -45,6 +45,7 @@ from schedgen_backups.core.verify.live_system import LiveApplication
 
 Part = Literal[
     "database",
+    "database_server",
     "bucket",
     "backup_directory",
     "capture",
@@ -121,6 +122,14 @@ class Config:
         """Connection settings of the database."""
         reader = self.open_reader()
         settings = read_database(reader)
+        reader.check()
+        return settings
+
+    @cached_property
+    def database_server(self) -> DatabaseSettings:
+        """The same without the password, for those who only need to know which server it is."""
+        reader = self.open_reader()
+        settings = read_database_server(reader)
         reader.check()
         return settings
 

@@ -85,7 +85,7 @@ def drill_recovery_point(
 def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) -> tuple[DrillReport, float]:
     """Drill the configured point; return the report, and the seconds including the clean-up."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        site.check("drill", "capture", "database")
+        site.check("drill", "capture", "database_server")
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
         catalog = Catalog(site.backup_directory)
         chosen = find_drill_point(catalog, point_id)
@@ -96,7 +96,7 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
             chosen,
             site.capture.transfer,
             site.drill,
-            source=site.database,
+            source=site.database_server,
             drilled_by=context.run_id,
         )
         return report, time.monotonic() - started
