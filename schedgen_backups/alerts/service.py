@@ -54,7 +54,7 @@ class AlertService:
 
     def __init__(self, config: Config) -> None:
         self.settings = config.alerts
-        self.catalog = Catalog(config.backup_directory)
+        self.catalog = Catalog(config.site_directory)
         self._installation = self.settings.name or _describe_place(config)
         channels = make_channels(
             self.settings.webhook_urls, self.settings.mail_recipients, self.settings.mail

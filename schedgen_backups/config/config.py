@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -79,19 +79,23 @@ class Config:
     """Every variable that is set, unparsed."""
     _file_problems: Mapping[str, str] = field(repr=False)
     _named_file: Path | None = None
+    _points_directory: Path | None = None
 
     def reload(self) -> Config:
         """Read the configuration of the same site again."""
-        return load_config(self._named_file)
+        return replace(load_config(self._named_file), _points_directory=self._points_directory)
+
+    def with_points_in(self, directory: Path) -> Config:
+        """Return a copy whose recovery points are in another directory, also after `reload`."""
+        return replace(self, _points_directory=directory)
 
     def with_values(self, values: Mapping[str, str]) -> Config:
         """Return a copy with these values instead of those that were read."""
         problems = {name: problem for name, problem in self._file_problems.items() if name not in values}
-        return Config(
-            self.file,
-            MappingProxyType({**self.values, **values}),
-            MappingProxyType(problems),
-            self._named_file,
+        return replace(
+            self,
+            values=MappingProxyType({**self.values, **values}),
+            _file_problems=MappingProxyType(problems),
         )
 
     def check(self, *parts: Part) -> None:
@@ -141,9 +145,17 @@ class Config:
         reader.check()
         return settings
 
-    @cached_property
+    @property
     def backup_directory(self) -> Path:
         """Absolute path of the directory of the recovery points; it may not exist."""
+        return self._points_directory or self.site_directory
+
+    @cached_property
+    def site_directory(self) -> Path:
+        """The directory of the site's own recovery points, of its alerts and its history.
+
+        It differs from `backup_directory` while a command works on points that were fetched from a store.
+        """
         reader = self.open_reader()
         directory = reader.path("BACKUP_DIR")
         reader.check()
@@ -258,7 +270,8 @@ class Config:
         reader = self.open_reader()
         # A variable of Dagster, not a setting of ours: its history contains the logs of runs.
         homes = (Path(os.environ["DAGSTER_HOME"]).expanduser(),) if os.environ.get("DAGSTER_HOME") else ()
-        hidden = (*homes, *((self.file.path,) if self.file.path is not None else ()))
+        files = (self.file.path,) if self.file.path is not None else ()
+        hidden = (self.site_directory, *homes, *files)
         settings = read_drill(
             reader, self.backup_directory, hidden_paths=tuple(path.absolute() for path in hidden)
         )

@@ -78,7 +78,7 @@ def drill_recovery_point(
         )
     )
     context.log_event(
-        make_points_observation(Catalog(getattr(context.resources, RESOURCE_KEY).config.backup_directory))
+        make_points_observation(Catalog(getattr(context.resources, RESOURCE_KEY).config.site_directory))
     )
 
 
