@@ -80,14 +80,21 @@ class Config:
     _file_problems: Mapping[str, str] = field(repr=False)
     _named_file: Path | None = None
     _points_directory: Path | None = None
+    store: str = ""
+    """The store from which the recovery points were fetched; empty for the site's own."""
 
     def reload(self) -> Config:
         """Read the configuration of the same site again."""
-        return replace(load_config(self._named_file), _points_directory=self._points_directory)
+        return replace(
+            load_config(self._named_file), _points_directory=self._points_directory, store=self.store
+        )
 
-    def with_points_in(self, directory: Path) -> Config:
-        """Return a copy whose recovery points are in another directory, also after `reload`."""
-        return replace(self, _points_directory=directory)
+    def with_points_in(self, directory: Path, *, store: str) -> Config:
+        """Return a copy whose recovery points are in this directory, also after `reload`.
+
+        They were fetched from this store.
+        """
+        return replace(self, _points_directory=directory, store=store)
 
     def with_values(self, values: Mapping[str, str]) -> Config:
         """Return a copy with these values instead of those that were read."""

@@ -25,6 +25,8 @@ _YEAR_PATTERN = re.compile(r"history-(?P<year>[0-9]{4})\.jsonl")
 _FIRST_YEAR_PATTERN = re.compile(rb'\{"event":"[a-z ]+","at":"(?P<year>[0-9]{4})-')
 _LONGEST_LINE_BYTES = 1 << 20
 _COPIED_BYTES = 1 << 20
+_TAIL_BYTES = 256 << 10
+"""Some thousand events: what is raised again is raised within minutes."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -57,6 +59,19 @@ class History:
             self._append(line, event.at.astimezone(timezone.utc).year)
         except OSError as error:
             _LOG.warning("%s cannot be written: %s", self._path, error.strerror or error)
+
+    def record_once(self, event: HistoryEvent) -> None:
+        """Append the event unless one that differs only in its time is among the last ones."""
+        try:
+            known = any(
+                _parse(line) == event.model_copy(update={"at": found.at})
+                for line in _read_tail(self._path)
+                if (found := _parse(line)) is not None
+            )
+        except OSError:
+            known = False
+        if not known:
+            self.record(event)
 
     def read(self, begin: datetime | None = None, end: datetime | None = None) -> HistoryPart:
         """Return the events from `begin` on and before `end`, oldest first.
@@ -129,6 +144,14 @@ def _read_lines(path: Path) -> Iterator[bytes]:
         return
     except OSError as error:
         raise _explain(path, error) from error
+
+
+def _read_tail(path: Path) -> list[bytes]:
+    """Return the last whole lines of the file."""
+    with open_regular(path) as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size_bytes - _TAIL_BYTES))
+        return file.read().splitlines()[0 if size_bytes <= _TAIL_BYTES else 1 :]
 
 
 def _parse(line: bytes) -> HistoryEvent | None:

@@ -16,6 +16,8 @@ from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResu
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
 from schedgen_backups.core.errors import DiskFullError, VerificationError
+from schedgen_backups.core.history.events import PointsRemoved, RemovedPoint
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 
@@ -83,6 +85,19 @@ def remove_points(
         if unrecorded is not None:
             catalog.record_results(*unrecorded)
             unrecorded = None
+    if plan.removed or plan.refusal:
+        History(catalog.directory).record(
+            PointsRemoved(
+                at=now,
+                removed=tuple(
+                    RemovedPoint(point_id=decision.candidate.point_id.text, reasons=decision.reasons)
+                    for decision in plan.removed
+                ),
+                kept_count=len(plan.kept),
+                freed_bytes=freed_bytes,
+                refusal=plan.refusal,
+            )
+        )
     return PruneReport(plan, tuple(removed), freed_bytes)
 
 
