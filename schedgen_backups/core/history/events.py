@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, TypeAdapter
+from pydantic import AwareDatetime, Field, FiniteFloat, TypeAdapter
 
 from schedgen_backups.core.model import FrozenModel
 
@@ -74,9 +74,9 @@ class DrillEnded(FrozenModel):
     point_id: str
     manifest_sha256: str = ""
     is_passed: bool
-    rto_seconds: float
-    rpo_seconds: float
-    seconds: dict[str, float] = {}
+    rto_seconds: FiniteFloat
+    rpo_seconds: FiniteFloat
+    seconds: dict[str, FiniteFloat] = {}
     """Duration of each part."""
     object_count: int = 0
     target: str = ""
