@@ -397,6 +397,7 @@ VARIABLE_GROUPS = (
                 "BACKUP_STORES_FILE",
                 "",
                 "TOML file that describes the stores of copies (docs/stores.md)",
+                flag="stores-file",
                 example="/etc/schedgen-backups/stores.toml",
             ),
         ),
