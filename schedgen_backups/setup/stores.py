@@ -116,7 +116,7 @@ def plan_stores(
             _try_described(config, place, is_new_file=is_new_file, is_dry=is_dry)
         except BackupError as error:
             if is_new_file and not is_interactive:
-                raise
+                raise ConfigurationError(error.message, hint=error.hint) from error
             _print_error("stores", error)
     plan = StoresPlan(place, text, text)
     if not is_interactive:

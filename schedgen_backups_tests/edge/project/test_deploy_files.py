@@ -32,7 +32,13 @@ NAMES = {variable.name for variable in VARIABLES} | {
 }
 WORST_EXPOSURE = 3.0
 """systemd rates values below 5 as "OK" (systemd-analyze, security); ours are at 1.5."""
-RUN_VOLUMES = ("BACKUP_RUN_POINTS", "BACKUP_RUN_SECRETS", "BACKUP_RUN_LOGIN", "BACKUP_RUN_STATE")
+RUN_VOLUMES = (
+    "BACKUP_RUN_POINTS",
+    "BACKUP_RUN_COPIES",
+    "BACKUP_RUN_SECRETS",
+    "BACKUP_RUN_LOGIN",
+    "BACKUP_RUN_STATE",
+)
 COMPOSE_FILES = ["docker/compose.yaml", "docker/compose.demo.yaml"]
 
 
@@ -162,6 +168,27 @@ def test_every_variable_reaches_the_code_and_the_run_containers() -> None:
     services = read_compose("docker/compose.yaml")["services"]
     for service in ("backup-code", "backup-daemon", "backup-cli"):
         assert launched <= services[service]["environment"].keys(), service
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"), [("", "volume"), ("/mnt/nas", "bind")], ids=["no folder", "a folder"]
+)
+def test_a_folder_for_copies_reaches_runs_and_command_line(folder: str, kind: str) -> None:
+    values = {"COMPOSE_PROJECT_NAME": "schedgen", "BACKUP_COPIES": folder}
+    services = read_compose("docker/compose.yaml", **values)["services"]
+    found = {
+        name: [volume for volume in service.get("volumes", []) if volume["target"] == "/copies"]
+        for name, service in services.items()
+    }
+    with_copies = {name: volumes[0] for name, volumes in found.items() if volumes}
+    assert with_copies.keys() == {"backup-code", "backup-cli"}
+    assert {volume["type"] for volume in with_copies.values()} == {kind}
+    assert services["backup-daemon"]["environment"]["BACKUP_RUN_COPIES"] == (
+        f"{folder or 'schedgen_backups-copies'}:/copies"
+    )
+    assert {"env": "BACKUP_RUN_COPIES"} in read_yaml("docker/dagster.yaml")["run_launcher"]["config"][
+        "volumes"
+    ]
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,13 +42,13 @@ def machine(tmp_path: Path, application: Application) -> Machine:
 
 
 @pytest.fixture
-def locked_bucket(application: Application) -> Iterator[BucketSettings]:
-    """Yield a bucket of the application's server whose objects are locked for three days."""
+def locked_bucket(application: Application) -> BucketSettings:
+    """Return a bucket of the application's server whose objects are locked for three days."""
     settings = replace(application.bucket, bucket=f"copies-{os.urandom(6).hex()}")
     client = client_of(settings)
     client.make_bucket(settings.bucket, object_lock=True)
     client.set_object_lock_config(settings.bucket, ObjectLockConfig(COMPLIANCE, 3, DAYS))
-    yield settings
+    return settings
 
 
 def list_flags(machine: Machine, *flags: str) -> list[str]:

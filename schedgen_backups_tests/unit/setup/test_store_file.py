@@ -1,4 +1,4 @@
-"""The file of stores after setup added a store: read as given, and everything else byte for byte as before."""
+"""The file of stores after setup added one: read as given, and the rest byte for byte as before."""
 
 from __future__ import annotations
 
