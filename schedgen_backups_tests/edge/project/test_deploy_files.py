@@ -345,6 +345,31 @@ def test_the_chart_values_give_runs_what_kubernetes_and_dagster_accept() -> None
     assert values["runLauncher"]["type"] == K8sRunLauncher.__name__
 
 
+def test_the_chart_has_the_pools_of_a_single_host() -> None:
+    """The chart refuses these limits in two places, and its daemon would not start."""
+    values = read_yaml("deploy/kubernetes/values.yaml")
+    chart, own = values["concurrency"], read_yaml("dagster.yaml")["concurrency"]
+    assert chart == {
+        "enabled": True,
+        "runs": {"maxConcurrentRuns": own["runs"]["max_concurrent_runs"]},
+        "pools": {
+            "defaultLimit": own["pools"]["default_limit"],
+            "granularity": own["pools"]["granularity"],
+        },
+    }
+    assert "config" not in values["dagsterDaemon"]["runCoordinator"]
+
+
+def test_the_chart_mounts_a_file_of_stores_that_may_be_missing() -> None:
+    text = (PROJECT / "deploy/kubernetes/values.yaml").read_text(encoding="utf-8")
+    [file] = re.findall(r"# - \{name: BACKUP_STORES_FILE, value: (\S+)\}", text)
+    deployment = yaml.safe_load(text)["dagster-user-deployments"]["deployments"][0]
+    mounts = {mount["name"]: mount for mount in deployment["volumeMounts"]}
+    [secret] = [volume["secret"] for volume in deployment["volumes"] if volume["name"] == "stores"]
+    assert Path(file).parent == Path(mounts["stores"]["mountPath"])
+    assert (secret["optional"], mounts["stores"]["readOnly"]) == (True, True)
+
+
 def test_kubernetes_knows_every_key_of_the_secret_and_the_claim() -> None:
     secret, check = (
         read_yaml("deploy/kubernetes/secret.example.yaml"),
