@@ -169,8 +169,9 @@ def test_a_point_is_copied_to_the_mounted_folder_and_comes_back_with_the_key(
         "the copy",
     )
     assert copied & points
-    words = ("--from", "nas", "--identity", "/run/secrets/key.txt", "--to", "/tmp/fetched", "--json")  # noqa: S108 - its own
-    answer = json.loads(stack.command_line("fetch", min(copied), *words))
+    words = ("--from", "nas", "--identity", "/run/secrets/key.txt", "--json")
+    folder = "/tmp/fetched"  # noqa: S108 - in a container of its own
+    answer = json.loads(stack.command_line("fetch", min(copied), *words, "--to", folder))
     assert len(answer["files"]) == 2
 
 
