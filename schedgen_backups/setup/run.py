@@ -6,7 +6,6 @@ Setup can be repeated: steps that are done are not done again.
 from __future__ import annotations
 
 import io
-import os
 import shlex
 import shutil
 import sys
@@ -102,10 +101,7 @@ def set_up(
     answers = interview.ask_all(deployment)
     user = install.find_service_user(wishes.service_user)
     owner = user if deployment in {Deployment.SYSTEMD, Deployment.CRON} else ""
-    variables = {
-        name: value or ""
-        for name, value in {**dotenv_values(stream=io.StringIO(old_text)), **os.environ}.items()
-    }
+    variables = {name: value or "" for name, value in dotenv_values(stream=io.StringIO(old_text)).items()}
     stores = _plan_stores(
         interview,
         lambda config: (
