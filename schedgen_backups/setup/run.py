@@ -176,9 +176,10 @@ def _plan_stores(
             is_interactive=interview.is_interactive,
             is_dry=is_dry,
         )
-        if plan.names or named:
+        # A missing file, named for stores that were left out, would fail every tick of the sensor.
+        if plan.names or (named and place.path.exists()):
             interview.answers[STORES_VARIABLE] = place.value
-    if not named and (plan is None or not plan.names):
+    if STORES_VARIABLE not in interview.answers and not interview.written.get(STORES_VARIABLE, ""):
         out.print(
             "[yellow]No store of copies:[/] the backup directory holds the only copy of the recovery points. "
             "docs/stores.md describes stores."

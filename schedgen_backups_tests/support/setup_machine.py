@@ -95,12 +95,12 @@ class Machine:
         )
         return done.returncode, done.stdout
 
-    def run_command(self, *words: str | Path) -> tuple[int, str]:
+    def run_command(self, *words: str | Path, **environment: str) -> tuple[int, str]:
         """Run another command with the settings that setup wrote; return exit code and output."""
         done = subprocess.run(
             [sys.executable, "-m", "schedgen_backups.cli.main", *words],
             cwd=self.folder,
-            env={**self.environment, ENV_FILE_VARIABLE: str(self.env)},
+            env={**self.environment, ENV_FILE_VARIABLE: str(self.env), **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -23,6 +23,7 @@ from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups_tests.support.servers import client_of
 from schedgen_backups_tests.support.setup_machine import Machine, Person
 from schedgen_backups_tests.support.sites import Application
+from schedgen_backups_tests.support.store_programs import SshServer
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -133,7 +134,9 @@ def test_the_first_point_is_copied_and_opens_with_a_key_that_setup_made(
     assert [path.parent.name for path in folder.glob("*/points/*/committed.json")] == [point.point_id.text]
     key, fetched = tmp_path / "key.txt", tmp_path / "fetched"
     key.write_text(private[0])
-    code, text = machine.run_command("fetch", "latest", "--from", "nas", "--identity", key, "--to", fetched)
+    # On another host, which has only the store: the probes of setup are not a site.
+    words = ("fetch", "latest", "--from", "nas", "--identity", key, "--to", fetched)
+    code, text = machine.run_command(*words, BACKUP_DIR=str(tmp_path / "new host"))
     assert code == 0, text
     for artifact in point.artifacts:
         assert (fetched / artifact.path.name).read_bytes() == artifact.path.read_bytes()
@@ -185,13 +188,43 @@ def test_a_locked_bucket_is_added_and_the_other_stores_stay_byte_for_byte(
     assert (code, "object lock: yes" in text) == (0, True), text
 
 
+def test_a_server_with_sftp_gets_a_copy_of_the_key_that_logs_in(machine: Machine, tmp_path: Path) -> None:
+    if SshServer.find() is None:
+        pytest.skip("sshd is not installed")
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "sshd").mkdir()
+    with SshServer(tmp_path / "sshd") as server:
+        person = Person(machine, *list_flags(machine, "--no-first-backup"))
+        person.answer("Store of copies", f"sftp://{server.user}@{server.endpoint}{tmp_path}/remote/copies")
+        person.answer("Name of the store", "box")
+        person.answer("File of the private key", "/no/such/key")
+        person.expect("expected a file")
+        person.answer("File of the private key", str(server.key_file))
+        person.answer_all([("Passphrase of the key", ""), ("Public key of the server", server.other_key)])
+        person.expect("store box:")
+        person.answer("Correct the answers?")
+        person.answer_all(
+            [("Store of copies", ""), ("Name of the store", ""), ("File of the private key", "")]
+        )
+        person.answer_all([("Passphrase of the key", ""), ("Public key of the server", server.host_key)])
+        person.expect("no overwriting: yes")
+        name_two_recipients(person)
+        person.answer("Another store", "")
+        assert person.see_the_end() == 0, person.seen
+        key = machine.folder / "box.key"
+        assert (key.read_bytes(), stat.S_IMODE(key.stat().st_mode)) == (server.key_file.read_bytes(), 0o600)
+        code, text = machine.run_command("stores", "prepare", "box")
+        assert (code, "no overwriting: yes" in text) == (0, True), text
+
+
 def test_a_store_can_be_left_out_after_a_failure(machine: Machine, tmp_path: Path) -> None:
-    person = Person(machine, *list_flags(machine, "--no-first-backup"))
+    named = str(machine.folder / "stores.toml")
+    person = Person(machine, *list_flags(machine, "--no-first-backup", "--stores-file", named))
     person.answer_all([("Store of copies", f"file://{tmp_path}/missing/copies"), ("Name of the store", "")])
     person.answer("Correct the answers?", "n")
     person.expect("No store of copies:")
     assert person.see_the_end() == 0, person.seen
-    assert [path.name for path in machine.folder.glob("*stores*")] == []
+    assert [path.name for path in machine.folder.glob("*stores.toml*")] == []
     assert "BACKUP_STORES_FILE" not in dotenv_values(machine.env)
 
 
