@@ -23,7 +23,7 @@ from schedgen_backups.core.system.line_file import append_line, hold_line_file, 
 HISTORY_NAME = "history.jsonl"
 _YEAR_PATTERN = re.compile(r"history-(?P<year>[0-9]{4})\.jsonl")
 _FIRST_YEAR_PATTERN = re.compile(rb'\{"event":"[a-z ]+","at":"(?P<year>[0-9]{4})-')
-_LONGEST_LINE_BYTES = 1 << 20
+_MAX_LINE_BYTES = 1 << 20
 _COPIED_BYTES = 1 << 20
 _TAIL_BYTES = 256 << 10
 """Some thousand events: what is raised again is raised within minutes."""
@@ -137,7 +137,7 @@ def _read_year(descriptor: int) -> int | None:
 def _read_lines(path: Path) -> Iterator[bytes]:
     try:
         with open_regular(path) as file:
-            while line := file.readline(_LONGEST_LINE_BYTES):
+            while line := file.readline(_MAX_LINE_BYTES):
                 if line.strip():
                     yield line
     except FileNotFoundError:
