@@ -455,6 +455,13 @@ VARIABLE_GROUPS = (
                 example="https://hc-ping.com/your-uuid",
             ),
             Variable(
+                "BACKUP_METRICS_FILE",
+                "",
+                "File of metrics for node_exporter's textfile collector, outside BACKUP_DIR, written after "
+                "every run, every 15 minutes by the daemon, and by `status`",
+                example="/var/lib/node_exporter/schedgen.prom",
+            ),
+            Variable(
                 "BACKUP_DOCUMENTATION_URL",
                 "",
                 "Address under which you publish docs/; alerts then link to their page there instead of "

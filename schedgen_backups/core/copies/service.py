@@ -203,6 +203,7 @@ class CopyService:
                 ),
                 listed_at=now,
                 listing_problems=listing.problems,
+                stranger_count=listing.stranger_count,
                 reread_at=now,
                 reread_problems=reread.problems,
                 pack_count=len(listing.packs),
