@@ -101,8 +101,8 @@ class History:
         None if there is none, or the history cannot be read.
         """
         begin = f'{{"event":"{kind.model_fields["event"].default}",'.encode()
-        earlier = sorted(self._directory.glob("history-[0-9][0-9][0-9][0-9].jsonl"))
-        for path in (self._path, *earlier[-1:]):
+        previous = sorted(self._directory.glob("history-[0-9][0-9][0-9][0-9].jsonl"))
+        for path in (self._path, *previous[-1:]):
             with suppress(OSError):
                 for line in _read_backwards(path):
                     event = _parse(line) if line.startswith(begin) else None
