@@ -49,6 +49,7 @@ COMMAND_MODULES = {
     "status": "cli.monitor",
     "alert-test": "cli.monitor",
     "metrics": "cli.metrics",
+    "receipts": "cli.receipts",
     "serve": "cli.serve",
     "webserver": "cli.serve",
     "manual": "cli.manual",

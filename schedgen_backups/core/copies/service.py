@@ -10,12 +10,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Event
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import pin_temporarily, read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.copier import Copier, CopyReport
+from schedgen_backups.core.copies.encryption import Encryptor
 from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, list_copies, parse_pack_point
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState, LocalFolder, now_utc
 from schedgen_backups.core.copies.locks import LockProof, extend_locks
@@ -32,6 +34,7 @@ from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import (
     BackupError,
     ConfigurationError,
+    KeyExistsError,
     LockHeldError,
     StorageError,
     StoreError,
@@ -47,10 +50,15 @@ from schedgen_backups.core.history.events import (
 )
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.receipts.keys import PUBLIC_SUFFIX, find_keys_folder
+from schedgen_backups.core.receipts.receipts import list_receipts, list_subjects, record_with_receipt
 from schedgen_backups.core.retention.plan import Candidate, plan_retention
 from schedgen_backups.core.store.open import open_store, probe_store
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, Store
+from schedgen_backups.core.system.files import read_small_file
 
+_MOST_RECEIPTS = 2000
+"""Receipts that are copied at once; each is a request. The rest follows with the next copy."""
 _MAX_DURATION = timedelta(days=3)
 """How long a killed copy keeps its point from retention."""
 
@@ -120,6 +128,7 @@ class CopyService:
                     continue
                 reports.append(report)
                 self._note_copy(report)
+            self._copy_receipts(store, keys, encryptor)
             new = [report for report in reports if report.is_new]
             if new:
                 self._history.record(
@@ -150,6 +159,23 @@ class CopyService:
             max_duration=_MAX_DURATION,
         ) as pinned:
             return copier.copy(pinned)
+
+    def _copy_receipts(self, store: Store, keys: SiteKeys, encryptor: Encryptor) -> None:
+        """Copy the receipts and public keys that the store lacks, the oldest first."""
+        held = {stored.key.removesuffix(encryptor.suffix) for stored in store.list(keys.receipts)}
+        folder = find_keys_folder(self._catalog.directory)
+        for path in sorted(folder.glob(f"*{PUBLIC_SUFFIX}")):
+            key = f"{keys.receipts}{folder.name}/{path.name}"
+            if key not in held:
+                _put_once(store, key, _read_own(path))
+        missing = [
+            path
+            for path in list_receipts(self._catalog.directory)
+            if f"{keys.receipts}{path.name}" not in held
+        ]
+        for path in missing[:_MOST_RECEIPTS]:
+            data = encryptor.encrypt(_read_own(path))
+            _put_once(store, f"{keys.receipts}{path.name}{encryptor.suffix}", data)
 
     def copy_and_prove(self) -> tuple[tuple[CopyReport, ...], CopyProof]:
         """Copy what is due, then prove what the store holds.
@@ -212,7 +238,8 @@ class CopyService:
                 oldest_unread_at=_find_oldest_sending(listing, reread.unread),
                 locked_until=lock.locked_until if lock is not None else None,
             )
-            self._history.record(
+            record_with_receipt(
+                self._catalog.directory,
                 CopiesProved(
                     at=now,
                     store=self.settings.name,
@@ -222,7 +249,9 @@ class CopyService:
                     unread_count=reread.unread_count,
                     locked_until=lock.locked_until if lock is not None else None,
                     problems=(*listing.problems, *reread.problems, *(lock.problems if lock else ())),
-                )
+                ),
+                list_subjects(self._catalog.directory, [point.text for point in listing.copies]),
+                site_id=keys.site_id,
             )
             return CopyProof(listing, reread, lock)
 
@@ -363,6 +392,21 @@ def list_pins(catalog: Catalog, now: datetime) -> dict[RecoveryPointId, str]:
         if pin is not None and pin.is_valid(now):
             found[point.point_id] = pin.reason
     return found
+
+
+def _put_once(store: Store, key: str, data: bytes) -> None:
+    # Another host with the same points may have been faster.
+    with suppress(KeyExistsError):
+        store.put_new(key, data)
+
+
+def _read_own(path: Path) -> bytes:
+    try:
+        return read_small_file(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read: {error.strerror}", hint="Check the disk and the permissions."
+        ) from error
 
 
 def _find_oldest_sending(listing: ListingProof, packs: Iterable[str]) -> datetime | None:

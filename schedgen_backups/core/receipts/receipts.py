@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,8 @@ from securesystemslib.exceptions import VerificationError as SignatureError
 from securesystemslib.signer import Key
 
 from schedgen_backups.core.errors import BackupError, StorageError, VerificationError
+from schedgen_backups.core.history.events import HistoryEvent
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import TOOL_VERSION, FrozenModel
 from schedgen_backups.core.receipts.keys import RECEIPTS_NAME, settle_signer
 from schedgen_backups.core.system.files import make_private_folder, read_small_file, write_atomically
@@ -76,6 +79,30 @@ class Receipt:
 def make_subject(point_id: str, manifest_sha256: str) -> Subject:
     """Return the subject of a recovery point."""
     return Subject(name=f"manifest_{point_id}.json", digest={"sha256": manifest_sha256})
+
+
+def list_subjects(directory: Path, point_ids: Iterable[str]) -> list[Subject]:
+    """Return the subjects of those points whose manifests are in the directory."""
+    found: list[Subject] = []
+    for point_id in point_ids:
+        # A point that retention has removed meanwhile has no manifest to name.
+        with suppress(OSError):
+            manifest = read_small_file(directory / f"manifest_{point_id}.json")
+            found.append(make_subject(point_id, hashlib.sha256(manifest).hexdigest()))
+    return found
+
+
+def record_with_receipt(
+    directory: Path,
+    event: HistoryEvent,
+    subjects: Iterable[Subject],
+    *,
+    site_id: str = "",
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Record the event in the history of this backup directory, and issue a receipt. Best effort, both."""
+    History(directory).record(event)
+    issue_receipt(directory, event, subjects, site_id=site_id, versions=versions)
 
 
 def issue_receipt(

@@ -11,13 +11,17 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.copies.encryption import Decryptor
 from schedgen_backups.core.copies.layout import COMMIT_NAME, list_copies
 from schedgen_backups.core.copies.local_folder import open_fetch_folder
 from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.history.events import CopyFailed
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.receipts.keys import list_public_keys
+from schedgen_backups.core.receipts.receipts import issue_receipt, verify_receipt
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.store.location import StoreLocation
@@ -54,6 +58,26 @@ class CopiedFolder:
     def remove_copy(self, night: int) -> None:
         for stored in list(self.store.list(f"{KEYS.points}{make_point_id(night)}/")):
             self.store.delete(stored)
+
+
+def test_receipts_go_along_and_are_verified_with_what_the_store_holds(tmp_path: Path) -> None:
+    copied = CopiedFolder(tmp_path)
+    make_point(copied.catalog, 0, list_objects(2))
+    event = CopyFailed(at=datetime.now(timezone.utc), store="nas", problem="none")
+    own = issue_receipt(copied.catalog.directory, event, [])
+    assert own is not None
+    copied.service.copy_due()
+    copied.service.copy_due()
+    proof = copied.service.prove()
+    assert proof.listing.problems == ()
+    folder = tmp_path / "nas" / SITE_ID / "receipts"
+    sent = folder / f"{own.name}.age"
+    assert Decryptor([KEY_PAIR.private]).decrypt(sent.name, sent.read_bytes()) == own.read_bytes()
+    assert verify_receipt(own, list_public_keys(folder / "keys")).event["problem"] == "none"
+    # The proof left a receipt itself, which goes along with the next copy.
+    make_point(copied.catalog, 1, list_objects(2))
+    copied.service.copy_due()
+    assert len(list(folder.glob("*.age"))) == 2
 
 
 @pytest.fixture
