@@ -90,8 +90,8 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "decisions": "for each point: whether it is kept, and by which rule",
     },
     "receipts": {
-        "receipts": "for each receipt: `name`, `valid`, `problem`, `event` (what it states), `subjects` (names "
-        "of manifests)",
+        "receipts": "for each receipt: `name`, `valid`, `problem`, `event` (what it states), `subjects` "
+        "(names of manifests)",
         "key_id": "with `new-key`: the id of the key that signs from now on",
     },
     "restore": {
