@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from schedgen_backups.core.errors import ConfigurationError, StoreError, StoreUn
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.open import open_store
-from schedgen_backups.core.store.protocol import ProbedStore
+from schedgen_backups.core.store.protocol import ProbedStore, SweptStore
 from schedgen_backups_tests.support.silent_proxy import SilentProxy
 from schedgen_backups_tests.support.store_sites import Servers, SftpSite
 
@@ -65,6 +66,21 @@ def test_an_upload_that_breaks_off_leaves_no_object(sftp: SftpSite, proxy: Silen
     proxy.limit_bytes = None
     assert [stored.key for stored in store.list("")] == ["packs/other"]
     assert store.head("packs/one") is None
+    assert isinstance(store, SweptStore)
+    now = datetime.now(timezone.utc)
+    assert store.remove_unfinished("packs/", now - timedelta(days=1)) == ()
+    left, *_others = (sftp.folder / "packs").glob(".one.*")
+    os.utime(left, (now.timestamp() - 86500, now.timestamp() - 86500))
+    (sftp.folder / "other").mkdir()
+    foreign = (sftp.folder / "packs" / ".one.tmp", sftp.folder / "other" / left.name)
+    for path in foreign:
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0))
+    removed = store.remove_unfinished("packs/", now - timedelta(days=1))
+    assert [stored.key for stored in removed] == [f"packs/{left.name}"]
+    assert not left.exists()
+    assert all(path.exists() for path in foreign)
+    assert [stored.key for stored in store.list("")] == ["packs/.one.tmp", "packs/other"]
     store.put_new("packs/one", DATA)
     assert store.get_range("packs/one", 0, len(DATA)) == DATA
 
