@@ -146,7 +146,7 @@ class FolderStore:
 
     def _find_path(self, key: str) -> Path:
         check_key(key)
-        if _is_no_object(key.rpartition("/")[2]):
+        if _is_hidden(key.rpartition("/")[2]):
             raise StoreError(f"{key} is not a key: {self.label} takes such a file for an unfinished one")
         self._check_mounted()
         return self._folder / key
@@ -171,7 +171,7 @@ class FolderStore:
         above: str,
         prefix: str,
         *,
-        chooses: Callable[[str], bool] = lambda name: not _is_no_object(name),
+        chooses: Callable[[str], bool] = lambda name: not _is_hidden(name),
     ) -> Iterator[StoredObject]:
         with os.scandir(folder) as scan:
             # Folders sort as keys do: with the slash that follows their name.
@@ -209,7 +209,7 @@ def _publish(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def _is_no_object(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name == _MARK_NAME or is_unfinished(name)
 
 

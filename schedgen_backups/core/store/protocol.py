@@ -127,7 +127,7 @@ class MadeStore(Protocol):
 
 @runtime_checkable
 class SweptStore(Protocol):
-    """A store in which a killed upload leaves a file that is no object: a folder here, or behind SFTP."""
+    """A store in which a killed upload leaves a file that is not an object: a folder here, or behind SFTP."""
 
     def remove_unfinished(self, prefix: str, before: datetime) -> tuple[StoredObject, ...]:
         """Remove the files of unfinished uploads below the prefix that were last written before this time.
