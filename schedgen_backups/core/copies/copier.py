@@ -35,7 +35,7 @@ from schedgen_backups.core.copies.local_folder import LocalFolder, now_utc
 from schedgen_backups.core.copies.pack_writer import PackWriter
 from schedgen_backups.core.copies.piece_index import NewPack, PieceIndex
 from schedgen_backups.core.copies.pieces import cut_artifact
-from schedgen_backups.core.copies.recipe import Recipe, Segment, append_segment, read_recipe, write_recipe
+from schedgen_backups.core.copies.recipe import Recipe, Segments, read_recipe, write_recipe
 from schedgen_backups.core.copies.settings import (
     LARGE_SITE_BYTES,
     LARGE_SITE_PACK_BYTES,
@@ -367,14 +367,14 @@ class _Copy:
 
     def _store_artifact(self, packs: PackWriter, artifact: Artifact) -> Recipe:
         """Store what the store lacks of the artifact; return where its pieces lie."""
-        segments: list[Segment] = []
+        segments = Segments()
         digest = hashlib.sha256()
         with ArtifactFile(self._copier.catalog.directory / artifact.file_name) as file, file.name_errors():
             for piece in cut_artifact(artifact.kind, file):
                 if self._copier.stop.is_set():
                     raise StoreError("the copy was stopped", hint="It goes on the next time.")
                 digest.update(piece.data)
-                append_segment(segments, packs.place(piece))
+                segments.join(packs.place(piece))
                 self._copier.on_progress(len(piece.data))
         packs.finish_artifact()
         if digest.hexdigest() != artifact.sha256:
@@ -382,7 +382,7 @@ class _Copy:
                 f"{artifact.file_name} has changed since it was verified",
                 hint="`schedgen-backups verify ID` shows what is wrong with it.",
             )
-        return Recipe(tuple(segments), artifact.sha256)
+        return Recipe(segments, artifact.sha256)
 
     def _store_file(self, name: str, data: bytes) -> StoredFile:
         """Encrypt a file of the point and store it."""
