@@ -21,9 +21,9 @@ _LARGEST_RECIPE_BYTES = 256 << 20
 """Lines of about eight million pieces that do not lie side by side. More is not unpacked: a store can hold
 anything."""
 _DIGEST_PATTERN = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
-_LONGEST_LINE_BYTES = 200
+_LINE_LIMIT_BYTES = 200
 _LARGEST_ARTIFACT_BYTES = 1 << 62
-"""More is no position in a file."""
+"""A file cannot have a larger size."""
 _WRITTEN_LINES = 10_000
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -120,7 +120,7 @@ def read_recipe(name: str, data: bytes) -> Recipe:
     size_bytes = 0
     try:
         with gzip.open(BytesIO(data)) as file:
-            while line := file.readline(_LONGEST_LINE_BYTES):
+            while line := file.readline(_LINE_LIMIT_BYTES):
                 size_bytes += len(line)
                 match = _LINE_PATTERN.fullmatch(line)
                 last = _DIGEST_PATTERN.fullmatch(line) if match is None else None
