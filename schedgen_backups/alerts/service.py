@@ -16,6 +16,8 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import describe_freshness
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.history.events import RunFailed
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Delivery, make_channels
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
@@ -54,7 +56,7 @@ class AlertService:
 
     def __init__(self, config: Config) -> None:
         self.settings = config.alerts
-        self.catalog = Catalog(config.backup_directory)
+        self.catalog = Catalog(config.site_directory)
         self._installation = self.settings.name or _describe_place(config)
         channels = make_channels(
             self.settings.webhook_urls, self.settings.mail_recipients, self.settings.mail
@@ -64,6 +66,16 @@ class AlertService:
     def raise_failure(self, failure: Failure) -> Outcome:
         """Send an alert for the failed step or run."""
         run_kind = find_run_kind(failure.job_name, failure.subject)
+        # While no channel accepts an alert, the same failure is raised again and again.
+        History(self.catalog.directory).record_once(
+            RunFailed(
+                at=datetime.now(timezone.utc),
+                kind=run_kind.area,
+                run_id=failure.run_id,
+                subject=failure.subject,
+                cause=failure.cause,
+            )
+        )
         is_size = failure.subject.endswith(_SIZE_CHECKS)
         return self.raise_trouble(
             run_kind.make_failure_key(failure.subject),

@@ -48,6 +48,7 @@ COMMAND_MODULES = {
     "prune": "cli.points",
     "status": "cli.monitor",
     "alert-test": "cli.monitor",
+    "metrics": "cli.metrics",
     "serve": "cli.serve",
     "webserver": "cli.serve",
     "manual": "cli.manual",

@@ -145,7 +145,7 @@ def open_point(
                 point_id, as_of=as_of, on_progress=lambda size_bytes: bars.advance("fetch", size_bytes)
             )
             fetch(reader, folder)
-        fetched = config.with_values({"BACKUP_DIR": str(folder)})
+        fetched = config.with_points_in(folder, store=source.store)
         yield fetched, fetched.open_catalog().get_point(reader.point_id)
 
 

@@ -54,7 +54,7 @@ from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, ArtifactName, Manifest
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
 from schedgen_backups.core.units import count, describe_labels, format_bytes, parse_span
-from schedgen_backups.core.verify.commit import verify_point
+from schedgen_backups.core.verify.commit import check_point, verify_point
 from schedgen_backups.core.verify.files import (
     verify_archive,
     verify_dump,
@@ -357,7 +357,7 @@ def prune(
     else:
         with catalog.lock.held("prune on the command line"):
             report = remove_points(
-                catalog, policy, lambda point: verify_point(catalog, point, checked_by=CHECKED_BY)
+                catalog, policy, lambda point: check_point(catalog, point, checked_by=CHECKED_BY)[0]
             )
         plan, freed_bytes = report.plan, report.freed_bytes
     if as_json:

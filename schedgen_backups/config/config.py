@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from schedgen_backups.config.schedules import (
     read_schedule,
     read_timezone,
 )
-from schedgen_backups.config.sources import read_bucket, read_database
+from schedgen_backups.config.sources import read_bucket, read_database, read_database_server
 from schedgen_backups.config.stores import STORES_VARIABLE, StoreEntry, read_stores
 from schedgen_backups.config.ui import UiSettings, read_ui
 from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, FILE_SUFFIX, NAMES
@@ -45,6 +45,7 @@ from schedgen_backups.core.verify.live_system import LiveApplication
 
 Part = Literal[
     "database",
+    "database_server",
     "bucket",
     "backup_directory",
     "capture",
@@ -58,6 +59,7 @@ Part = Literal[
     "commands",
 ]
 """A property of Config that may raise."""
+METRICS_VARIABLE = "BACKUP_METRICS_FILE"
 _MOST_THREADS = 64
 _CORES_FOR_TWO_DUMPS = 4
 """Number of cores from which two pg_dump run by default. One pg_dump, its server and the compression keep two
@@ -78,19 +80,30 @@ class Config:
     """Every variable that is set, unparsed."""
     _file_problems: Mapping[str, str] = field(repr=False)
     _named_file: Path | None = None
+    _points_directory: Path | None = None
+    store: str = ""
+    """The store from which the recovery points were fetched; empty for the site's own."""
 
     def reload(self) -> Config:
         """Read the configuration of the same site again."""
-        return load_config(self._named_file)
+        return replace(
+            load_config(self._named_file), _points_directory=self._points_directory, store=self.store
+        )
+
+    def with_points_in(self, directory: Path, *, store: str) -> Config:
+        """Return a copy whose recovery points are in this directory, also after `reload`.
+
+        They were fetched from this store.
+        """
+        return replace(self, _points_directory=directory, store=store)
 
     def with_values(self, values: Mapping[str, str]) -> Config:
         """Return a copy with these values instead of those that were read."""
         problems = {name: problem for name, problem in self._file_problems.items() if name not in values}
-        return Config(
-            self.file,
-            MappingProxyType({**self.values, **values}),
-            MappingProxyType(problems),
-            self._named_file,
+        return replace(
+            self,
+            values=MappingProxyType({**self.values, **values}),
+            _file_problems=MappingProxyType(problems),
         )
 
     def check(self, *parts: Part) -> None:
@@ -125,6 +138,14 @@ class Config:
         return settings
 
     @cached_property
+    def database_server(self) -> DatabaseSettings:
+        """The same without the password, for those who only need to know which server it is."""
+        reader = self.open_reader()
+        settings = read_database_server(reader)
+        reader.check()
+        return settings
+
+    @cached_property
     def bucket(self) -> BucketSettings:
         """Connection settings of the bucket."""
         reader = self.open_reader()
@@ -132,9 +153,17 @@ class Config:
         reader.check()
         return settings
 
-    @cached_property
+    @property
     def backup_directory(self) -> Path:
         """Absolute path of the directory of the recovery points; it may not exist."""
+        return self._points_directory or self.site_directory
+
+    @cached_property
+    def site_directory(self) -> Path:
+        """The directory of the site's own recovery points, of its alerts and its history.
+
+        It differs from `backup_directory` while a command works on points that were fetched from a store.
+        """
         reader = self.open_reader()
         directory = reader.path("BACKUP_DIR")
         reader.check()
@@ -249,12 +278,34 @@ class Config:
         reader = self.open_reader()
         # A variable of Dagster, not a setting of ours: its history contains the logs of runs.
         homes = (Path(os.environ["DAGSTER_HOME"]).expanduser(),) if os.environ.get("DAGSTER_HOME") else ()
-        hidden = (*homes, *((self.file.path,) if self.file.path is not None else ()))
+        files = (self.file.path,) if self.file.path is not None else ()
+        hidden = (self.site_directory, *homes, *files)
         settings = read_drill(
             reader, self.backup_directory, hidden_paths=tuple(path.absolute() for path in hidden)
         )
         reader.check()
         return settings
+
+    @cached_property
+    def metrics_file(self) -> Path | None:
+        """The file into which metrics are written; None if there is none.
+
+        Other users read it, which they cannot within the backup directory.
+        """
+        reader = self.open_reader()
+        path = reader.path(METRICS_VARIABLE)
+        reader.check()
+        if path is not None and path.suffix != ".prom":
+            raise ConfigurationError(
+                f"{METRICS_VARIABLE} {path} does not end with .prom",
+                hint="The textfile collector reads only such files.",
+            )
+        if path is not None and self.site_directory in path.parents:
+            raise ConfigurationError(
+                f"{METRICS_VARIABLE} {path} is inside BACKUP_DIR, which other users cannot read",
+                hint="Use a directory of its own, such as /var/lib/node_exporter/schedgen.prom.",
+            )
+        return path
 
     @cached_property
     def ui(self) -> UiSettings:

@@ -44,7 +44,9 @@ class DefinitionSettings:
     drill_cron: str
     audit_cron: str
     max_age: timedelta
-    """Longest time between two recovery points."""
+    """Maximum age of the newest verified recovery point."""
+    schedule_gap: timedelta
+    """Longest time between two scheduled backups."""
     max_hours: int
     """Longest duration of a backup."""
     drill_max_age: timedelta
@@ -81,6 +83,7 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         drill_cron=drill_cron,
         audit_cron=reader.parsed("AUDIT_SCHEDULE", parse_cron, "a cron string", DEFAULT_AUDIT_SCHEDULE),
         max_age=read_max_age(reader),
+        schedule_gap=find_max_gap(cron, cron_timezone),
         max_hours=_read_max_hours(reader),
         drill_max_age=find_max_gap(drill_cron, timezone) + _DRILL_GRACE,
         drill_max_minutes=read_drill_max_minutes(reader),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 import psycopg
@@ -29,11 +30,16 @@ _BUCKET_NAME = re.compile("[A-Za-z0-9._:-]+")
 
 def read_database(reader: Reader, *, password_name: str = "POSTGRES_PASSWORD") -> DatabaseSettings:  # noqa: S107 - a variable's name
     """Return the connection settings of the database, with the password of this variable."""
+    return replace(read_database_server(reader), password=reader.required(password_name))
+
+
+def read_database_server(reader: Reader) -> DatabaseSettings:
+    """Return the settings of the database without a password."""
     return DatabaseSettings(
         host=reader.host("POSTGRES_HOST"),
         port=reader.number("POSTGRES_PORT", 1, 65535),
         user=reader.parsed("POSTGRES_USER", parse_name, "the name of a role", ""),
-        password=reader.required(password_name),
+        password="",
         database=reader.parsed("POSTGRES_DB", parse_name, "the name of a database", ""),
         ssl_mode=read_ssl_mode(reader),
         libpq_variables=_read_libpq_variables(reader),

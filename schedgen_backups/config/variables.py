@@ -397,6 +397,7 @@ VARIABLE_GROUPS = (
                 "BACKUP_STORES_FILE",
                 "",
                 "TOML file that describes the stores of copies (docs/stores.md)",
+                flag="stores-file",
                 example="/etc/schedgen-backups/stores.toml",
             ),
         ),
@@ -452,6 +453,13 @@ VARIABLE_GROUPS = (
                 "Address to ping at start, after verification and on failure, as healthchecks.io expects",
                 is_secret=True,
                 example="https://hc-ping.com/your-uuid",
+            ),
+            Variable(
+                "BACKUP_METRICS_FILE",
+                "",
+                "File of metrics for node_exporter's textfile collector, outside BACKUP_DIR, written after "
+                "every run, every 15 minutes by the daemon, and by `status`",
+                example="/var/lib/node_exporter/schedgen.prom",
             ),
             Variable(
                 "BACKUP_DOCUMENTATION_URL",

@@ -15,6 +15,7 @@
     │   └── ObjectError           one object could not be read or written    retryable
     ├── CommandError              a command of the operator failed           permanent
     ├── StorageError              the backup directory cannot be used        permanent
+    │   └── DiskFullError         no space is left there                     permanent
     ├── StoreError                a store of copies refused or is unusable   permanent unless noted
     │   ├── StoreUnreachableError                                            retryable
     │   ├── KeyExistsError        the store already holds this key           permanent
@@ -111,6 +112,10 @@ class CommandError(BackupError):
 
 class StorageError(BackupError):
     """The backup directory cannot be read or written: permissions, disk space or a conflicting file."""
+
+
+class DiskFullError(StorageError):
+    """No space, or no quota, is left for the backup directory. Permanent until some is freed."""
 
 
 class StoreError(BackupError):

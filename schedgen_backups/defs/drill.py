@@ -8,10 +8,11 @@ The asset cannot be executed: "Materialize all" takes a backup and drills nothin
 # Dagster's own decorators and functions have partially unknown types.
 # pyright: basic
 
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
@@ -27,7 +28,10 @@ from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point, find_drill_point
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.history.events import DrillEnded, Outcome
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.defs.assets import GROUP, OWNERS, make_points_observation, recovery_point
 from schedgen_backups.defs.checks import with_alerts
 from schedgen_backups.defs.hooks import alert_on_step_failure
@@ -78,14 +82,14 @@ def drill_recovery_point(
         )
     )
     context.log_event(
-        make_points_observation(Catalog(getattr(context.resources, RESOURCE_KEY).config.backup_directory))
+        make_points_observation(Catalog(getattr(context.resources, RESOURCE_KEY).config.site_directory))
     )
 
 
 def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) -> tuple[DrillReport, float]:
     """Drill the configured point; return the report, and the seconds including the clean-up."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        site.check("drill", "capture", "database")
+        site.check("drill", "capture", "database_server")
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
         catalog = Catalog(site.backup_directory)
         chosen = find_drill_point(catalog, point_id)
@@ -96,10 +100,33 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
             chosen,
             site.capture.transfer,
             site.drill,
-            source=site.database,
+            source=site.database_server,
             drilled_by=context.run_id,
         )
+        History(site.site_directory).record(_make_event(report, catalog, context.run_id, site.store))
         return report, time.monotonic() - started
+
+
+def _make_event(report: DrillReport, catalog: Catalog, run_id: str, store: str) -> DrillEnded:
+    manifest = catalog.manifest_path(RecoveryPointId.parse(report.point_id))
+    return DrillEnded(
+        at=datetime.now(timezone.utc),
+        began_at=report.began_at,
+        point_id=report.point_id,
+        manifest_sha256=hashlib.sha256(read_small_file(manifest)).hexdigest() if manifest.exists() else "",
+        is_passed=report.is_passed,
+        rto_seconds=report.rto_seconds,
+        rpo_seconds=report.rpo_seconds,
+        seconds=report.seconds.model_dump(),
+        object_count=report.object_count,
+        target=report.target,
+        outcomes=tuple(
+            Outcome(check=result.check.value, status=result.status.value, summary=result.summary)
+            for result in report.results
+        ),
+        drilled_by=run_id,
+        store=store,
+    )
 
 
 def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:

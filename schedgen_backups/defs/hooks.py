@@ -14,6 +14,8 @@ from schedgen_backups.alerts.run_kinds import BACKUP, RETENTION, STORE_RUN_KINDS
 from schedgen_backups.alerts.service import STALE_KEY, AlertService, Failure
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.history.events import RunStarted
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.defs.resources import RESOURCE_KEY, BackupResource
@@ -98,10 +100,13 @@ def announce_recovery_point(context: dg.HookContext) -> None:
 
 
 def report_start(config: Config, run_id: str) -> None:
-    """Report the start of a backup to the heartbeat service.
+    """Record the start of a backup, and report it to the heartbeat service.
 
     Ignore wrong alert settings here: they fail the run at its end, when everything is captured.
     """
+    History(config.site_directory).record(
+        RunStarted(at=datetime.now(timezone.utc), kind=BACKUP.area, run_id=run_id)
+    )
     with suppress(ConfigurationError):
         ping_heartbeat(config.alerts.heartbeat_url, Signal.START, f"backup started, run {run_id}")
 

@@ -16,7 +16,7 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.retention.plan import make_retention_table
 from schedgen_backups.core.retention.prune import remove_points
 from schedgen_backups.core.units import format_bytes, name_some
-from schedgen_backups.core.verify.commit import verify_point
+from schedgen_backups.core.verify.commit import check_point
 from schedgen_backups.core.verify.reread import read_unread
 from schedgen_backups.defs.assets import describe_holder, make_points_observation
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention, announce_verification
@@ -48,7 +48,7 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
         policy = backup.config.retention
         catalog = backup.open_catalog(describe_holder(context.run_id))
         report = remove_points(
-            catalog, policy, lambda point: verify_point(catalog, point, checked_by=context.run_id)
+            catalog, policy, lambda point: check_point(catalog, point, checked_by=context.run_id)[0]
         )
     table = make_retention_table(report.plan)
     context.log.info(

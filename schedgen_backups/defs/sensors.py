@@ -19,6 +19,7 @@ import dagster as dg
 from pydantic import ValidationError
 
 from schedgen_backups import run_tags
+from schedgen_backups.alerts.metrics import write_metrics_file
 from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -110,6 +111,7 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
             _read_store_statuses(current),
         )
         _record_tick(current, WATCH_NAME)
+        write_metrics_file(current)
         context.update_cursor(cursor.model_dump_json())
         return dg.SkipReason(summary)
 

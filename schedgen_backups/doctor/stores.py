@@ -10,10 +10,11 @@ from schedgen_backups.config.stores import StoreEntry
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.store.open import open_store, try_delete_probe
+from schedgen_backups.core.store.protocol import Capabilities
 from schedgen_backups.core.units import count
 from schedgen_backups.doctor.results import PreconditionResult, Verdict, yield_with_errors
 
-_FEW_RECIPIENTS = 2
+FEW_RECIPIENTS = 2
 """With a single key, its loss is the loss of every copy."""
 
 
@@ -39,7 +40,7 @@ def _examine(entry: StoreEntry, catalog: Catalog) -> Iterator[PreconditionResult
             'copies are not encrypted: it says encryption = "none"',
             "Name recipients if others can read the store.",
         )
-    elif len(settings.recipients) < _FEW_RECIPIENTS:
+    elif len(settings.recipients) < FEW_RECIPIENTS:
         yield PreconditionResult(
             subject,
             Verdict.NOTE,
@@ -55,7 +56,15 @@ def _examine(entry: StoreEntry, catalog: Catalog) -> Iterator[PreconditionResult
             f"After the first backup: schedgen-backups stores prepare {entry.name}",
         )
         return
-    yield PreconditionResult(subject, Verdict.OK, f"{settings.location.url}: {capabilities}")
+    yield from judge_capabilities(subject, settings.location.url, capabilities)
+    # With the credentials of this host.
+    is_deletable = try_delete_probe(open_store(settings.location, capabilities), site.site_id)
+    yield judge_deletion(subject, is_deletable=is_deletable, is_append_only=settings.is_append_only)
+
+
+def judge_capabilities(subject: str, url: str, capabilities: Capabilities) -> Iterator[PreconditionResult]:
+    """Yield what the store was seen to do, and a note if it does not protect two writers from each other."""
+    yield PreconditionResult(subject, Verdict.OK, f"{url}: {capabilities}")
     if not capabilities.has_conditional_put:
         yield PreconditionResult(
             subject,
@@ -63,15 +72,17 @@ def _examine(entry: StoreEntry, catalog: Catalog) -> Iterator[PreconditionResult
             "it does not keep two hosts from writing the same key at once",
             "Copy to it from this host only.",
         )
-    # With the credentials of this host.
-    if not try_delete_probe(open_store(settings.location, capabilities), site.site_id):
-        yield PreconditionResult(subject, Verdict.OK, "this host cannot delete there")
-        return
-    yield PreconditionResult(
+
+
+def judge_deletion(subject: str, *, is_deletable: bool, is_append_only: bool) -> PreconditionResult:
+    """Return whether this host could delete copies, which is a problem if the store should not allow it."""
+    if not is_deletable:
+        return PreconditionResult(subject, Verdict.OK, "this host cannot delete there")
+    return PreconditionResult(
         subject,
-        Verdict.PROBLEM if settings.is_append_only else Verdict.NOTE,
+        Verdict.PROBLEM if is_append_only else Verdict.NOTE,
         "this copy can be deleted from this host"
-        + (", although the store says append_only = true" if settings.is_append_only else ""),
+        + (", although the store says append_only = true" if is_append_only else ""),
         "Use a bucket with object lock and credentials that cannot delete "
         "(docs/stores.md#against-somebody-who-has-this-host).",
     )

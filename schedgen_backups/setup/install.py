@@ -117,6 +117,39 @@ def close_to_others(path: Path, owner: str) -> None:
         _close(path, owner)
 
 
+def write_private(path: Path, data: bytes, owner: str | tuple[int, int]) -> None:
+    """Write a file with a secret atomically for the user of the backups.
+
+    `owner` is its name, for the mode of `close_to_others`, or user and group of a container.
+    """
+    with _translate(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(owner, tuple):
+            write_atomically(path, data, owner=owner)
+        else:
+            write_atomically(path, data)
+            _close(path, owner)
+
+
+@contextmanager
+def acting_as(owner: tuple[int, int] | None) -> Generator[None, None, None]:
+    """Create files as this user and group in the block, if this process is root's; None changes nothing."""
+    if owner is None or os.geteuid() != 0:
+        yield
+        return
+    user, group = owner
+    before = os.getgroups(), os.getegid()
+    os.setgroups([group])
+    os.setegid(group)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(before[1])
+        os.setgroups(before[0])
+
+
 def write_planned(files: Sequence[PlannedFile]) -> tuple[Path, ...]:
     """Write the files whose text differs; return their paths."""
     written: list[Path] = []

@@ -200,7 +200,6 @@ class Interview:
                 "[yellow]This installation has no name:[/] alerts name the machine and the database instead. "
                 "Set BACKUP_NAME to distinguish staging from production."
             )
-        out.print("This version makes no off-site copies: copy BACKUP_DIR to another site yourself.")
         return self.answers
 
     def _ask_group(self, subject: str, questions: Iterable[Question], attempt: Callable[[], None]) -> None:

@@ -27,10 +27,11 @@ STATE_AT = "/var/lib/schedgen-backups"
 POINTS_AT = "/var/backups/schedgen-backups"
 LOG_AT = "/var/log/schedgen-backups"
 SERVICE_USER = "schedgen-backups"
+DAEMON_UNIT = "schedgen-backups-daemon.service"
 UNITS = (
     "schedgen-backup.service",
     "schedgen-backup.timer",
-    "schedgen-backups-daemon.service",
+    DAEMON_UNIT,
     "schedgen-backups-webserver.service",
 )
 CRON_FILE = "schedgen-backups"
@@ -66,11 +67,13 @@ class Place:
     points: Path
     log: Path
     user: str
+    stores: tuple[Path, ...] = ()
+    """Folders that are stores of copies: only the daemon writes to them."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All paths."""
-        return (self.project, self.env_file, self.bin_dir, self.state, self.points, self.log)
+        return (self.project, self.env_file, self.bin_dir, self.state, self.points, self.log, *self.stores)
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,11 @@ def plan_units(
         if any(path.is_relative_to(home) for path in place.paths for home in _HOMES):
             # Otherwise the unit's program would be hidden and could not be started.
             text = text.replace("ProtectHome=true", "ProtectHome=read-only")
+        if name == DAEMON_UNIT:
+            # Its runs copy; everything else is read-only for them.
+            writable = f"ReadWritePaths=-{place.points}\n"
+            stores = "".join(f"ReadWritePaths=-{folder}\n" for folder in place.stores)
+            text = text.replace(writable, writable + stores)
         files.append(PlannedFile(unit_dir / name, text, 0o644))
     return tuple(files)
 

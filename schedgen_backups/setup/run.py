@@ -5,20 +5,24 @@ Setup can be repeated: steps that are done are not done again.
 
 from __future__ import annotations
 
+import io
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import typer
+from dotenv import dotenv_values
 
 from schedgen_backups.cli.app import CommandEnd, out
 from schedgen_backups.cli.text import escape
-from schedgen_backups.config.config import load_config_to_write
+from schedgen_backups.config.config import Config, load_config_to_write
 from schedgen_backups.config.env_file import FILE_NAME, EnvironmentFile, choose_file_to_write, find_checkout
 from schedgen_backups.config.reader import read_value_files
+from schedgen_backups.config.stores import STORES_VARIABLE
 from schedgen_backups.config.variables import FILE_SUFFIX
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import find_newest_verified
@@ -37,6 +41,8 @@ from schedgen_backups.setup.plan import (
     plan_cron,
     plan_units,
 )
+from schedgen_backups.setup.store_place import StorePlace, find_container_place, find_place
+from schedgen_backups.setup.stores import StoresPlan, plan_stores
 
 UNIT_DIR = Path("/etc/systemd/system")
 PROGRAM = "schedgen-backups"
@@ -93,8 +99,24 @@ def set_up(
         draft=draft if is_interactive and not is_dry else None,
     )
     answers = interview.ask_all(deployment)
+    user = install.find_service_user(wishes.service_user)
+    owner = user if deployment in {Deployment.SYSTEMD, Deployment.CRON} else ""
+    variables = {name: value or "" for name, value in dotenv_values(stream=io.StringIO(old_text)).items()}
+    stores = _plan_stores(
+        interview,
+        lambda config: (
+            find_container_place(config, env_path, variables)
+            if application
+            else find_place(config, env_path, owner)
+        ),
+        is_dry=is_dry,
+    )
     own = _leave_files_alone(answers, config.file, written)
-    values = {**own, **(install.make_compose_values(sources) if application else {})}
+    values = {
+        **own,
+        **(install.make_compose_values(sources) if application else {}),
+        **(stores.place.values if stores is not None else {}),
+    }
     new_text = merge_env(old_text or _read_example(checkout), values)
     place = Place(
         project=sources,
@@ -103,26 +125,66 @@ def set_up(
         state=wishes.state_dir,
         points=interview.config.backup_directory,
         log=wishes.log_dir,
-        user=install.find_service_user(wishes.service_user),
+        user=user,
+        stores=stores.folders if stores is not None else (),
     )
     files = _plan_files(deployment, sources, wishes, place, answers)
     if is_dry:
+        if stores is not None:
+            _print_stores_plan(stores)
         _print_plan(env_path, old_text, new_text, files)
         return
+    if stores is not None and stores.added:
+        # Before the environment file names it.
+        _write_stores(stores, owner)
     _write(env_path, old_text, new_text, files, place, deployment)
     draft.remove()
     # Two deployments that start the same backups would conflict.
     for other in {Deployment.SYSTEMD, Deployment.CRON} - {deployment}:
         _remove_files(other, wishes)
+    names = [store.name for store in stores.added] if stores is not None else []
     if application:
-        is_done = _finish_compose(application, sources, wishes, is_interactive=is_interactive)
+        is_done = _finish_compose(application, sources, wishes, names, is_interactive=is_interactive)
         program = shlex.join([*install.make_compose_words(application, sources), "run", "--rm", "backup-cli"])
     else:
-        is_done = _finish_here(deployment, wishes, place, own, files)
+        is_done = _finish_here(deployment, wishes, place, own, files, names)
         program = PROGRAM
     if is_done:
         out.print("[bold green]A recovery point was taken and verified.[/]")
     _print_next(deployment, program, place.bin_dir)
+    if stores is not None and stores.names:
+        _print_next_of_stores(stores.names, program)
+
+
+def _plan_stores(
+    interview: Interview, find: Callable[[Config], StorePlace], *, is_dry: bool
+) -> StoresPlan | None:
+    """Ask for stores and add BACKUP_STORES_FILE to the answers; None if setup cannot know them."""
+    config = interview.config
+    named = config.values.get(STORES_VARIABLE, "").strip()
+    plan = None
+    try:
+        place = find(config)
+    except ConfigurationError as error:
+        # The operator's own mount, for example.
+        out.print(f"[yellow]stores:[/] {escape(error.message)}. {escape(error.hint)}")
+    else:
+        plan = plan_stores(
+            config,
+            place,
+            is_new_file=named != interview.written.get(STORES_VARIABLE, ""),
+            is_interactive=interview.is_interactive,
+            is_dry=is_dry,
+        )
+        # A missing file, named for stores that were left out, would fail every tick of the sensor.
+        if plan.names or (named and place.path.exists()):
+            interview.answers[STORES_VARIABLE] = place.value
+    if STORES_VARIABLE not in interview.answers and not interview.written.get(STORES_VARIABLE, ""):
+        out.print(
+            "[yellow]No store of copies:[/] the backup directory holds the only copy of the recovery points. "
+            "docs/stores.md describes stores."
+        )
+    return plan
 
 
 def _choose(checkout: Path | None, wishes: Wishes, *, is_interactive: bool) -> Deployment:
@@ -260,6 +322,35 @@ def _plan_files(
     return ()
 
 
+def _print_stores_plan(stores: StoresPlan) -> None:
+    for store in stores.added:
+        out.print(f"[bold]{escape(str(stores.place.path))}[/] would be written, mode 0600, with:")
+        out.print(escape(store.text), soft_wrap=True)
+        for name in store.files:
+            out.print(
+                f"[bold]{escape(str(stores.place.path.with_name(name)))}[/] would be written, mode 0600"
+            )
+
+
+def _write_stores(stores: StoresPlan, owner: str) -> None:
+    """Write the file of stores with its secrets; nothing of them stays if that fails."""
+    place = stores.place
+    files = {place.path.with_name(name): data for store in stores.added for name, data in store.files.items()}
+    if stores.old_text:
+        kept = place.path.with_name(f"{place.path.name}.old-{datetime.now(timezone.utc):%Y%m%d_%H%M%S}")
+        files[kept] = stores.old_text.encode()
+    made = [path for path in files if not path.exists()]
+    try:
+        for path, data in files.items():
+            install.write_private(path, data, place.file_owner or owner)
+        install.write_private(place.path, stores.new_text.encode(), place.file_owner or owner)
+    except BaseException:
+        install.remove_files(made)
+        raise
+    for path in (*files, place.path):
+        out.print(f"written: {escape(str(path))}")
+
+
 def _print_plan(env_path: Path, old_text: str, new_text: str, files: tuple[PlannedFile, ...]) -> None:
     out.print(
         f"[bold]{escape(str(env_path))}[/] "
@@ -306,6 +397,7 @@ def _finish_here(
     place: Place,
     values: dict[str, str],
     files: tuple[PlannedFile, ...],
+    new_stores: list[str],
 ) -> bool:
     if deployment is Deployment.SYSTEMD and install.SYSTEMD_RUNS.is_dir() and wishes.unit_dir == UNIT_DIR:
         install.start_timer()
@@ -321,7 +413,8 @@ def _finish_here(
         out.print(f"a verified recovery point already exists: {newest.point_id}")
         return True
     out.print("first recovery point:")
-    for arguments in (("backup", "--reason", "setup"), ("verify", "latest")):
+    copies = (("stores", "copy", name) for name in new_stores)
+    for arguments in (("backup", "--reason", "setup"), ("verify", "latest"), *copies):
         code = install.run_command_line(arguments, place, deployment, values)
         if code != 0:
             out.print(
@@ -333,13 +426,16 @@ def _finish_here(
     return True
 
 
-def _finish_compose(application: Path, sources: Path, wishes: Wishes, *, is_interactive: bool) -> bool:
+def _finish_compose(
+    application: Path, sources: Path, wishes: Wishes, new_stores: list[str], *, is_interactive: bool
+) -> bool:
     words = install.make_compose_words(application, sources)
     commands = [[*words, "up", "-d", "--build"], [*words, "run", "--rm", "backup-cli", "doctor"]]
     if wishes.is_first_backup_wanted:
         commands += [
             [*words, "run", "--rm", "backup-cli", "backup", "--reason", "setup"],
             [*words, "run", "--rm", "backup-cli", "verify", "latest"],
+            *([*words, "run", "--rm", "backup-cli", "stores", "copy", name] for name in new_stores),
         ]
     if not wishes.is_started and not (
         is_interactive and typer.confirm("Build and start the containers now?", default=False)
@@ -373,3 +469,14 @@ def _print_next(deployment: Deployment, program: str, bin_dir: Path) -> None:
     out.print(escape(f"  {program} status"))
     out.print(escape(f"  {program} drill    # restore drill"))
     out.print("docs/BACKUP_QUICK_REFERENCE.md lists the other commands on one page.")
+
+
+def _print_next_of_stores(names: list[str], program: str) -> None:
+    for name in names:
+        out.print(escape(f"  {program} stores copy {name}    # the daemon does it after each backup"))
+    out.print(
+        escape(
+            f"On another machine with a private key, `{PROGRAM} drill --from {names[0]} --identity FILE` "
+            "proves that a copy can be restored (docs/stores.md)."
+        )
+    )

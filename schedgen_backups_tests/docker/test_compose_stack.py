@@ -158,6 +158,23 @@ def test_the_point_is_verified_and_restored_from_the_command_line(stack: Stack, 
     assert re.search(r"bucket_is_equal +passed", answer), answer
 
 
+def test_a_point_is_copied_to_the_mounted_folder_and_comes_back_with_the_key(
+    stack: Stack, first_run: str
+) -> None:
+    assert stack.read_run(first_run)[0] == "SUCCESS"
+    points = {point["id"] for point in json.loads(stack.command_line("list", "--json"))["points"]}
+    # The sensor starts the copy in a container of its own.
+    copied = wait_for(
+        lambda: {path.parent.name for path in stack.copies.glob("*/points/*/committed.json")} or None,
+        "the copy",
+    )
+    assert copied & points
+    words = ("--from", "nas", "--identity", "/run/secrets/key.txt", "--json")
+    folder = "/tmp/fetched"  # noqa: S108 - in a container of its own
+    answer = json.loads(stack.command_line("fetch", min(copied), *words, "--to", folder))
+    assert len(answer["files"]) == 2
+
+
 def test_a_killed_run_fails_with_one_alert_and_the_next_run_works(stack: Stack, first_run: str) -> None:
     assert stack.read_run(first_run)[0] == "SUCCESS"
     # The dump waits for this table, so the run is still active when it is killed.

@@ -292,11 +292,11 @@ def run_tool(*words: str | Path, cwd: Path, stdin: bytes = b"") -> tuple[int, by
 
 
 def list_files(folder: Path) -> list[str]:
-    """Return every file below the folder except staging and lock, as sorted relative paths."""
+    """Return every file below the folder except staging, lock and history, as sorted relative paths."""
     return sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in _OF_THE_DIRECTORY
+        if path.is_file() and path.name not in _OF_THE_DIRECTORY and not path.match("history*.jsonl")
     )
 
 

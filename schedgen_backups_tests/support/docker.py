@@ -20,6 +20,9 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
+from schedgen_backups.core.copies.encryption import make_key_pair
+from schedgen_backups.core.store.folder import FolderStore
+
 PROJECT = Path(__file__).resolve().parents[2]
 STAND_INS = Path(os.environ.get("SCHEDGEN_STAND_INS", PROJECT.parent / "shared" / "ci-images"))
 """Scripts that build base images from Debian's packages: no image registry is reachable here."""
@@ -141,6 +144,8 @@ class Stack:
         self.name = name
         self._folder = folder
         self.secrets = folder / "secrets"
+        self.copies = folder / "copies"
+        self.key_pair = make_key_pair()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -155,6 +160,8 @@ class Stack:
             "DEMO_S3_IMAGE": S3_IMAGE,
             "BACKUP_UI_PORT": str(self.port),
             "BACKUP_SECRETS": str(self.secrets),
+            "BACKUP_COPIES": str(self.copies),
+            "BACKUP_STORES_FILE": "/run/secrets/stores.toml",
             "BACKUP_ALERT_WEBHOOK_URL_FILE": "/run/secrets/alert_webhook",
         }
 
@@ -295,11 +302,17 @@ class Stack:
             "minio_secret_key": SECRET,
             "alert_webhook": f"http://127.0.0.1:{SINK_PORT}/alerts",
         }
+        values["stores.toml"] = (
+            f'[stores.nas]\nurl = "file:///copies"\nrecipients = ["{self.key_pair.public}"]'
+        )
+        values["key.txt"] = self.key_pair.private
         for name, value in values.items():
             path = self.secrets / name
             path.write_text(value + "\n")
             path.chmod(0o400)
             os.chown(path, 10001, 10001)
+        FolderStore(self.copies).prepare()
+        os.chown(self.copies, 10001, 10001)
         from_files = {
             "POSTGRES_PASSWORD": "",
             "POSTGRES_PASSWORD_FILE": "/run/secrets/postgres_password",

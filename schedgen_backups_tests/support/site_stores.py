@@ -49,6 +49,17 @@ class SiteStores:
         )
         self.file.write_text("\n".join(self.texts.values()))
 
+    def describe_bucket(self, name: str, bucket: BucketSettings, settings: str = "") -> None:
+        """Write a store in this bucket into the file."""
+        secret_file = self.site.folder / f"{name}.secret"
+        secret_file.write_text(bucket.secret_key)
+        self.texts[name] = (
+            f'[stores."{name}"]\nurl = "s3://{bucket.bucket}/copies"\nendpoint = "http://{bucket.endpoint}"\n'
+            f'access_key = "{bucket.access_key}"\nsecret_key_file = "{secret_file.name}"\n'
+            f'recipients = ["{KEY_PAIR.public}"]\n{settings}\n'
+        )
+        self.file.write_text("\n".join(self.texts.values()))
+
     def add(self, name: str, settings: str = "") -> None:
         """Describe a folder store, and mount it."""
         self.describe(name, settings)

@@ -38,6 +38,8 @@ from schedgen_backups.core.errors import (
     UnreadableFileError,
     VerificationError,
 )
+from schedgen_backups.core.history.events import Outcome, PointChecked
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import (
     AcceptedObject,
     Adoption,
@@ -274,6 +276,17 @@ class Catalog:
                 before = self.read_verification(point_id)
             verification = before.with_results(results)
             self.write_verification(verification)
+        History(self.directory).record(
+            PointChecked(
+                at=datetime.now(timezone.utc),
+                point_id=point_id.text,
+                checked_by=results[0].checked_by if results else "",
+                outcomes=tuple(
+                    Outcome(check=result.check.value, status=result.status.value, summary=result.summary)
+                    for result in results
+                ),
+            )
+        )
         return verification
 
     def read_verification(self, point_id: RecoveryPointId) -> Verification:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing, PointState
+from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.copies.encryption import Encryptor
 from schedgen_backups.core.copies.layout import (
     COMMIT_NAME,
@@ -55,6 +56,8 @@ from schedgen_backups.core.store.protocol import Store
 from schedgen_backups.core.system.files import read_small_file
 
 _MOST_ATTEMPTS = 3
+_DIGESTED_BYTES = 1 << 20
+"""Bytes that are digested at once on another thread; handing over single small pieces takes longer."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,11 @@ def _find_pieces(
         )
         done += length
     return found if whole.hexdigest() == recipe.sha256 else {}
+
+
+def _update(update: Callable[[bytes], object], parts: list[bytes]) -> None:
+    for part in parts:
+        update(part)
 
 
 class _Copy:
@@ -369,13 +377,25 @@ class _Copy:
         """Store what the store lacks of the artifact; return where its pieces lie."""
         segments = Segments()
         digest = hashlib.sha256()
-        with ArtifactFile(self._copier.catalog.directory / artifact.file_name) as file, file.name_errors():
+        undigested: list[bytes] = []
+        undigested_bytes = 0
+        with (
+            SerialWorker("digest") as digester,
+            ArtifactFile(self._copier.catalog.directory / artifact.file_name) as file,
+            file.name_errors(),
+        ):
             for piece in cut_artifact(artifact.kind, file):
                 if self._copier.stop.is_set():
                     raise StoreError("the copy was stopped", hint="It goes on the next time.")
-                digest.update(piece.data)
+                undigested.append(piece.data)
+                undigested_bytes += len(piece.data)
+                if undigested_bytes >= _DIGESTED_BYTES:
+                    digester.submit(_update, digest.update, undigested)
+                    undigested, undigested_bytes = [], 0
                 segments.join(packs.place(piece))
                 self._copier.on_progress(len(piece.data))
+            digester.submit(_update, digest.update, undigested)
+            digester.wait()
         packs.finish_artifact()
         if digest.hexdigest() != artifact.sha256:
             raise VerificationError(

@@ -27,6 +27,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from schedgen_backups.core.copies.encryption import ENCRYPTED_SUFFIX
 from schedgen_backups.core.errors import ConfigurationError, KeyMissingError, VerificationError
 from schedgen_backups.core.model import FORMAT_VERSION, FrozenModel, RecoveryPointId
+from schedgen_backups.core.store.open import PROBES_NAME
 from schedgen_backups.core.store.protocol import Store, StoredObject
 
 PACK_LIST_NAME = "packs.json"
@@ -190,7 +191,8 @@ def find_commits(keys: SiteKeys, listing: Iterable[StoredObject]) -> dict[Recove
 
 def list_sites(store: Store) -> list[str]:
     """Return the ids of the sites of which the store holds anything."""
-    return sorted({stored.key.partition("/")[0] for stored in store.list("") if "/" in stored.key})
+    folders = {stored.key.partition("/")[0] for stored in store.list("") if "/" in stored.key}
+    return sorted(folders - {PROBES_NAME})
 
 
 def read_whole(store: Store, key: str, limit_bytes: int = SMALL_FILE_LIMIT_BYTES) -> bytes:

@@ -57,6 +57,8 @@ class CopyState(FrozenModel):
     """Why the last attempt failed; empty after a success."""
     listed_at: AwareDatetime | None = None
     listing_problems: tuple[str, ...] = ()
+    stranger_count: int = 0
+    """How many of these problems are markers, older versions and foreign files."""
     reread_at: AwareDatetime | None = None
     """When packs were last read back."""
     reread_problems: tuple[str, ...] = ()

@@ -23,9 +23,15 @@ CREATE TABLE IF NOT EXISTS packs (
 CREATE TABLE IF NOT EXISTS pieces (
     digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pieces_by_place ON pieces (pack, start);
 CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, locked_until TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
+
+_AHEAD = 500
+"""Pieces that are read at once; one by one, they took a third of the time of a copy (2026-11-30)."""
+_MOST_AHEAD = 50_000
+"""Pieces that are held, of several packs: about 15 MB."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class PieceIndex:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_new = not path.exists()
+        self._ahead: dict[bytes, Segment] = {}
         with self._translated():
             try:
                 self._database = self._open()
@@ -83,11 +90,28 @@ class PieceIndex:
 
     def find(self, digest: bytes) -> Segment | None:
         """Return where this piece lies in a usable pack; None if it must be stored."""
+        if (segment := self._ahead.get(digest)) is not None:
+            return segment
         row = self._find_row(
             "SELECT pack, start, length FROM pieces JOIN packs ON name = pack WHERE digest = ? AND is_usable",
             digest,
         )
-        return Segment(*row) if row is not None else None
+        if row is None:
+            return None
+        self._read_ahead(*row[:2])
+        return Segment(*row)
+
+    def _read_ahead(self, pack: str, start: int) -> None:
+        """Hold the pieces that lie behind this one: an unchanged artifact asks for them next."""
+        rows = self._list_rows(
+            "SELECT digest, start, length FROM pieces WHERE pack = ? AND start > ? ORDER BY start LIMIT ?",
+            pack,
+            start,
+            _AHEAD,
+        )
+        if len(self._ahead) > _MOST_AHEAD:
+            self._ahead.clear()
+        self._ahead.update((digest, Segment(pack, *place)) for digest, *place in rows)
 
     def find_pack(self, name: str) -> StoredFile | None:
         """Return size and digest of the pack as it was stored; None if it is unknown."""
@@ -159,12 +183,13 @@ class PieceIndex:
         with self._translated():
             return self._database.execute(statement, (value,)).fetchone()
 
-    def _list_rows(self, statement: str) -> list[Any]:
+    def _list_rows(self, statement: str, *values: object) -> list[Any]:
         with self._translated():
-            return self._database.execute(statement).fetchall()
+            return self._database.execute(statement, values).fetchall()
 
     @contextmanager
     def _writing(self) -> Generator[None, None, None]:
+        self._ahead.clear()
         with self._translated():
             self._database.execute("BEGIN IMMEDIATE")
             try:

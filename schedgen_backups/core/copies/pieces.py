@@ -44,31 +44,35 @@ def cut_artifact(kind: ArtifactKind, artifact: ArtifactFile) -> Iterator[Piece]:
     else:
         archive = ArchiveFile(artifact.open_reader())
         tail_offset = archive.footer.index_offset
-        for end in _find_borders(archive, artifact.open_reader(), tail_offset):
-            yield from map(Piece, _cut_object(file, position, end))
-            position = end
+        for entry in archive.read_entries():
+            yield from map(Piece, _cut_range(file, position, entry.offset))
+            position = entry.offset + entry.length
+            yield from map(Piece, _cut_object(file, entry.offset, position))
+        yield from map(Piece, _cut_range(file, position, tail_offset))
     for data in _cut_at_members(file, tail_offset, file.seek(0, 2)):
         yield Piece(data, is_tail=True)
 
 
-def _find_borders(archive: ArchiveFile, file: BinaryIO, tail_offset: int) -> Iterator[int]:
-    """Yield the offsets at which an object begins or ends."""
-    for entry in archive.read_entries():
-        yield entry.offset
-        file.seek(entry.offset)
-        # What precedes a copied object depends on where its blocks lie, the object itself does not.
-        filler_bytes = measure_filler(file.read(SMALLEST_FILLER_BYTES))
-        if filler_bytes:
-            yield entry.offset + filler_bytes
-        yield entry.offset + entry.length
-    yield tail_offset
-
-
 def _cut_object(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    """Yield an object apart from what precedes it, which depends on where its blocks lie."""
+    if end - start <= LARGEST_PIECE_BYTES:
+        data = b"".join(_cut_range(file, start, end))
+        filler_bytes = min(measure_filler(data), len(data))
+        yield from filter(None, (data[:filler_bytes], data[filler_bytes:]))
+        return
+    file.seek(start)
+    filler_bytes = measure_filler(file.read(SMALLEST_FILLER_BYTES))
+    yield from _cut_range(file, start, start + filler_bytes)
+    yield from _cut_range(file, start + filler_bytes, end)
+
+
+def _cut_range(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
     if end - start > LARGEST_PIECE_BYTES or end < start:
         yield from _cut_at_members(file, start, end)
     elif end > start:
-        file.seek(start)
+        # Seeking discards what was read ahead.
+        if file.tell() != start:
+            file.seek(start)
         yield _read(file, end - start)
 
 

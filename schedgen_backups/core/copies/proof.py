@@ -40,6 +40,8 @@ class ListingProof:
     """The commit mark of each copy."""
     problems: tuple[str, ...]
     """What is missing, altered or foreign; empty if everything is as it should be."""
+    stranger_count: int = 0
+    """How many of the problems are markers, older versions and foreign files."""
 
     @property
     def packs(self) -> dict[str, StoredFile]:
@@ -96,7 +98,7 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
                 problems.append(error.message)
             continue
         problems += _compare(newest, keys, point_id, copies[point_id])
-    return ListingProof(copies, committed, tuple(dict.fromkeys(problems)))
+    return ListingProof(copies, committed, tuple(dict.fromkeys(problems)), len(set(strangers)))
 
 
 def _compare(

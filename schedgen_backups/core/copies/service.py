@@ -38,6 +38,14 @@ from schedgen_backups.core.errors import (
     StoreUnreachableError,
     VerificationError,
 )
+from schedgen_backups.core.history.events import (
+    CopiesProved,
+    CopyFailed,
+    PointsCopied,
+    PointsRemoved,
+    RemovedPoint,
+)
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, plan_retention
 from schedgen_backups.core.store.open import open_store, probe_store
@@ -74,6 +82,7 @@ class CopyService:
         self.settings = settings
         self._catalog = catalog
         self._folder = LocalFolder(catalog.directory, settings.name)
+        self._history = History(catalog.directory)
         self._stop = stop or Event()
         self._on_progress = on_progress
 
@@ -111,6 +120,16 @@ class CopyService:
                     continue
                 reports.append(report)
                 self._note_copy(report)
+            new = [report for report in reports if report.is_new]
+            if new:
+                self._history.record(
+                    PointsCopied(
+                        at=now_utc(),
+                        store=self.settings.name,
+                        point_ids=tuple(report.point_id.text for report in new),
+                        uploaded_bytes=sum(report.uploaded_bytes for report in new),
+                    )
+                )
             self._check_new(store, keys, [pack for report in reports for pack in report.new_packs])
             if errors:
                 raise errors[0]
@@ -186,6 +205,7 @@ class CopyService:
                 ),
                 listed_at=now,
                 listing_problems=listing.problems,
+                stranger_count=listing.stranger_count,
                 reread_at=now,
                 reread_problems=reread.problems,
                 pack_count=len(listing.packs),
@@ -194,6 +214,18 @@ class CopyService:
                 oldest_unread_at=_find_oldest_sending(listing, reread.unread),
                 locked_until=lock.locked_until if lock is not None else None,
             )
+            self._history.record(
+                CopiesProved(
+                    at=now,
+                    store=self.settings.name,
+                    copy_count=len(listing.committed),
+                    pack_count=len(listing.packs),
+                    read_count=reread.read_count,
+                    unread_count=reread.unread_count,
+                    locked_until=lock.locked_until if lock is not None else None,
+                    problems=(*listing.problems, *reread.problems, *(lock.problems if lock else ())),
+                )
+            )
             return CopyProof(listing, reread, lock)
 
     def prune(self, *, pinned: Mapping[RecoveryPointId, str] | None = None) -> PruneReport:
@@ -201,7 +233,23 @@ class CopyService:
         location = self.settings.prune_location or self.settings.location
         with self._recording():
             store = open_store(location, self.settle_capabilities())
-            return Pruner(store, self._find_keys(), self.settings.retention).prune(pinned=pinned)
+            report = Pruner(store, self._find_keys(), self.settings.retention).prune(pinned=pinned)
+            removed = set(report.removed_points)
+            self._history.record(
+                PointsRemoved(
+                    at=now_utc(),
+                    removed=tuple(
+                        RemovedPoint(point_id=decision.candidate.point_id.text, reasons=decision.reasons)
+                        for decision in report.plan.removed
+                        if decision.candidate.point_id in removed
+                    ),
+                    kept_count=len(report.plan.kept),
+                    freed_bytes=report.freed_bytes,
+                    refusal=report.plan.refusal,
+                    store=self.settings.name,
+                )
+            )
+            return report
 
     def forget_writer(self, writer_id: str) -> None:
         """Stop waiting for a decommissioned writer, with the credentials that may delete."""
@@ -296,6 +344,9 @@ class CopyService:
                 yield
             except BackupError as error:
                 self._write(problem=error.message)
+                self._history.record(
+                    CopyFailed(at=now_utc(), store=self.settings.name, problem=error.message)
+                )
                 raise
             self._write(problem="")
 

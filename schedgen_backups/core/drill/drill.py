@@ -78,8 +78,8 @@ def drill_point(
 ) -> DrillReport:
     """Restore and check the point (None: the newest verified one), record the results and clean up.
 
-    `source` is the database that was backed up; its server is refused. `on_progress` gets the phases of a
-    restore, then `sample` with sizes in bytes and `sql checks` with 1 for each check.
+    `source` is the database that was backed up, without a password; its server is refused. `on_progress` gets
+    the phases of a restore, then `sample` with sizes in bytes and `sql checks` with 1 for each check.
 
     VerificationError when a file is damaged: nothing was written then, and the damage is recorded. Any other
     error of `scratch` or of the restore means that the drill has no result.

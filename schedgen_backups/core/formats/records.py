@@ -111,12 +111,11 @@ class _Reader(io.RawIOBase):
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        start = {
-            os.SEEK_SET: 0,
-            os.SEEK_CUR: self._position,
-            os.SEEK_END: os.fstat(self._descriptor).st_size,
-        }[whence]
-        self._position = start + offset
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            offset += os.fstat(self._descriptor).st_size
+        self._position = offset
         return self._position
 
     def fileno(self) -> int:

@@ -21,10 +21,12 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from schedgen_backups.core.errors import StorageError
+from schedgen_backups.core.history.events import AlertDelivered, IncidentBegan, IncidentEnded
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Alert, Severity
 from schedgen_backups.core.notify.channels import Channel, Delivery
-from schedgen_backups.core.notify.deliveries import record_delivery
+from schedgen_backups.core.notify.deliveries import read_last_delivery, record_delivery
 from schedgen_backups.core.notify.incidents import (
     FOLDER_NAME,
     Incident,
@@ -72,6 +74,7 @@ class Notifier:
         self._channels = tuple(channels)
         self._folder = backup_directory / FOLDER_NAME
         self._store = IncidentStore(self._folder)
+        self._history = History(backup_directory)
         self._silent: set[str] = set()
         """Fingerprints of unresponsive channels. A notifier lives for one tick or step; the next one tries
         them again."""
@@ -99,6 +102,17 @@ class Notifier:
             outcome = self._deliver(alert)
             if outcome.is_settled:
                 self._write(state.with_occurrence(key, alert.raised_at, is_announced=True))
+                if incident is None:
+                    self._history.record(
+                        IncidentBegan(
+                            at=alert.raised_at,
+                            area=key.area,
+                            subject=key.subject,
+                            severity=alert.severity.value,
+                            title=alert.title,
+                            cause=alert.cause,
+                        )
+                    )
             return outcome
 
     def report_resolved(
@@ -120,6 +134,15 @@ class Notifier:
             outcome = self._deliver(alert)
             if outcome.is_settled:
                 self._write(state.without(frozenset(incident.key for incident in over)))
+                for incident in over:
+                    self._history.record(
+                        IncidentEnded(
+                            at=now,
+                            area=incident.key.area,
+                            subject=incident.key.subject,
+                            began_at=incident.began_at,
+                        )
+                    )
             return outcome
 
     def send(self, alert: Alert) -> tuple[Delivery, ...]:
@@ -127,7 +150,7 @@ class Notifier:
         alert = self._with_name(alert)
         deliveries = tuple(channel.send(alert) for channel in self._channels)
         for channel, delivery in zip(self._channels, deliveries, strict=True):
-            record_delivery(self._folder.parent, channel, delivery, datetime.now(timezone.utc))
+            self._record(channel, alert, delivery)
         return deliveries
 
     def flush_spool(self) -> int:
@@ -141,6 +164,10 @@ class Notifier:
                 time.monotonic() >= ends_at or self._is_left(path) for path in sorted(folder.glob("*.json"))
             )
 
+    def count_spooled(self) -> int:
+        """Return how many alerts a channel has not accepted yet."""
+        return sum(1 for _path in (self._folder / _SPOOL_NAME).glob("*.json"))
+
     def _with_name(self, alert: Alert) -> Alert:
         """Return the alert with the installation's name before its title."""
         return alert.model_copy(update={"title": f"{self._name}: {alert.title}"}) if self._name else alert
@@ -152,10 +179,26 @@ class Notifier:
             )
         started_at = time.monotonic()
         delivery = channel.send(alert)
-        record_delivery(self._folder.parent, channel, delivery, datetime.now(timezone.utc))
+        self._record(channel, alert, delivery)
         if not delivery.is_accepted and time.monotonic() - started_at >= _SILENCE_SECONDS:
             self._silent.add(channel.fingerprint)
         return delivery
+
+    def _record(self, channel: Channel, alert: Alert, delivery: Delivery) -> None:
+        """Remember the answer; a channel that refuses again and again is in the history once."""
+        now = datetime.now(timezone.utc)
+        last = read_last_delivery(self._folder.parent, channel)
+        record_delivery(self._folder.parent, channel, delivery, now)
+        if delivery.is_accepted or last is None or last.is_accepted or last.answer != delivery.answer:
+            self._history.record(
+                AlertDelivered(
+                    at=now,
+                    channel=channel.name,
+                    title=alert.title,
+                    is_accepted=delivery.is_accepted,
+                    answer=delivery.answer,
+                )
+            )
 
     def _is_left(self, path: Path) -> bool:
         try:

@@ -19,7 +19,8 @@ from pydantic import AwareDatetime, ValidationError
 
 from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.model import FrozenModel
-from schedgen_backups.core.system.files import open_descriptor, read_small_file
+from schedgen_backups.core.system.files import read_small_file
+from schedgen_backups.core.system.line_file import append_line
 
 RESTORE_LOG_NAME = "restore-log.jsonl"
 
@@ -118,13 +119,7 @@ def _parse(line: str) -> RestoreLogEntry | None:
 
 
 def _append(directory: Path, entry: RestoreLogEntry) -> None:
-    # One write in append mode, so that lines of two processes do not mix.
-    descriptor = open_descriptor(directory / RESTORE_LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        os.write(descriptor, entry.model_dump_json().encode() + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_line(directory / RESTORE_LOG_NAME, entry.model_dump_json().encode())
 
 
 def _find_user() -> str:

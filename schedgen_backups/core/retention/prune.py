@@ -12,10 +12,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import STORED_CHECKS
+from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.errors import DiskFullError, VerificationError
+from schedgen_backups.core.history.events import PointsRemoved, RemovedPoint
+from schedgen_backups.core.history.journal import History
+from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 
 
@@ -35,8 +38,8 @@ def plan_pruning(catalog: Catalog, policy: RetentionPolicy, now: datetime) -> Re
     )
 
 
-ReadAgain = Callable[[PointListing], object]
-"""Reads all files of a point and records the result."""
+ReadAgain = Callable[[PointListing], tuple[CheckResult, ...]]
+"""Reads all files of a point and returns the results, which are not recorded yet."""
 _READ_FRESHNESS = timedelta(days=1)
 
 
@@ -46,13 +49,21 @@ def remove_points(
     """Remove the points that no rule keeps.
 
     Before anything is removed, the newest verified point is read completely unless that was done within a
-    day: the others are removed because it exists. StorageError when a file cannot be removed; the next call
-    removes what is left.
+    day: the others are removed because it exists. If the disk is too full to record that it is intact, the
+    others are removed first. StorageError when a file cannot be removed; the next call removes what is left.
     """
     now = now or datetime.now(timezone.utc)
     plan = plan_pruning(catalog, policy, now)
+    unrecorded: tuple[RecoveryPointId, tuple[CheckResult, ...]] | None = None
     while plan.removed and (relied_on := _find_unread(catalog, plan, now)) is not None:
-        read_again(relied_on)
+        results = read_again(relied_on)
+        try:
+            catalog.record_results(relied_on.point_id, results)
+        except DiskFullError:
+            if not relied_on.verification.with_results(results).is_verified:
+                raise
+            unrecorded = (relied_on.point_id, results)
+            break
         after = plan_pruning(catalog, policy, now)
         if after == plan and _find_unread(catalog, after, now) == relied_on:
             raise VerificationError(
@@ -71,6 +82,22 @@ def remove_points(
             catalog.remove_file(path)
             removed.append(path.name)
             freed_bytes += size_bytes
+        if unrecorded is not None:
+            catalog.record_results(*unrecorded)
+            unrecorded = None
+    if plan.removed or plan.refusal:
+        History(catalog.directory).record(
+            PointsRemoved(
+                at=now,
+                removed=tuple(
+                    RemovedPoint(point_id=decision.candidate.point_id.text, reasons=decision.reasons)
+                    for decision in plan.removed
+                ),
+                kept_count=len(plan.kept),
+                freed_bytes=freed_bytes,
+                refusal=plan.refusal,
+            )
+        )
     return PruneReport(plan, tuple(removed), freed_bytes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,7 +15,8 @@ from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, ProbedStore, Store
 
-_PROBES = "probes"
+PROBES_NAME = "probes"
+"""Folder of the objects that were put in order to find out what a store is capable of."""
 _MODULES = {
     "s3": ("s3", "S3Store", ""),
     "azure": ("azure", "AzureStore", ""),
@@ -94,9 +96,30 @@ def _check_certificates(url: str, path: Path) -> None:
         ) from error
 
 
+def check_reading(store: Store, prefix: str) -> None:
+    """Put a probe, read it back, and delete it where the store lets this credential do so.
+
+    StoreError if what is read is not what was put.
+    """
+    key, data = _make_key(prefix), secrets.token_bytes(1 << 10)
+    store.put_new(key, data)
+    if store.get_range(key, 0, len(data) + 1) != data:
+        raise StoreError(
+            f"{store.label} returned other bytes than were put", hint="Do not rely on this store."
+        )
+    stored = store.head(key)
+    if stored is not None:
+        with suppress(StoreError):
+            store.delete(stored)
+
+
 def _make_key(prefix: str) -> str:
     start = prefix.strip("/")
-    return f"{start}/{_PROBES}/{secrets.token_hex(16)}" if start else f"{_PROBES}/{secrets.token_hex(16)}"
+    return (
+        f"{start}/{PROBES_NAME}/{secrets.token_hex(16)}"
+        if start
+        else f"{PROBES_NAME}/{secrets.token_hex(16)}"
+    )
 
 
 def _read_folder(url: str) -> Path:

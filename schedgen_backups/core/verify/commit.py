@@ -6,6 +6,7 @@ only when every required check has an acceptable result.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timezone
 
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -21,6 +22,8 @@ from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.history.events import PointCommitted
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import (
     TOOL_VERSION,
     Artifact,
@@ -31,6 +34,7 @@ from schedgen_backups.core.model import (
     ReferenceSummary,
     Site,
 )
+from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.core.verify.files import (
     OnProgress,
     verify_archive,
@@ -53,6 +57,22 @@ def verify_point(
     on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[Verification, ReferenceSummary | None]:
     """Perform and record all checks on the point's files; return all known results and the reference summary.
+
+    Raise the errors of `check_point`, and StorageError when the results cannot be recorded.
+    """
+    results, summary = check_point(catalog, point, checked_by=checked_by, live=live, on_progress=on_progress)
+    return catalog.record_results(point.point_id, results), summary
+
+
+def check_point(
+    catalog: Catalog,
+    point: PointListing,
+    *,
+    checked_by: str,
+    live: LiveSystem | None = None,
+    on_progress: OnProgress = lambda _size_bytes: None,
+) -> tuple[tuple[CheckResult, ...], ReferenceSummary | None]:
+    """Perform all checks on the point's files; return their results and the reference summary.
 
     Checks on a half that the point lacks stay unknown. Errors of `live` are raised. VerificationError when
     the point is removed in the meantime.
@@ -101,8 +121,7 @@ def verify_point(
             f"recovery point {point.point_id} was removed while it was being read",
             hint="`schedgen-backups list` shows the existing ones.",
         )
-    signed = tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
-    return catalog.record_results(point.point_id, signed), summary
+    return tuple(result.model_copy(update={"checked_by": checked_by}) for result in results), summary
 
 
 def commit_point(
@@ -121,7 +140,17 @@ def commit_point(
     if point.manifest is not None:
         return point.manifest, verification
     manifest = _build_manifest(catalog.settle_site(), point, verification, references, origin)
-    catalog.write_manifest(manifest)
+    path = catalog.write_manifest(manifest)
+    History(catalog.directory).record(
+        PointCommitted(
+            at=manifest.committed_at,
+            point_id=point_id.text,
+            snapshot_at=manifest.snapshot_at,
+            manifest_sha256=hashlib.sha256(read_small_file(path)).hexdigest(),
+            size_bytes=sum(artifact.size_bytes for artifact in manifest.artifacts),
+            run_id=origin.run_id,
+        )
+    )
     return manifest, verification
 
 

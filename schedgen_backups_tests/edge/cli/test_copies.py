@@ -14,13 +14,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from schedgen_backups.config.config import load_config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.copies.encryption import KeyPair, make_key_pair
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import SeedSummary
-from schedgen_backups_tests.support.artifacts import list_files
+from schedgen_backups_tests.support.artifacts import damage, list_files
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import Application, Site
 
@@ -186,6 +187,32 @@ def test_a_drill_of_the_copy_is_remembered(copied: CopiedSite) -> None:
     assert answer.code == 0, answer.stdout
     [store] = json.loads(copied.site.cli("stores", "--json").stdout)["stores"]
     assert store["state"]["opened_point_id"] == copied.site.points()[0].point_id.text
+
+
+def test_a_drill_of_the_copy_reads_the_copy_and_not_the_local_point(copied: CopiedSite) -> None:
+    [point] = copied.points
+    path = point.get_path(ArtifactKind.DATABASE)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1000])
+    try:
+        assert copied.site.cli("drill", "latest", *copied.source).code == 0
+    finally:
+        path.write_bytes(content)
+    pack = max(copied.store.glob("*/packs/*"), key=lambda path: path.stat().st_size)
+    content = pack.read_bytes()
+    pack.write_bytes(damage(content, 8 * 1000))
+    try:
+        assert copied.site.cli("drill", "latest", *copied.source).code == 3
+    finally:
+        pack.write_bytes(content)
+
+
+def test_a_drill_of_the_copy_needs_no_local_point_and_leaves_nothing(elsewhere: CopiedSite) -> None:
+    answer = elsewhere.site.cli("drill", "latest", *elsewhere.source)
+    assert answer.code == 0, answer.stderr
+    directory = load_config().backup_directory
+    assert Catalog(directory).list_points() == ()
+    assert list(directory.glob(".fetched-*")) == []
 
 
 def test_another_key_opens_nothing(elsewhere: CopiedSite, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -19,13 +20,17 @@ from dagster._core.remote_origin import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
+from minio.objectlockconfig import DAYS, ObjectLockConfig
+from minio.retention import COMPLIANCE
 
 from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.copies.local_folder import LocalFolder
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.defs import copy_sensor
 from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.inbox import Inbox, Ticks, TickStatus, Watcher, open_inbox
+from schedgen_backups_tests.support.servers import S3Server, client_of
 from schedgen_backups_tests.support.site_stores import UNREACHABLE, SiteStores
 from schedgen_backups_tests.support.sites import (
     Application,
@@ -447,6 +452,47 @@ def test_locks_are_checked_where_there_are_locks_or_should_be(
     passed, severity, text = list_checks(result)["copy_is_locked"]
     assert (passed, severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "not every file is locked" in text
+
+
+@pytest.fixture
+def locked_bucket(s3_server: S3Server) -> BucketSettings:
+    """Return a bucket that locks every new object for two days."""
+    settings = s3_server.settings(f"locked-{uuid4().hex}")
+    client = client_of(settings)
+    client.make_bucket(settings.bucket, object_lock=True)
+    client.set_object_lock_config(settings.bucket, ObjectLockConfig(COMPLIANCE, 2, DAYS))
+    return settings
+
+
+@pytest.mark.parametrize(("lock_days", "shortest"), [(0, 1), (30, 29)])
+def test_in_a_locked_bucket_every_file_of_a_copy_is_locked_as_long_as_the_check_says(
+    stores: SiteStores,
+    instance: dg.DagsterInstance,
+    locked_bucket: BucketSettings,
+    lock_days: int,
+    shortest: int,
+) -> None:
+    stores.describe_bucket("b2", locked_bucket, f"lock_days = {lock_days}")
+    stores.take_point(0)
+    result = stores.run(instance, "copy_to_b2_job")
+    assert result.success
+    now = datetime.now(timezone.utc)
+    client = client_of(locked_bucket)
+    keys = [
+        found.object_name or ""
+        for found in client.list_objects(locked_bucket.bucket, recursive=True)
+        if any(part in (found.object_name or "") for part in ("/packs/", "/points/"))
+    ]
+    retentions = [client.get_object_retention(locked_bucket.bucket, key) for key in keys]
+    ends = [retention.retain_until_date for retention in retentions if retention is not None]
+    assert len(ends) == len(keys) > 5
+    assert min(ends) > now + timedelta(days=shortest)
+    # Whether this job knew of locks when its definitions were loaded decides whether it has the check.
+    result = stores.run(instance, "copy_to_b2_job")
+    assert list_checks(result)["copy_is_locked"][0]
+    locked_until = stores.read_state("b2").locked_until
+    assert locked_until is not None
+    assert abs(locked_until - min(ends)) < timedelta(seconds=2)
 
 
 def test_without_a_file_of_stores_nothing_is_defined(stores: SiteStores) -> None:

@@ -223,6 +223,13 @@ def test_the_live_databases_password_goes_to_no_other_server(
     assert "no password supplied" in failure.description
 
 
+def test_a_drill_needs_no_login_of_the_live_system(backed_up: Site, instance: dg.DagsterInstance) -> None:
+    """After the loss of a host there is none; and a drill should not have what it does not need."""
+    name_servers(backed_up)
+    backed_up.set(POSTGRES_PASSWORD="", MINIO_ACCESS_KEY="", MINIO_SECRET_KEY="")
+    assert backed_up.run(instance, "restore_drill_job").success
+
+
 def test_the_weekly_drill_is_on_by_default_in_the_operators_time_zone(site: Site) -> None:
     schedule = defs.resolve_schedule_def("weekly_drill_schedule")
     assert (schedule.cron_schedule, schedule.job_name) == ("0 4 * * 0", "restore_drill_job")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tarfile
 import urllib.request
 import zipfile
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from subprocess import PIPE
 
@@ -78,6 +80,25 @@ class Installed:
             check=False,
         )
         return done.returncode, done.stdout
+
+    def set(self, **values: str) -> None:
+        """Append variables to the environment file."""
+        with self.env.open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in values.items())
+
+    def move(self, folder: Path, **values: str) -> Installed:
+        """Return the same programs with a new home, an empty backup directory and these settings only."""
+        moved = copy(self)
+        folder.mkdir()
+        moved.folder, moved.points, moved.env = folder, folder / "points", folder / "env"
+        moved.env.touch(mode=0o600)
+        moved.environment = self.environment | {
+            ENV_FILE_VARIABLE: str(moved.env),
+            "DAGSTER_HOME": str(folder / "home"),
+            "HOME": str(folder),
+        }
+        moved.set(BACKUP_DIR=str(moved.points), **values)
+        return moved
 
     def set_up(self) -> tuple[int, str]:
         database, bucket = self.application.database, self.application.bucket
@@ -170,6 +191,33 @@ def test_setup_and_backup_take_a_point_and_status_is_green(installed: Installed)
     assert config.resolve().is_relative_to(installed.folder / "environment")
     code, seen = installed.run("manual")
     assert (code, seen.startswith(".TH")) == (0, True)
+
+
+def test_a_drill_passes_where_only_the_store_the_key_and_the_wheel_are_left(
+    installed: Installed, tmp_path: Path
+) -> None:
+    code, seen = installed.run("stores", "make-key")
+    assert code == 0, seen
+    [private], [public] = re.findall(r"AGE-SECRET-KEY-1\w+", seen), re.findall(r"\bage1\w+", seen)
+    store = installed.folder / "nas"
+    stores_file = tmp_path / "stores.toml"
+    stores_file.write_text(f'[stores.nas]\nurl = "file://{store}"\nrecipients = ["{public}"]\n')
+    installed.set(BACKUP_STORES_FILE=str(stores_file))
+    for command in ("prepare", "copy"):
+        code, seen = installed.run("stores", command, "nas")
+        assert code == 0, seen
+    # Another machine: no database, no bucket, no backup directory, no key but the one that was kept.
+    copied = tmp_path / "carried"
+    shutil.copytree(store, copied)
+    stores_file.write_text(f'[stores.nas]\nurl = "file://{copied}"\nrecipients = ["{public}"]\n')
+    identity = tmp_path / "key.txt"
+    identity.write_text(private)
+    elsewhere = installed.move(tmp_path / "machine", BACKUP_STORES_FILE=str(stores_file))
+    source = ("--from", "nas", "--identity", str(identity))
+    for command in (("list",), ("show", "latest"), ("verify", "latest"), ("drill", "latest")):
+        code, seen = elsewhere.run(*command, *source)
+        assert code == 0, seen
+    assert "equal" in seen
 
 
 def test_the_ui_is_served_with_its_code_location(installed: Installed) -> None:

@@ -32,7 +32,13 @@ NAMES = {variable.name for variable in VARIABLES} | {
 }
 WORST_EXPOSURE = 3.0
 """systemd rates values below 5 as "OK" (systemd-analyze, security); ours are at 1.5."""
-RUN_VOLUMES = ("BACKUP_RUN_POINTS", "BACKUP_RUN_SECRETS", "BACKUP_RUN_LOGIN", "BACKUP_RUN_STATE")
+RUN_VOLUMES = (
+    "BACKUP_RUN_POINTS",
+    "BACKUP_RUN_COPIES",
+    "BACKUP_RUN_SECRETS",
+    "BACKUP_RUN_LOGIN",
+    "BACKUP_RUN_STATE",
+)
 COMPOSE_FILES = ["docker/compose.yaml", "docker/compose.demo.yaml"]
 
 
@@ -162,6 +168,27 @@ def test_every_variable_reaches_the_code_and_the_run_containers() -> None:
     services = read_compose("docker/compose.yaml")["services"]
     for service in ("backup-code", "backup-daemon", "backup-cli"):
         assert launched <= services[service]["environment"].keys(), service
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"), [("", "volume"), ("/mnt/nas", "bind")], ids=["no folder", "a folder"]
+)
+def test_a_folder_for_copies_reaches_runs_and_command_line(folder: str, kind: str) -> None:
+    values = {"COMPOSE_PROJECT_NAME": "schedgen", "BACKUP_COPIES": folder}
+    services = read_compose("docker/compose.yaml", **values)["services"]
+    found = {
+        name: [volume for volume in service.get("volumes", []) if volume["target"] == "/copies"]
+        for name, service in services.items()
+    }
+    with_copies = {name: volumes[0] for name, volumes in found.items() if volumes}
+    assert with_copies.keys() == {"backup-code", "backup-cli"}
+    assert {volume["type"] for volume in with_copies.values()} == {kind}
+    assert services["backup-daemon"]["environment"]["BACKUP_RUN_COPIES"] == (
+        f"{folder or 'schedgen_backups-copies'}:/copies"
+    )
+    assert {"env": "BACKUP_RUN_COPIES"} in read_yaml("docker/dagster.yaml")["run_launcher"]["config"][
+        "volumes"
+    ]
 
 
 @pytest.fixture
@@ -316,6 +343,31 @@ def test_the_chart_values_give_runs_what_kubernetes_and_dagster_accept() -> None
     )
     assert context.run_k8s_config.job_spec_config == {"ttl_seconds_after_finished": 604800}
     assert values["runLauncher"]["type"] == K8sRunLauncher.__name__
+
+
+def test_the_chart_has_the_pools_of_a_single_host() -> None:
+    """The chart refuses these limits in two places, and its daemon would not start."""
+    values = read_yaml("deploy/kubernetes/values.yaml")
+    chart, own = values["concurrency"], read_yaml("dagster.yaml")["concurrency"]
+    assert chart == {
+        "enabled": True,
+        "runs": {"maxConcurrentRuns": own["runs"]["max_concurrent_runs"]},
+        "pools": {
+            "defaultLimit": own["pools"]["default_limit"],
+            "granularity": own["pools"]["granularity"],
+        },
+    }
+    assert "config" not in values["dagsterDaemon"]["runCoordinator"]
+
+
+def test_the_chart_mounts_a_file_of_stores_that_may_be_missing() -> None:
+    text = (PROJECT / "deploy/kubernetes/values.yaml").read_text(encoding="utf-8")
+    [file] = re.findall(r"# - \{name: BACKUP_STORES_FILE, value: (\S+)\}", text)
+    deployment = yaml.safe_load(text)["dagster-user-deployments"]["deployments"][0]
+    mounts = {mount["name"]: mount for mount in deployment["volumeMounts"]}
+    [secret] = [volume["secret"] for volume in deployment["volumes"] if volume["name"] == "stores"]
+    assert Path(file).parent == Path(mounts["stores"]["mountPath"])
+    assert (secret["optional"], mounts["stores"]["readOnly"]) == (True, True)
 
 
 def test_kubernetes_knows_every_key_of_the_secret_and_the_claim() -> None:

@@ -31,6 +31,7 @@ ENVIRONMENT = {
     "BACKUP_APP_NETWORK": "application",
     "BACKUP_RUN_IMAGE": "schedgen-backups:ours",
     "BACKUP_RUN_POINTS": "points:/backups",
+    "BACKUP_RUN_COPIES": "copies:/copies",
     "BACKUP_RUN_SECRETS": "/etc/secrets:/run/secrets:ro",
     "BACKUP_RUN_LOGIN": "login:/opt/dagster/login:ro",
     "BACKUP_RUN_STATE": "state:/opt/dagster/state",

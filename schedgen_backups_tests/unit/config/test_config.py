@@ -286,3 +286,13 @@ def test_a_login_within_an_address_is_refused(tmp_path: Path, name: str, value: 
     with pytest.raises(ConfigurationError, match=f"{name} is invalid") as raised:
         config.check("database", "bucket", "alerts", "drill")
     assert "canary" not in f"{raised.value.message} {raised.value.hint}"
+
+
+def test_points_in_another_directory_stay_there_when_the_settings_are_read_again(tmp_path: Path) -> None:
+    """A drill reads the settings again; it must not find the site's own points then."""
+    config = load(tmp_path, BACKUP_DIR="points")
+    fetched = config.with_points_in(tmp_path / "fetched", store="nas")
+    for each in (fetched, fetched.reload()):
+        assert (each.backup_directory, each.store) == (tmp_path / "fetched", "nas")
+        assert each.site_directory == config.backup_directory
+        assert {tmp_path / "fetched", config.backup_directory} <= set(each.drill.hidden_paths)

@@ -138,3 +138,10 @@ def test_units_name_the_environment_file_and_work_where_dagster_finds_no_other()
             assert "\nWorkingDirectory=/var/lib/schedgen-backups\n" in file.text
     [cron] = plan_cron(PROJECT / "deploy", Path("/etc/cron.d"), PLACE, "0 2 * * *")
     assert "\nBACKUP_ENV_FILE=/etc/schedgen-backups/env\n" in cron.text
+
+
+def test_only_the_daemon_may_write_to_a_folder_store() -> None:
+    place = replace(PLACE, stores=(Path("/mnt/nas/copies"),))
+    files = plan_units(PROJECT / "deploy", Path("/etc/systemd/system"), place, "0 2 * * *", "UTC")
+    writers = [file.path.name for file in files if "\nReadWritePaths=-/mnt/nas/copies\n" in file.text]
+    assert writers == ["schedgen-backups-daemon.service"]

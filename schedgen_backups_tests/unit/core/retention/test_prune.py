@@ -5,7 +5,10 @@ Points are small real ones. What is planned is tested in `test_plan`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, read_pin, remove_pin, write_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
-from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.errors import DiskFullError, StorageError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
@@ -71,12 +74,12 @@ def make_pin(day: int, *, expires_at: datetime | None = None) -> Pin:
 
 
 def reader(
-    catalog: Catalog, now: datetime, outcomes: Iterable[CheckStatus] = ()
-) -> Callable[[PointListing], None]:
-    """Records the result of reading a point's files: passed, or these outcomes in sequence."""
+    now: datetime, outcomes: Iterable[CheckStatus] = ()
+) -> Callable[[PointListing], tuple[CheckResult, ...]]:
+    """Returns the result of reading a point's files: passed, or these outcomes in sequence."""
     coming = iter(outcomes)
 
-    def read_again(point: PointListing) -> None:
+    def read_again(point: PointListing) -> tuple[CheckResult, ...]:
         status = next(coming, CheckStatus.PASSED)
         digests = (
             {artifact.kind: artifact.sha256 for artifact in point.manifest.artifacts}
@@ -85,7 +88,7 @@ def reader(
         )
         checks = (Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED)
         results = [make_result(check, status, checked_at=now, artifacts=digests) for check in checks]
-        catalog.record_results(point.point_id, note_times(point, results))
+        return tuple(note_times(point, results))
 
     return read_again
 
@@ -97,7 +100,7 @@ def list_removed(plan: RetentionPlan) -> list[RecoveryPointId]:
 def test_exactly_the_files_of_the_planned_points_are_removed(tmp_path: Path) -> None:
     catalog, files = fill(tmp_path)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir() if path.is_file()}
-    report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    report = remove_points(catalog, POLICY, reader(NOW), NOW)
     doomed = {name for names in files[:DOOMED] for name in names}
     assert list_files(tmp_path) == sorted(name for names in files[DOOMED:] for name in names)
     assert set(report.removed_files) == doomed
@@ -110,13 +113,13 @@ def test_a_dry_run_changes_nothing_and_matches_what_is_done(tmp_path: Path) -> N
     before = list_files(tmp_path)
     plan = plan_pruning(catalog, POLICY, NOW)
     assert list_files(tmp_path) == before
-    assert remove_points(catalog, POLICY, reader(catalog, NOW), NOW).plan == plan
+    assert remove_points(catalog, POLICY, reader(NOW), NOW).plan == plan
 
 
 def test_pruning_twice_removes_nothing_more(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
-    remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
-    assert remove_points(catalog, POLICY, reader(catalog, NOW), NOW).removed_files == ()
+    remove_points(catalog, POLICY, reader(NOW), NOW)
+    assert remove_points(catalog, POLICY, reader(NOW), NOW).removed_files == ()
 
 
 def test_files_of_the_old_script_and_unknown_ones_stay(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ def test_files_of_the_old_script_and_unknown_ones_stay(tmp_path: Path) -> None:
     }
     for name, data in foreign.items():
         (tmp_path / name).write_bytes(data)
-    remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    remove_points(catalog, POLICY, reader(NOW), NOW)
     assert list_files(tmp_path) == sorted([*foreign, *(name for names in files[DOOMED:] for name in names)])
     assert {name: (tmp_path / name).read_bytes() for name in foreign} == foreign
 
@@ -147,7 +150,7 @@ def test_a_crash_between_any_two_removals_is_finished_by_the_next_prune(tmp_path
         directory = tmp_path / f"crash-{removals}"
         _catalog, files = fill(directory)
         with pytest.raises(StorageError, match="cannot be removed"):
-            remove_points(CrashingCatalog(directory, removals), POLICY, reader(Catalog(directory), NOW), NOW)
+            remove_points(CrashingCatalog(directory, removals), POLICY, reader(NOW), NOW)
         assert sum(len(names) for names in files) - len(list_files(directory)) == removals
         catalog = Catalog(directory)
         for point in catalog.list_points():
@@ -156,7 +159,7 @@ def test_a_crash_between_any_two_removals_is_finished_by_the_next_prune(tmp_path
             assert point.state is not PointState.VERIFIED or present == list(files[day])
             if day >= DOOMED:
                 assert (point.state, present) == (STATES[day], list(files[day]))
-        remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+        remove_points(catalog, POLICY, reader(NOW), NOW)
         assert list_files(directory) == sorted(name for names in files[DOOMED:] for name in names)
 
 
@@ -164,7 +167,7 @@ def test_a_half_removed_point_is_only_a_partial_point(tmp_path: Path) -> None:
     """The manifest is the first file to be removed, so that the rest is a partial point."""
     catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 5)
     with pytest.raises(StorageError):
-        remove_points(CrashingCatalog(tmp_path, 1), POLICY, reader(Catalog(tmp_path), NOW), NOW)
+        remove_points(CrashingCatalog(tmp_path, 1), POLICY, reader(NOW), NOW)
     assert [point.state for point in catalog.list_points()] == [
         PointState.PARTIAL,
         *[PointState.VERIFIED] * 4,
@@ -174,9 +177,7 @@ def test_a_half_removed_point_is_only_a_partial_point(tmp_path: Path) -> None:
 def test_a_directory_without_a_verified_point_loses_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path, [PointState.UNVERIFIED, PointState.PARTIAL, PointState.FAILED])
     before = list_files(tmp_path)
-    report = remove_points(
-        catalog, POLICY, reader(catalog, NOW + timedelta(days=1000)), NOW + timedelta(days=1000)
-    )
+    report = remove_points(catalog, POLICY, reader(NOW + timedelta(days=1000)), NOW + timedelta(days=1000))
     assert report.plan.refusal == "no point is verified"
     assert (report.removed_files, report.freed_bytes, list_files(tmp_path)) == ((), 0, before)
 
@@ -185,7 +186,7 @@ def test_a_clock_that_was_set_back_behind_all_points_loses_nothing(tmp_path: Pat
     catalog, _files = fill(tmp_path)
     before = list_files(tmp_path)
     report = remove_points(
-        catalog, POLICY, reader(catalog, TAKEN_AT - timedelta(days=3)), TAKEN_AT - timedelta(days=3)
+        catalog, POLICY, reader(TAKEN_AT - timedelta(days=3)), TAKEN_AT - timedelta(days=3)
     )
     assert report.plan.refusal == "no point is verified"
     assert list_files(tmp_path) == before
@@ -206,7 +207,7 @@ def test_a_pin_is_kept_and_read_back(tmp_path: Path) -> None:
     assert read_pin(catalog, name_night(1)) is None
     path = tmp_path / f"pin_{name_night(0)}.json"
     assert path.stat().st_mode & 0o777 == 0o600
-    remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    remove_points(catalog, POLICY, reader(NOW), NOW)
     assert list_files(tmp_path) == sorted(
         [path.name, *files[0], *(name for names in files[DOOMED:] for name in names)]
     )
@@ -234,7 +235,7 @@ def test_an_expired_pin_does_not_protect_and_is_removed_with_its_point(tmp_path:
     catalog, files = fill(tmp_path)
     write_pin(catalog, make_pin(0, expires_at=NOW))
     write_pin(catalog, make_pin(2, expires_at=NOW + timedelta(seconds=1)))
-    report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    report = remove_points(catalog, POLICY, reader(NOW), NOW)
     assert list_removed(report.plan) == [name_night(0), name_night(1)]
     assert f"pin_{name_night(0)}.json" in report.removed_files
     left = [*files[2], f"pin_{name_night(2)}.json", *(name for names in files[DOOMED:] for name in names)]
@@ -247,7 +248,7 @@ def test_a_point_with_an_unreadable_pin_stays_and_stops_nothing_else(tmp_path: P
     catalog, files = fill(tmp_path)
     pin = tmp_path / f"pin_{name_night(0)}.json"
     pin.write_bytes(damaged)
-    report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    report = remove_points(catalog, POLICY, reader(NOW), NOW)
     assert list_removed(report.plan) == [name_night(day) for day in range(1, DOOMED)]
     assert list_files(tmp_path) == sorted(
         [pin.name, *files[0], *(name for names in files[DOOMED:] for name in names)]
@@ -260,7 +261,7 @@ def test_a_damaged_point_is_neither_counted_nor_removed_and_stops_nothing_else(
 ) -> None:
     catalog, files = fill(tmp_path)
     damage_point(tmp_path, files[0], kind)
-    report = remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    report = remove_points(catalog, POLICY, reader(NOW), NOW)
     assert list_removed(report.plan) == [name_night(day) for day in range(1, DOOMED)]
     assert catalog.get_point(name_night(0)).state is PointState.DAMAGED
     assert set(files[0]) <= {path.name for path in tmp_path.iterdir()}
@@ -271,9 +272,7 @@ def test_a_damaged_newest_point_never_costs_the_verified_one_before(tmp_path: Pa
     catalog, files = fill(tmp_path, [PointState.VERIFIED] * 3)
     damage_point(tmp_path, files[2], kind)
     policy = replace(POLICY, keep_days=1, keep_last=1)
-    report = remove_points(
-        catalog, policy, reader(catalog, NOW + timedelta(days=100)), NOW + timedelta(days=100)
-    )
+    report = remove_points(catalog, policy, reader(NOW + timedelta(days=100)), NOW + timedelta(days=100))
     assert list_removed(report.plan) == [name_night(0)]
 
 
@@ -298,7 +297,7 @@ def test_the_newest_verified_point_is_reread_before_others_are_removed(tmp_path:
     catalog, files = fill(tmp_path, [PointState.VERIFIED] * 6)
     policy = replace(POLICY, keep_days=1, keep_last=1)
     later = NOW + timedelta(days=100)
-    report = remove_points(catalog, policy, reader(catalog, later, [CheckStatus.FAILED]), later)
+    report = remove_points(catalog, policy, reader(later, [CheckStatus.FAILED]), later)
     assert [point.state for point in catalog.list_points()] == [PointState.VERIFIED, PointState.FAILED]
     assert {decision.candidate.point_id for decision in report.plan.kept} == {name_night(4), name_night(5)}
     assert set(files[4]) | set(files[5]) <= {path.name for path in tmp_path.iterdir()}
@@ -307,15 +306,20 @@ def test_the_newest_verified_point_is_reread_before_others_are_removed(tmp_path:
 def test_nothing_is_read_if_nothing_is_removed(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path, [PointState.VERIFIED] * 2)
     read: list[PointListing] = []
-    assert remove_points(catalog, POLICY, read.append, NOW).plan.removed == ()
+
+    def read_again(point: PointListing) -> tuple[CheckResult, ...]:
+        read.append(point)
+        return ()
+
+    assert remove_points(catalog, POLICY, read_again, NOW).plan.removed == ()
     assert read == []
 
 
-def test_a_read_without_a_recorded_result_removes_nothing(tmp_path: Path) -> None:
+def test_a_read_without_a_result_removes_nothing(tmp_path: Path) -> None:
     catalog, _files = fill(tmp_path)
     before = list_files(tmp_path)
     with pytest.raises(VerificationError, match="no result was recorded"):
-        remove_points(catalog, POLICY, lambda _point: None, NOW)
+        remove_points(catalog, POLICY, lambda _point: (), NOW)
     assert list_files(tmp_path) == before
 
 
@@ -324,12 +328,13 @@ def test_a_read_without_a_recorded_result_removes_nothing(tmp_path: Path) -> Non
 )
 def test_a_point_is_reread_a_day_after_the_last_time(tmp_path: Path, age: timedelta, is_read: bool) -> None:
     catalog, _files = fill(tmp_path)
-    reader(catalog, NOW)(catalog.get_point(name_night(4)))
+    newest = catalog.get_point(name_night(4))
+    catalog.record_results(newest.point_id, reader(NOW)(newest))
     read: list[RecoveryPointId] = []
 
-    def read_again(point: PointListing) -> None:
+    def read_again(point: PointListing) -> tuple[CheckResult, ...]:
         read.append(point.point_id)
-        reader(catalog, NOW + age)(point)
+        return reader(NOW + age)(point)
 
     assert remove_points(catalog, POLICY, read_again, NOW + age).removed_files
     assert read == ([name_night(4)] if is_read else [])
@@ -338,7 +343,7 @@ def test_a_point_is_reread_a_day_after_the_last_time(tmp_path: Path, age: timede
 def test_without_a_given_time_it_is_now(tmp_path: Path) -> None:
     """The points are of 2026, so only being the last verified ones protects them today."""
     catalog, _files = fill(tmp_path)
-    report = remove_points(catalog, POLICY, reader(catalog, datetime.now(timezone.utc)))
+    report = remove_points(catalog, POLICY, reader(datetime.now(timezone.utc)))
     assert {decision.candidate.point_id for decision in report.plan.kept} >= {name_night(3), name_night(4)}
 
 
@@ -348,7 +353,7 @@ def test_a_committed_file_that_can_no_longer_be_parsed_is_removed_with_its_point
     dump = tmp_path / files[2][0]
     dump.write_bytes(bytes(dump.stat().st_size))
     assert catalog.get_point(name_night(2)).state is PointState.FAILED
-    remove_points(catalog, POLICY, reader(catalog, NOW), NOW)
+    remove_points(catalog, POLICY, reader(NOW), NOW)
     assert not dump.exists()
 
 
@@ -369,3 +374,44 @@ def test_a_point_with_an_unreadable_pin_is_planned_with_its_state(tmp_path: Path
     assert [decision.candidate.state for decision in plan_pruning(catalog, POLICY, NOW).decisions] == list(
         STATES
     )
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return the folder of a disk of a megabyte; `fill_up` fills it."""
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to mount a disk of one megabyte")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def fill_up(disk: Path) -> None:
+    with (disk / "unmanaged").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(OSError, match="No space left"):
+        (disk / "other").write_bytes(bytes(1))
+
+
+def test_a_full_disk_is_freed_although_the_result_cannot_be_recorded_first(full_disk: Path) -> None:
+    catalog, files = fill(full_disk)
+    fill_up(full_disk)
+    report = remove_points(catalog, POLICY, reader(NOW), NOW)
+    assert set(report.removed_files) >= set(files[0])
+    recorded = catalog.read_verification(name_night(4)).result(Check.DUMP_IS_STORED)
+    assert recorded is not None
+    assert recorded.checked_at == NOW
+
+
+def test_a_full_disk_loses_no_point_to_a_newest_one_that_is_damaged(full_disk: Path) -> None:
+    catalog, _files = fill(full_disk)
+    fill_up(full_disk)
+    before = list_files(full_disk)
+    with pytest.raises(DiskFullError):
+        remove_points(catalog, POLICY, reader(NOW, [CheckStatus.FAILED]), NOW)
+    assert list_files(full_disk) == before

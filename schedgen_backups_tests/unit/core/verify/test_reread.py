@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import CheckResult
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.catalog.selection import find_newest_verified, look_over
 from schedgen_backups.core.catalog.small_files import BASELINE_NAME, SITE_NAME
@@ -20,7 +21,7 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.retention.prune import remove_points
-from schedgen_backups.core.verify.commit import verify_point
+from schedgen_backups.core.verify.commit import check_point, verify_point
 from schedgen_backups.core.verify.reread import RereadReport, find_unread, read_unread
 from schedgen_backups_tests.support.histories import add_point, name_night
 
@@ -170,9 +171,9 @@ def test_retention_rereads_a_copied_point_before_it_removes_others(catalog: Cata
         os.utime(artifact.path, (1, 1))
     asked: list[RecoveryPointId] = []
 
-    def read_again(point: PointListing) -> None:
+    def read_again(point: PointListing) -> tuple[CheckResult, ...]:
         asked.append(point.point_id)
-        verify_point(catalog, point, checked_by="test")
+        return check_point(catalog, point, checked_by="test")[0]
 
     policy = RetentionPolicy(keep_days=1, keep_last=1)
     remove_points(catalog, policy, read_again, now)

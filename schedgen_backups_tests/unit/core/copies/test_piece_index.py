@@ -1,0 +1,61 @@
+"""The index of pieces answers like a plain table, whatever it holds of what comes next."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedgen_backups.core.copies.layout import StoredFile
+from schedgen_backups.core.copies.piece_index import NewPack, PieceIndex
+from schedgen_backups.core.copies.recipe import Segment
+
+DIGESTS = [hashlib.sha256(bytes([number])).digest() for number in range(12)]
+PACKS = ("one", "two", "three")
+_packs = st.sets(st.sampled_from(PACKS))
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(PACKS), st.lists(st.sampled_from(DIGESTS), unique=True)),
+        st.tuples(st.just("choose"), _packs),
+        st.tuples(st.just("forget"), _packs),
+        st.tuples(st.just("find"), st.sampled_from(DIGESTS)),
+    ),
+    max_size=20,
+)
+
+
+@given(steps=STEPS)
+def test_every_piece_is_found_where_it_was_put_last_while_its_pack_is_usable(
+    steps: list[tuple[Any, ...]],
+) -> None:
+    places: dict[bytes, Segment] = {}
+    known: set[str] = set()
+    usable: set[str] = set()
+    with TemporaryDirectory() as folder, PieceIndex(Path(folder) / "index") as index:
+        for step, *values in steps:
+            if step == "add":
+                name, digests = values
+                if name in known:
+                    continue
+                pieces = tuple((digest, 10 * place, 10) for place, digest in enumerate(digests))
+                index.add(NewPack(StoredFile(name=name, size_bytes=1, sha256="0" * 64), 200, pieces))
+                places.update((digest, Segment(name, start, length)) for digest, start, length in pieces)
+                known.add(name)
+                usable.add(name)
+            elif step == "choose":
+                index.choose_usable(values[0])
+                usable = known & set(values[0])
+            elif step == "forget":
+                index.forget(values[0])
+                known &= set(values[0])
+                usable &= known
+                places = {digest: place for digest, place in places.items() if place.pack in known}
+            found = {digest: index.find(digest) for digest in DIGESTS}
+            assert found == {
+                digest: place if (place := places.get(digest)) and place.pack in usable else None
+                for digest in DIGESTS
+            }
