@@ -18,7 +18,7 @@ from schedgen_backups.core.system.files import write_atomically
 _UNNAMED = "default"
 """The site's label without BACKUP_NAME; a host's name would change with every container."""
 _READABLE_BY_ALL = 0o644
-"""node_exporter runs as another user. There is no secret in it."""
+"""node_exporter runs as another user. It contains no secret."""
 _LOG = logging.getLogger(__name__)
 
 

@@ -32,7 +32,7 @@ def metrics(
         str,
         typer.Option(
             metavar="HOST:PORT",
-            help="Serve them at http://HOST:PORT/metrics until Ctrl-C, such as 127.0.0.1:9854. There is no "
+            help="Serve them at http://HOST:PORT/metrics until Ctrl-C, such as 127.0.0.1:9854. It needs no "
             "login: do not listen on a public address.",
         ),
     ] = "",

@@ -83,7 +83,7 @@ class RecoveryPointId:
 
 @lru_cache(maxsize=4096)
 def _read_id(text: str) -> datetime:
-    """Return the time of an id; ValueError if there is no such time."""
+    """Return the time of an id; ValueError if such a time does not exist."""
     # Ten times as fast as strptime, and a listing of 400 points reads 2,800 ids (2026-11-30).
     day, clock = int(text[:8]), int(text[9:])
     return datetime(

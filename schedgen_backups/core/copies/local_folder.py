@@ -178,6 +178,10 @@ class LocalFolder:
             folder.mkdir(mode=0o700, exist_ok=True)
             write_atomically(folder / name, data)
 
+    def has_staged(self, point_id: RecoveryPointId) -> bool:
+        """Return whether a copy of this point was begun here and is unfinished."""
+        return (self.path / point_id.text / _STAGED_NAME).is_dir()
+
     def remove_staged(self, point_id: RecoveryPointId) -> None:
         """Remove what was kept while the copy was unfinished."""
         shutil.rmtree(self.path / point_id.text / _STAGED_NAME, ignore_errors=True)

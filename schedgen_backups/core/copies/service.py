@@ -208,10 +208,12 @@ class CopyService:
                     store, keys, listing, index, reread_days=self.settings.reread_days, now=now
                 )
                 lock = self._prove_locks(store, keys, listing, index, now)
+            committed = set(listing.committed)
+            lost = self._find_lost(committed, now)
             for point_id in self._folder.list_points():
-                if point_id not in listing.committed and point_id in self._find_known():
+                # What is kept of a lost copy lets it be committed again, if only its commit mark was deleted.
+                if point_id in self._find_once_held() - committed and point_id not in lost:
                     self._folder.remove_point(point_id)
-            lost = self._find_lost(set(listing.committed), now)
             problems = (
                 *listing.problems,
                 *(f"the copy of {point_id} is missing, although retention keeps it" for point_id in lost),
@@ -309,13 +311,17 @@ class CopyService:
     def _find_known(self) -> set[RecoveryPointId]:
         return {RecoveryPointId.parse(point.point_id) for point in self.state.points}
 
+    def _find_once_held(self) -> set[RecoveryPointId]:
+        """Return the copies that the store holds as far as is known, and those that it lost."""
+        return self._find_known() | set(map(RecoveryPointId.parse, self.state.lost_points))
+
     def _find_lost(self, committed: set[RecoveryPointId], now: datetime) -> list[RecoveryPointId]:
         """Return the copies that the store once held and that nobody may have pruned.
 
         Without versions, a deletion leaves no trace in the store. Each is reported until retention would have
         removed it, or until it is copied again.
         """
-        known = self._find_known() | set(map(RecoveryPointId.parse, self.state.lost_points))
+        known = self._find_once_held()
         candidates = [Candidate(point_id, PointState.VERIFIED) for point_id in known | committed]
         plan = plan_retention(candidates, self.settings.retention, now)
         kept = {decision.candidate.point_id for decision in plan.kept}

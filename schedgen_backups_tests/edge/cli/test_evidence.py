@@ -181,7 +181,7 @@ def test_a_changed_receipt_and_a_changed_manifest_exit_with_3(site: Site, tmp_pa
     assert (answer.code, "0 valid receipts, 1 not valid" in answer.stdout) == (3, True)
 
 
-def test_a_key_kept_elsewhere_tells_forged_receipts(site: Site, tmp_path: Path) -> None:
+def test_a_key_kept_elsewhere_exposes_forged_receipts(site: Site, tmp_path: Path) -> None:
     [key] = (site.directory / "receipts" / "keys").glob("*.pub.pem")
     kept = shutil.copy(key, tmp_path / "kept.pem")
     assert site.cli("receipts", "verify", "--key", str(kept)).code == 0

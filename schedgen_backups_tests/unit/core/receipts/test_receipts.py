@@ -78,7 +78,7 @@ def test_every_changed_byte_of_the_statement_breaks_the_signature(tmp_path: Path
         {"signatures": 7},
     ],
 )
-def test_a_receipt_that_is_none_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_malformed_receipt_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     path = issue(tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **change}))
     with pytest.raises(VerificationError):
@@ -86,7 +86,7 @@ def test_a_receipt_that_is_none_is_refused(tmp_path: Path, change: dict[str, obj
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"\xff"])
-def test_a_file_that_is_no_receipt_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_any_other_file_is_refused_as_a_receipt(tmp_path: Path, content: bytes) -> None:
     path = issue(tmp_path)
     path.write_bytes(content)
     with pytest.raises(VerificationError):
@@ -125,7 +125,7 @@ def test_a_key_that_cannot_be_read_costs_the_receipt_and_nothing_else(
     assert issue_receipt(tmp_path / "none", EVENT, [SUBJECT]) is None
 
 
-def test_a_file_that_is_no_public_key_is_refused(tmp_path: Path) -> None:
+def test_any_other_file_is_refused_as_a_public_key(tmp_path: Path) -> None:
     (tmp_path / "x.pub.pem").write_text("nonsense")
     with pytest.raises(VerificationError, match="not a public key"):
         read_public_key(tmp_path / "x.pub.pem")
