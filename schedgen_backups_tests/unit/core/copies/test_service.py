@@ -55,6 +55,11 @@ class CopiedFolder:
             ),
         )
 
+    def list_files(self) -> set[str]:
+        """Return the keys of copies and packs, without probes and receipts."""
+        keys = {stored.key for stored in self.store.list("")}
+        return {key for key in keys if "/probes/" not in key and "/receipts/" not in key}
+
     def remove_copy(self, night: int) -> None:
         for stored in list(self.store.list(f"{KEYS.points}{make_point_id(night)}/")):
             self.store.delete(stored)
@@ -119,7 +124,7 @@ def test_a_lost_commit_mark_is_put_back_after_any_number_of_proofs(copied: Copie
         make_point(copied.catalog, night, list_objects(3))
     copied.service.copy_due()
     copied.service.prove()
-    before = {stored.key for stored in copied.store.list("") if "/probes/" not in stored.key}
+    before = copied.list_files()
     [mark] = copied.store.list(KEYS.file(make_point_id(0), COMMIT_NAME))
     copied.store.delete(mark)
     for _night in range(3):
@@ -128,7 +133,7 @@ def test_a_lost_commit_mark_is_put_back_after_any_number_of_proofs(copied: Copie
     assert [report.uploaded_bytes for report in copied.service.copy_due()] == [0]
     assert copied.service.prove().listing.problems == ()
     assert copied.service.state.lost_points == ()
-    assert {stored.key for stored in copied.store.list("") if "/probes/" not in stored.key} == before
+    assert copied.list_files() == before
 
 
 def test_what_is_kept_here_of_a_copy_goes_when_retention_has_let_it_go(tmp_path: Path) -> None:
