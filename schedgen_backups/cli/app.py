@@ -50,6 +50,7 @@ COMMAND_MODULES = {
     "alert-test": "cli.monitor",
     "metrics": "cli.metrics",
     "receipts": "cli.receipts",
+    "report": "cli.report",
     "serve": "cli.serve",
     "webserver": "cli.serve",
     "manual": "cli.manual",
