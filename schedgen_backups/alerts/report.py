@@ -14,6 +14,7 @@ from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.report.content import Report, ReportedSite, compile_report
 from schedgen_backups.core.report.page import render_page
 from schedgen_backups.core.system.files import write_atomically
+from schedgen_backups.core.units import count
 
 _MONTH = re.compile(r"(?P<year>[0-9]{4})-(?P<month>0[1-9]|1[0-2])")
 _SUFFIXES = (".html", ".json")
@@ -59,6 +60,18 @@ def write_report(report: Report, path: Path) -> None:
         raise StorageError(
             f"{path} cannot be written: {error.strerror}", hint="Use an existing directory."
         ) from error
+
+
+def describe_counts(report: Report) -> str:
+    """Return how many points, missed backups, drills and incidents it has."""
+    return ", ".join(
+        (
+            count(len(report.points), "recovery point"),
+            count(len(report.missed), "missed backup"),
+            count(len(report.drills), "drill"),
+            count(len(report.incidents), "incident"),
+        )
+    )
 
 
 def _find_month(text: str, now: datetime) -> tuple[datetime, datetime]:

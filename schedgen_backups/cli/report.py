@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from schedgen_backups.alerts.report import make_report, write_report
+from schedgen_backups.alerts.report import describe_counts, make_report, write_report
 from schedgen_backups.cli.app import app, get_config, out
 from schedgen_backups.cli.text import escape
 from schedgen_backups.core.units import be, count
@@ -25,12 +25,7 @@ def report(
     """Write a month's evidence: points, drills, incidents, copies, removals (docs/report.md)."""
     made = make_report(get_config(context), month)
     write_report(made, to)
-    out.print(
-        escape(
-            f"{to}: {count(len(made.points), 'recovery point')}, {count(len(made.missed), 'missed backup')}, "
-            f"{count(len(made.drills), 'drill')}, {count(len(made.incidents), 'incident')}"
-        )
-    )
+    out.print(escape(f"{to}: {describe_counts(made)}"))
     if made.unreadable_lines:
         number = made.unreadable_lines
         out.print(f"{count(number, 'line')} of the history {be(number)} not readable")

@@ -14,6 +14,7 @@ DEFAULT_SCHEDULE = "0 2 * * *"
 DEFAULT_DRILL_SCHEDULE = "0 4 * * 0"
 """Sunday, two hours after the default backup."""
 DEFAULT_AUDIT_SCHEDULE = "0 6 * * 1"
+DEFAULT_REPORT_SCHEDULE = "0 7 1 * *"
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,16 @@ VARIABLE_GROUPS = (
                 "AUDIT_SCHEDULE",
                 DEFAULT_AUDIT_SCHEDULE,
                 "When to check the live system for missing objects, as a cron expression",
+            ),
+            Variable(
+                "REPORT_SCHEDULE",
+                DEFAULT_REPORT_SCHEDULE,
+                "When to write and send the report of the last month, as a cron expression",
+            ),
+            Variable(
+                "DAGSTER_KEEP_DAYS",
+                "90",
+                "Days to keep runs in Dagster's history, except the last of each asset and check; 0: all",
             ),
             Variable(
                 "DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "When to run a restore drill, as a cron expression"

@@ -37,7 +37,7 @@ from schedgen_backups.core.receipts.receipts import list_receipts, list_subjects
 
 _EARLY = timedelta(minutes=5)
 """A run that is started by another clock than the daemon's may begin before its time."""
-_TELLING = timedelta(minutes=5)
+_DELIVERY_TIME = timedelta(minutes=5)
 """Time after the beginning of an incident within which its first alert is delivered or refused."""
 
 
@@ -170,7 +170,7 @@ class Report(FrozenModel):
     scheduled_count: int
     missed: tuple[AwareDatetime, ...]
     """Scheduled times after which no point was committed before the next one."""
-    longest_gap_seconds: float | None
+    max_gap_seconds: float | None
     """Longest time between two snapshots, and from the last to the end; None without a point."""
     allowed_gap_seconds: float
     allowed_recovery_seconds: float
@@ -212,9 +212,7 @@ def compile_report(site: ReportedSite, begin: datetime, end: datetime, now: date
         unreadable_lines=part.unreadable_count,
         scheduled_count=len(due),
         missed=_find_missed(due, until, [point.taken_at for point in points]),
-        longest_gap_seconds=_find_longest_gap(
-            [*last_before[-1:], *(point.taken_at for point in points)], until
-        ),
+        max_gap_seconds=_find_max_gap([*last_before[-1:], *(point.taken_at for point in points)], until),
         allowed_gap_seconds=site.max_age.total_seconds(),
         allowed_recovery_seconds=site.max_recovery.total_seconds(),
         points=points,
@@ -322,7 +320,7 @@ def _find_missed(due: Sequence[datetime], end: datetime, taken: Sequence[datetim
     )
 
 
-def _find_longest_gap(taken: Sequence[datetime], end: datetime) -> float | None:
+def _find_max_gap(taken: Sequence[datetime], end: datetime) -> float | None:
     """Return the longest time without a new point in seconds, the time until the end included."""
     if not taken:
         return None
@@ -377,7 +375,7 @@ def _describe_deliveries(event: IncidentBegan, deliveries: Iterable[AlertDeliver
         f"{each.channel}: {'accepted' if each.is_accepted else f'refused ({each.answer})'} "
         f"{each.at:%Y-%m-%d %H:%M:%S} UTC"
         for each in deliveries
-        if each.title.endswith(event.title) and abs(each.at - event.at) <= _TELLING
+        if each.title.endswith(event.title) and abs(each.at - event.at) <= _DELIVERY_TIME
     )
 
 

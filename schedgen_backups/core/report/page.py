@@ -7,30 +7,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pygal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pygal.style import Style
 
 from schedgen_backups.core.report.content import Report
 from schedgen_backups.core.units import format_age, format_bytes
 
-# pygal's finder of plugins has the interface that Python 3.12 removed: every later import of a missing module
-# would warn (pygal 3.1).
-sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "PluginImportFixer"]
+if TYPE_CHECKING:
+    from pygal import DateTimeLine
+
 _TEMPLATE = "report.html.j2"
 _SCRIPT = re.compile(r"<script.*?</script>|<!--.*?-->", re.DOTALL)
 _INK = "var(--ink)"
-_STYLE = Style(
-    background="transparent",
-    plot_background="transparent",
-    foreground=_INK,
-    foreground_strong=_INK,
-    foreground_subtle="var(--line)",
-    colors=("var(--first)", "var(--second)", "var(--third)"),
-    font_family="system-ui, sans-serif",
-)
 _HOUR_SECONDS = 3600
 
 
@@ -65,8 +54,7 @@ def draw_plots(report: Report) -> dict[str, str]:
 
 
 def _draw(report: Report, name: str, series: Mapping[str, Sequence[tuple[datetime, float]]]) -> str:
-    chart = pygal.DateTimeLine(
-        style=_STYLE,
+    chart = _make_chart(
         js=[],
         width=760,
         height=240,
@@ -84,6 +72,25 @@ def _draw(report: Report, name: str, series: Mapping[str, Sequence[tuple[datetim
     for title, values in series.items():
         chart.add(title, [(_to_utc(at), round(value, 3)) for at, value in values])
     return _SCRIPT.sub("", chart.render(is_unicode=True, disable_xml_declaration=True))
+
+
+def _make_chart(**options: object) -> DateTimeLine:
+    # Loading it adds a finder of plugins whose interface Python 3.12 removed: on older ones, every later
+    # import of a missing module would warn (pygal 3.1).
+    from pygal import DateTimeLine  # noqa: PLC0415
+    from pygal.style import Style  # noqa: PLC0415
+
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "PluginImportFixer"]
+    style = Style(
+        background="transparent",
+        plot_background="transparent",
+        foreground=_INK,
+        foreground_strong=_INK,
+        foreground_subtle="var(--line)",
+        colors=("var(--first)", "var(--second)", "var(--third)"),
+        font_family="system-ui, sans-serif",
+    )
+    return DateTimeLine(style=style, **options)
 
 
 def _format_day(moment: datetime) -> str:

@@ -162,6 +162,40 @@ def test_a_point_a_drill_and_a_restore_leave_receipts_that_verify(site: Site, tm
     assert {RunStarted, PointCommitted, DrillEnded, RestoreEnded} <= kinds
 
 
+def test_the_report_has_the_point_of_this_month(site: Site, tmp_path: Path) -> None:
+    [point] = site.points()
+    month = f"{point.point_id.taken_at:%Y-%m}"
+    for name in ("report.html", "report.json"):
+        answer = site.cli("report", "--month", month, "--to", str(tmp_path / name))
+        assert answer.code == 0, answer.stderr
+        assert "1 recovery point" in answer.stdout
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    report = json.loads((tmp_path / "report.json").read_bytes())
+    assert [each["point_id"] for each in report["points"]] == [point.point_id.text]
+    assert report["points"][0]["checks_passed"] >= 7
+    assert report["invalid_receipts"] == []
+    assert report["valid_receipts"] >= 1
+    page = (tmp_path / "report.html").read_text()
+    assert point.point_id.text in page
+    for secret in (site.application.database.password, site.application.bucket.secret_key):
+        assert secret not in page + json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--month", "2026-13"), "is not a month"),
+        (("--month", "2126-01"), "has not begun"),
+        (("--to", "report.pdf"), "does not end with"),
+        (("--to", "none/report.html"), "cannot be written"),
+    ],
+)
+def test_a_report_that_cannot_be_made_says_why(site: Site, words: tuple[str, str], reason: str) -> None:
+    answer = site.cli("report", *(("--to", "report.html") if words[0] == "--month" else ()), *words)
+    assert answer.code in {4, 6}
+    assert reason in answer.stderr
+
+
 def test_a_changed_receipt_and_a_changed_manifest_exit_with_3(site: Site, tmp_path: Path) -> None:
     assert site.cli("receipts").code == 0
     [point] = site.points()

@@ -109,8 +109,8 @@ def test_times_that_are_still_to_come_are_not_missed(reporter: Reporter) -> None
 
 def test_the_longest_gap_reaches_from_the_month_before_and_to_the_end(reporter: Reporter) -> None:
     reporter.record(commit(BEGIN - timedelta(days=2)), *map(commit, NIGHTS[:28]))
-    assert reporter.compile().longest_gap_seconds == timedelta(days=2, hours=22).total_seconds()
-    assert Reporter(reporter.catalog.directory / "none").compile().longest_gap_seconds is None
+    assert reporter.compile().max_gap_seconds == timedelta(days=2, hours=22).total_seconds()
+    assert Reporter(reporter.catalog.directory / "none").compile().max_gap_seconds is None
 
 
 def test_points_that_the_history_does_not_know_are_those_that_exist(reporter: Reporter) -> None:
