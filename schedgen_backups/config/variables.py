@@ -466,10 +466,18 @@ VARIABLE_GROUPS = (
                 example="https://hc-ping.com/your-uuid",
             ),
             Variable(
+                "BACKUP_DAEMON_HEARTBEAT_URL",
+                "",
+                "Address to ping every five minutes while Dagster's daemon works; another one than "
+                "BACKUP_HEARTBEAT_URL",
+                is_secret=True,
+                example="https://hc-ping.com/another-uuid",
+            ),
+            Variable(
                 "BACKUP_METRICS_FILE",
                 "",
                 "File of metrics for node_exporter's textfile collector, outside BACKUP_DIR, written after "
-                "every run, every 15 minutes by the daemon, and by `status`",
+                "every run, every five minutes by the daemon, and by `status`",
                 example="/var/lib/node_exporter/schedgen.prom",
             ),
             Variable(

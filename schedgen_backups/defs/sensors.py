@@ -26,6 +26,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notify.ticks import record_tick
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.verify.reread import find_unread
@@ -113,6 +114,8 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
         _record_tick(current, WATCH_NAME)
         write_metrics_file(current)
         context.update_cursor(cursor.model_dump_json())
+        # Last: a tick that fails on its way must not count as a sign of life.
+        ping_heartbeat(current.alerts.daemon_heartbeat_url, Signal.SUCCESS, summary)
         return dg.SkipReason(summary)
 
     return freshness_watch
