@@ -152,6 +152,7 @@ def operator(
             ("Name of this installation", "walk"),
             ("Webhook URL for alerts", ""),
             ("Recipients of alerts by email", ""),
+            ("none for no store", ""),
         ]
     )
     assert person.see_the_end() == 0, person.seen
