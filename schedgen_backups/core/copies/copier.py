@@ -55,6 +55,8 @@ from schedgen_backups.core.store.protocol import Store
 from schedgen_backups.core.system.files import read_small_file
 
 _MOST_ATTEMPTS = 3
+_READERS_NAME = "readers"
+"""Local file of a committed copy: for whom its packs are encrypted."""
 _DIGESTED_BYTES = 1 << 20
 """Bytes that are digested at once on another thread; handing over single small pieces takes longer."""
 
@@ -105,6 +107,7 @@ class Copier:
         if self.store.head(self.keys.file(point.point_id, COMMIT_NAME)) is not None:
             return CopyReport(point.point_id, is_new=False)
         with PieceIndex(self.folder.index_path) as index:
+            index.settle_readers(self.encryptor.readers)
             if index.is_new:
                 self._restore_index(index)
             for attempt in range(_MOST_ATTEMPTS):
@@ -134,6 +137,8 @@ class Copier:
             data = self.folder.read_plain(point_id, PACK_LIST_NAME)
             point = points.get(point_id)
             if data is None or point is None or point.manifest is None:
+                continue
+            if self.folder.read_plain(point_id, _READERS_NAME) != self.encryptor.readers.encode():
                 continue
             for artifact in point.manifest.artifacts:
                 recipe = self.folder.read_plain(point_id, make_recipe_name(artifact.file_name, ""))
@@ -235,6 +240,7 @@ class _Copy:
         # Only of committed copies: the newest one shows which packs are sparse.
         for file_name, recipe in recipes.items():
             self._folder.write_plain(self._point_id, make_recipe_name(file_name, ""), write_recipe(recipe))
+        self._folder.write_plain(self._point_id, _READERS_NAME, self._copier.encryptor.readers.encode())
         self._folder.write_plain(self._point_id, PACK_LIST_NAME, data)
         self._folder.remove_staged(self._point_id)
         return CopyReport(
@@ -347,7 +353,8 @@ class _Copy:
 
     def _store_file(self, name: str, data: bytes) -> StoredFile:
         """Encrypt a file of the point and store it."""
-        digest = hashlib.sha256(data).hexdigest()
+        # With other recipients, what was encrypted for the former ones is of no use.
+        digest = hashlib.sha256(self._copier.encryptor.readers.encode() + data).hexdigest()
         staged_name = f"{name}.{digest[:16]}"
         encrypted = self._folder.read_staged(self._point_id, staged_name)
         if encrypted is None:
@@ -370,7 +377,8 @@ class _Copy:
                 raise StoreError(
                     f"{self._store.label} holds an unfinished copy of {self._point_id} that cannot be "
                     "continued",
-                    hint="Its local part was lost. Pruning removes it; then this point can be copied.",
+                    hint="Its local part was lost, or the recipients have changed. Pruning removes it; then this "
+                    "point can be copied.",
                 ) from error
 
     def _check_unchanged(self) -> None:

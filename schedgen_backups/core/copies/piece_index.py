@@ -14,7 +14,7 @@ from schedgen_backups.core.copies.layout import StoredFile
 from schedgen_backups.core.copies.recipe import Segment
 from schedgen_backups.core.errors import StorageError
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS packs (
     name TEXT PRIMARY KEY, plain_bytes INTEGER NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL,
@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS pieces (
     digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pieces_by_place ON pieces (pack, start);
+CREATE TABLE IF NOT EXISTS readers (readers TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, locked_until TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
@@ -79,6 +80,18 @@ class PieceIndex:
             database.close()
             raise
         return database
+
+    def settle_readers(self, readers: str) -> None:
+        """Forget where the pieces lie if other keys can read them than those of `readers`.
+
+        They are stored again, since a copy is only readable with a key that opens every pack of it.
+        """
+        if [row[0] for row in self._list_rows("SELECT readers FROM readers")] == [readers]:
+            return
+        with self._writing():
+            self._database.execute("DELETE FROM pieces")
+            self._database.execute("DELETE FROM readers")
+            self._database.execute("INSERT INTO readers VALUES (?)", (readers,))
 
     def choose_usable(self, packs: Collection[str]) -> None:
         """Use only pieces in these packs."""

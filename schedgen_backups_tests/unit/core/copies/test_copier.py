@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.copies.encryption import PlainEncryptor
+from schedgen_backups.core.copies.encryption import (
+    AgeEncryptor,
+    Decryptor,
+    Encryptor,
+    PlainEncryptor,
+    make_key_pair,
+)
 from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.copies.recipe import Recipe, read_recipe, write_recipe
@@ -15,6 +21,7 @@ from schedgen_backups.core.errors import StoreError, StoreUnreachableError, Veri
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups_tests.support.artifacts import TableText, damage
 from schedgen_backups_tests.support.copies import (
+    KEY_PAIR,
     KEYS,
     CopiedSite,
     list_objects,
@@ -260,3 +267,42 @@ def test_stopping_leaves_no_commit(site: CopiedSite) -> None:
     with pytest.raises(StoreError, match="stopped"):
         site.copy(0, stop=stop)
     assert not list_copies(site.store, KEYS)
+
+
+@pytest.mark.parametrize("is_index_lost", [False, True])
+@pytest.mark.parametrize("before", [AgeEncryptor([make_key_pair().public]), PlainEncryptor()])
+def test_new_recipients_can_read_every_pack_of_the_next_copy(
+    tmp_path: Path, before: Encryptor, *, is_index_lost: bool
+) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore(), encryptor=before)
+    make_point(site.catalog, 0, list_objects(40), ROWS)
+    site.copy(0)
+    site.encryptor = AgeEncryptor([KEY_PAIR.public])
+    make_point(site.catalog, 1, list_objects(40), ROWS)
+    if is_index_lost:
+        site.folder.index_path.unlink()
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+    assert all(pack.name.endswith(".age") for pack in site.open_reader(1).pack_list.packs)
+
+
+def test_the_order_and_the_comments_of_recipients_cost_no_upload(site: CopiedSite, tmp_path: Path) -> None:
+    other = make_key_pair()
+    site.encryptor = AgeEncryptor([KEY_PAIR.public, other.public])
+    make_point(site.catalog, 0, list_objects(40))
+    site.copy(0)
+    site.encryptor = AgeEncryptor([other.public, KEY_PAIR.public + " ", other.public])
+    make_point(site.catalog, 1, list_objects(40))
+    assert site.copy(1).reused_bytes > 0
+    site.decryptor = Decryptor([other.private])
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_an_unfinished_copy_is_not_continued_for_other_recipients(site: CopiedSite) -> None:
+    make_point(site.catalog, 0, list_objects(3))
+    site.copy(0)
+    for stored in list(site.store.list(f"{KEYS.points}{make_point_id(0)}/committed")):
+        site.store.delete(stored)
+    site.encryptor = AgeEncryptor([make_key_pair().public])
+    with pytest.raises(StoreError, match="cannot be continued"):
+        site.copy(0)
