@@ -27,9 +27,11 @@ from schedgen_backups.core.copies.layout import (
     PackList,
     SiteKeys,
     StoredFile,
+    list_copies,
     make_recipe_name,
     parse_pack_number,
     read_guides,
+    read_pack_list,
     read_whole,
 )
 from schedgen_backups.core.copies.local_folder import LocalFolder, now_utc
@@ -277,15 +279,38 @@ class _Copy:
 
     def _choose_packs(self) -> int:
         """Decide which packs of the store are used again; return the number of the next new one."""
-        present = {
-            stored.key.removeprefix(self._keys.packs)
+        sizes = self._list_packs()
+        numbers = [parse_pack_number(name, self._point_id) for name in sizes]
+        known = self._index.list_packs()
+        self._index.forget([pack.name for pack in known if sizes.get(pack.name) != pack.size_bytes])
+        self._index.forget(self._find_other_packs())
+        self._index.choose_usable(sizes.keys() - self._list_condemned() - self._find_sparse_packs())
+        return max((number + 1 for number in numbers if number is not None), default=0)
+
+    def _list_packs(self) -> dict[str, int]:
+        """Return the size of every pack in the store."""
+        return {
+            stored.key.removeprefix(self._keys.packs): stored.size_bytes
             for stored in self._store.list(self._keys.packs)
             if stored.is_newest and not stored.is_marker
         }
-        numbers = [parse_pack_number(name, self._point_id) for name in present]
-        self._index.forget(present)
-        self._index.choose_usable(present - self._list_condemned() - self._find_sparse_packs())
-        return max((number + 1 for number in numbers if number is not None), default=0)
+
+    def _find_other_packs(self) -> set[str]:
+        """Return the known packs of which a copy in the store says that their bytes are others.
+
+        Of two stores that were filled in the same nights, the packs have the same names and sizes. When their
+        URLs are exchanged, or a disk, the index describes the packs of the other one.
+        """
+        unconfirmed = {pack.name: pack.sha256 for pack in self._index.list_packs()}
+        others: set[str] = set()
+        for point_id in reversed(list_copies(self._store, self._keys)):
+            if not unconfirmed:
+                break
+            with suppress(VerificationError):
+                for pack in read_pack_list(self._store, self._keys, point_id)[1].packs:
+                    if unconfirmed.pop(pack.name, pack.sha256) != pack.sha256:
+                        others.add(pack.name)
+        return others
 
     def _list_condemned(self) -> set[str]:
         return {
@@ -395,11 +420,7 @@ class _Copy:
             )
         if doomed := condemned & self._needed.keys():
             raise CopyChangedError(f"pack {min(doomed)} is about to be pruned")
-        sizes = {
-            stored.key.removeprefix(self._keys.packs): stored.size_bytes
-            for stored in self._store.list(self._keys.packs)
-            if stored.is_newest and not stored.is_marker
-        }
+        sizes = self._list_packs()
         for name, stored in self._needed.items():
             if sizes.get(name) != stored.size_bytes:
                 raise CopyChangedError(f"pack {name} is missing from the store, or has another size")

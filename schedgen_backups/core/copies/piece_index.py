@@ -157,10 +157,21 @@ class PieceIndex:
                 (pack.name, pack.size_bytes, pack.sha256),
             )
 
-    def forget(self, present: Collection[str]) -> None:
-        """Forget packs that are not among these, with their pieces."""
-        known = {name for (name,) in self._list_rows("SELECT name FROM packs")}
-        gone = [(name,) for name in known - set(present)]
+    def list_packs(self) -> list[StoredFile]:
+        """Return every known pack as it was stored."""
+        rows = self._list_rows("SELECT name, size_bytes, sha256 FROM packs")
+        return [
+            StoredFile(name=name, size_bytes=size_bytes, sha256=sha256) for name, size_bytes, sha256 in rows
+        ]
+
+    def distrust(self, name: str) -> None:
+        """Forget the pieces of a pack that was found damaged: later copies are not to rely on it."""
+        with self._writing():
+            self._database.execute("DELETE FROM pieces WHERE pack = ?", (name,))
+
+    def forget(self, packs: Collection[str]) -> None:
+        """Forget these packs, with their pieces."""
+        gone = [(name,) for name in packs]
         with self._writing():
             self._database.executemany("DELETE FROM packs WHERE name = ?", gone)
             if gone:

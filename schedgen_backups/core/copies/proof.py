@@ -137,7 +137,8 @@ def reread_packs(
     """Read back the share of the packs that is due, those first whose last reading is longest ago.
 
     Their stored bytes must have the digest of the pack lists. With `reread_days` = 30, a thirtieth of all
-    packs each day, and every pack once in that time. The index remembers when.
+    packs each day, and every pack once in that time. The index remembers when. It forgets the pieces of a
+    damaged pack.
     """
     packs = proof.packs
     for pack in packs.values():
@@ -155,6 +156,7 @@ def reread_packs(
         problem = _read_back(store, keys.pack(name), packs[name])
         if problem:
             problems.append(problem)
+            index.distrust(name)
         else:
             index.record_reread(name, now)
             last_read[name] = now

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from schedgen_backups.core.copies.encryption import (
     make_key_pair,
 )
 from schedgen_backups.core.copies.layout import list_copies
+from schedgen_backups.core.copies.local_folder import LocalFolder
 from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.copies.recipe import Recipe, read_recipe, write_recipe
 from schedgen_backups.core.errors import StoreError, StoreUnreachableError, VerificationError
@@ -212,6 +215,40 @@ def test_a_pack_that_somebody_removed_is_uploaded_again(site: CopiedSite, tmp_pa
     site.store.delete(next(site.store.list(KEYS.packs)))
     make_point(site.catalog, 1, objects, ROWS)
     assert prove_listing(site.store, KEYS).problems != ()
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_a_pack_that_somebody_shortened_is_uploaded_again(site: CopiedSite, tmp_path: Path) -> None:
+    make_point(site.catalog, 0, list_objects(60), ROWS)
+    site.copy(0)
+    stored = next(site.store.list(KEYS.packs))
+    data = site.store.get_range(stored.key, 0, stored.size_bytes - 1)
+    site.store.delete(stored)
+    site.store.put_new(stored.key, data)
+    make_point(site.catalog, 1, list_objects(60), ROWS)
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_when_two_stores_change_places_no_copy_relies_on_the_packs_of_the_other(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    others = LocalFolder(tmp_path / "backups", "other")
+    stores = [site.store, MemoryStore()]
+    make_point(site.catalog, 0, list_objects(60), ROWS)
+    make_point(site.catalog, 1, list_objects(60), ROWS)
+    for folder, store in zip((site.folder, others), stores, strict=True):
+        site.folder, site.store = folder, store
+        site.copy(0)
+    names = [[each.key for each in store.list(KEYS.packs)] for store in stores]
+    assert names[0] == names[1]
+    # The size of an age file is random: of many packs, some have the same one.
+    sizes = {stored.key: stored.size_bytes for stored in stores[0].list(KEYS.packs)}
+    with closing(sqlite3.connect(others.index_path)) as database, database:
+        for key, size_bytes in sizes.items():
+            name = key.removeprefix(KEYS.packs)
+            database.execute("UPDATE packs SET size_bytes = ? WHERE name = ?", (size_bytes, name))
+    site.store = stores[0]
     site.copy(1)
     site.assert_equal(1, tmp_path / "fetched")
 

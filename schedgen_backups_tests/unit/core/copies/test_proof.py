@@ -118,6 +118,17 @@ def test_an_altered_pack_is_found_and_reported_every_night(site: CopiedSite, how
         assert reread(site, day).problems == (f"{name} was altered: its digest is another one",)
 
 
+def test_a_later_copy_does_not_rely_on_a_pack_that_was_found_altered(
+    site: CopiedSite, tmp_path: Path
+) -> None:
+    stored = next(iter(site.store.list(KEYS.packs)))
+    replace_data(site, stored.key, damage(site.store.get_range(stored.key, 0, 1 << 20), 8 * 100))
+    assert reread(site, 0).problems != ()
+    make_point(site.catalog, 1, list_objects(60))
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+
+
 def test_without_the_local_index_everything_counts_as_unread(site: CopiedSite) -> None:
     for day in range(5):
         reread(site, day)
