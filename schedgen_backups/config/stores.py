@@ -107,7 +107,7 @@ class StoreTable(CredentialsTable):
     )
     retention: RetentionTable = Field(RetentionTable(), description="a table of its own, below")
     reread_days: Annotated[int, Field(ge=1, le=3650)] = Field(
-        default=30, description="every pack is read back once in this many days"
+        default=30, description="every pack and recipe is read back once in this many days"
     )
     max_age_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
         default=26, description="age of the newest copied point from which on there is an alert"

@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS pieces (
     digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pieces_by_place ON pieces (pack, start);
+CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, reread_at TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS readers (readers TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, locked_until TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
@@ -189,6 +190,23 @@ class PieceIndex:
         """Return when each pack was last read back, by its name; None if never."""
         rows = self._list_rows("SELECT name, reread_at FROM packs")
         return {name: datetime.fromisoformat(at) if at else None for name, at in rows}
+
+    def record_file_reread(self, name: str, at: datetime) -> None:
+        """Remember that a file of a point, as `ID/NAME`, was read back and that its digest was right."""
+        with self._writing():
+            self._database.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?)", (name, at.astimezone(timezone.utc).isoformat())
+            )
+
+    def find_file_rereads(self) -> dict[str, datetime]:
+        """Return when each file of a point was last read back, by `ID/NAME`."""
+        rows = self._list_rows("SELECT name, reread_at FROM files")
+        return {name: datetime.fromisoformat(at) for name, at in rows}
+
+    def forget_files(self, names: Collection[str]) -> None:
+        """Forget when these files of points were read back."""
+        with self._writing():
+            self._database.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in names])
 
     def record_lock(self, key: str, until: datetime) -> None:
         """Remember until when the object is locked."""

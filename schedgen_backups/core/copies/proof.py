@@ -46,18 +46,29 @@ class ListingProof:
         """Every pack that a copy needs, by its name."""
         return {pack.name: pack for pack_list in self.copies.values() for pack in pack_list.packs}
 
+    @property
+    def files(self) -> dict[str, StoredFile]:
+        """Recipes, manifest and verification of every copy, by `ID/NAME`."""
+        return {
+            f"{point_id}/{file.name}": file
+            for point_id, pack_list in self.copies.items()
+            for file in pack_list.files
+        }
+
 
 @dataclass(frozen=True)
 class RereadProof:
     """What reading packs back has shown."""
 
     read_count: int
+    """Number of packs that were read."""
     read_bytes: int
+    """Size of the packs that were read."""
     problems: tuple[str, ...]
     unread_count: int
     """Needed packs that were never read back."""
     oldest_at: datetime | None
-    """When the pack was read whose last reading is longest ago; None if some were never read."""
+    """When the pack or file was read whose last reading is longest ago; None if packs were never read."""
     unread: tuple[str, ...] = ()
     """Names of the needed packs that were never read back."""
 
@@ -138,18 +149,14 @@ def reread_packs(
 
     Their stored bytes must have the digest of the pack lists. With `reread_days` = 30, a thirtieth of all
     packs each day, and every pack once in that time. The index remembers when. It forgets the pieces of a
-    damaged pack.
+    damaged pack. Recipes and the other files of a point are read at once when they are new, then like packs.
     """
     packs = proof.packs
     for pack in packs.values():
         index.adopt(pack)
-    last_read = {name: index.find_rereads().get(name) for name in packs}
-    due_before = now - timedelta(days=reread_days)
-    quota = ceil(len(packs) / max(reread_days, 1))
-    ordered = sorted(packs, key=lambda name: (last_read[name] or _NEVER, name))
-    # A day's share, and whatever is overdue because nothing was read for a while: at most twice the share.
-    overdue = [name for name in ordered if (at := last_read[name]) is not None and at <= due_before]
-    chosen = ordered[: max(quota, min(len(overdue), 2 * quota))]
+    rereads = index.find_rereads()
+    last_read = {name: _ignore_future(rereads.get(name), now) for name in packs}
+    chosen = _choose_share(last_read, reread_days, now)
     problems: list[str] = []
     read_bytes = 0
     for name in chosen:
@@ -161,8 +168,10 @@ def reread_packs(
             index.record_reread(name, now)
             last_read[name] = now
         read_bytes += packs[name].size_bytes
+    file_problems, files_read = _reread_files(store, keys, proof.files, index, reread_days, now)
+    problems += file_problems
     unread = tuple(name for name, at in last_read.items() if at is None)
-    known = [at for at in last_read.values() if at is not None]
+    known = [at for at in (*last_read.values(), *files_read) if at is not None]
     return RereadProof(
         read_count=len(chosen),
         read_bytes=read_bytes,
@@ -171,6 +180,46 @@ def reread_packs(
         oldest_at=min(known) if known and not unread else None,
         unread=unread,
     )
+
+
+def _reread_files(
+    store: Store,
+    keys: SiteKeys,
+    files: Mapping[str, StoredFile],
+    index: PieceIndex,
+    reread_days: int,
+    now: datetime,
+) -> tuple[list[str], list[datetime]]:
+    """Read back the files of points that are due; return what is wrong, and when each was last read."""
+    rereads = index.find_file_rereads()
+    index.forget_files(rereads.keys() - files.keys())
+    last_read = {name: _ignore_future(rereads.get(name), now) for name in files}
+    unread = [name for name, at in last_read.items() if at is None]
+    read = {name: at for name, at in last_read.items() if at is not None}
+    problems: list[str] = []
+    for name in (*unread, *_choose_share(read, reread_days, now)):
+        problem = _read_back(store, f"{keys.points}{name}", files[name].model_copy(update={"name": name}))
+        if problem:
+            problems.append(problem)
+        else:
+            index.record_file_reread(name, now)
+            last_read[name] = now
+    return problems, [at for at in last_read.values() if at is not None]
+
+
+def _choose_share(last_read: Mapping[str, datetime | None], reread_days: int, now: datetime) -> list[str]:
+    """Return the names that are due, those first that were never read or whose reading is longest ago."""
+    due_before = now - timedelta(days=reread_days)
+    quota = ceil(len(last_read) / max(reread_days, 1))
+    ordered = sorted(last_read, key=lambda name: (last_read[name] or _NEVER, name))
+    # A day's share, and whatever is overdue because nothing was read for a while: at most twice the share.
+    overdue = [name for name in ordered if (at := last_read[name]) is not None and at <= due_before]
+    return ordered[: max(quota, min(len(overdue), 2 * quota))]
+
+
+def _ignore_future(at: datetime | None, now: datetime) -> datetime | None:
+    """Return the time, or None for one that a wrong clock has set: it would be the newest for years."""
+    return at if at is not None and at <= now else None
 
 
 def _read_back(store: Store, key: str, pack: StoredFile) -> str:

@@ -12,11 +12,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from threading import Event
 
+from pydantic import ValidationError
+
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import pin_temporarily, read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.copier import Copier, CopyReport
-from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, list_copies, parse_pack_point
+from schedgen_backups.core.copies.layout import (
+    PACK_LIST_NAME,
+    PackList,
+    SiteKeys,
+    StoredFile,
+    list_copies,
+    parse_pack_point,
+)
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState, LocalFolder, now_utc
 from schedgen_backups.core.copies.locks import LockProof, extend_locks
 from schedgen_backups.core.copies.piece_index import PieceIndex
@@ -188,6 +197,7 @@ class CopyService:
             lost = self._find_lost(set(listing.committed), now)
             problems = (
                 *listing.problems,
+                *self._find_replaced(listing),
                 *(f"the copy of {point_id} is missing, although retention keeps it" for point_id in lost),
             )
             listing = replace(listing, problems=problems)
@@ -290,6 +300,22 @@ class CopyService:
         plan = plan_retention(candidates, self.settings.retention, now)
         kept = {decision.candidate.point_id for decision in plan.kept}
         return sorted((known - committed) & kept)
+
+    def _find_replaced(self, listing: ListingProof) -> list[str]:
+        """Return which copies are not the ones that were sent.
+
+        Whoever can write to the store can make pack list and commit mark fit each other, and altered packs.
+        """
+        problems: list[str] = []
+        for point_id, pack_list in listing.copies.items():
+            sent = self._folder.read_plain(point_id, PACK_LIST_NAME)
+            with suppress(ValidationError):  # damaged on this host
+                if sent is not None and PackList.model_validate_json(sent) != pack_list:
+                    problems.append(
+                        f"the copy of {point_id} is not the one that this host sent: somebody replaced it, or "
+                        "this is another store"
+                    )
+        return problems
 
     def _list_due(self, store: Store, keys: SiteKeys) -> list[PointListing]:
         return self._choose_due(set(list_copies(store, keys)))

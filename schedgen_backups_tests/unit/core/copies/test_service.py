@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from datetime import datetime, timedelta, timezone
@@ -11,7 +12,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
-from schedgen_backups.core.copies.layout import COMMIT_NAME, list_copies
+from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies, read_pack_list
 from schedgen_backups.core.copies.local_folder import open_fetch_folder
 from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.service import CopyService
@@ -169,3 +170,24 @@ def test_the_share_of_a_day_is_read_back_and_remembered(copied: CopiedFolder) ->
     state = copied.service.state
     assert (state.unread_count, state.reread_problems) == (0, ())
     assert state.oldest_reread_at is not None
+
+
+def test_a_copy_whose_lists_were_replaced_together_is_reported(copied: CopiedFolder) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    assert copied.service.prove().listing.problems == ()
+    commit, pack_list = read_pack_list(copied.store, KEYS, make_point_id(0))
+    altered = pack_list.packs[0].model_copy(update={"sha256": "0" * 64})
+    data = pack_list.model_copy(update={"packs": (altered, *pack_list.packs[1:])}).model_dump_json().encode()
+    digest = hashlib.sha256(data).hexdigest()
+    for name, content in (
+        (PACK_LIST_NAME, data),
+        (COMMIT_NAME, commit.model_copy(update={"packs_sha256": digest}).model_dump_json().encode()),
+    ):
+        key = KEYS.file(make_point_id(0), name)
+        stored = copied.store.head(key)
+        assert stored is not None
+        copied.store.delete(stored)
+        copied.store.put_new(key, content)
+    assert "is not the one that this host sent" in " ".join(copied.service.prove().listing.problems)
+    assert copied.service.state.listing_problems != ()
