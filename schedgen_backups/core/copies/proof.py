@@ -40,6 +40,8 @@ class ListingProof:
     """The commit mark of each copy."""
     problems: tuple[str, ...]
     """What is missing, altered or foreign; empty if everything is as it should be."""
+    foreign: tuple[str, ...] = ()
+    """Those of the problems that concern no copy."""
 
     @property
     def packs(self) -> dict[str, StoredFile]:
@@ -79,21 +81,22 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
     Names and sizes only. Raises the errors of the store, not of its contents.
     """
     newest: dict[str, StoredObject] = {}
-    strangers: list[str] = []
+    altered: list[str] = []
+    foreign: list[str] = []
     for stored in store.list(f"{keys.site_id}/"):
         name = stored.key.removeprefix(f"{keys.site_id}/")
         if name.startswith("probes/"):
             # Where nothing keeps a key from being overwritten, a probe is, to find that out.
             continue
         if stored.is_marker:
-            strangers.append(f"{name} was hidden by a deletion marker")
+            altered.append(f"{name} was hidden by a deletion marker")
         elif not stored.is_newest:
-            strangers.append(f"{name} has an older version under it: somebody wrote over it")
+            altered.append(f"{name} has an older version under it: somebody wrote over it")
         elif not keys.is_known(stored.key):
-            strangers.append(f"{name} was not written by this program")
+            foreign.append(f"{name} was not written by this program")
         if stored.is_newest and not stored.is_marker:
             newest[stored.key] = stored
-    problems = list(strangers)
+    problems = [*altered, *foreign]
     # Of the same listing: another host may commit or prune meanwhile.
     committed = find_commits(keys, newest.values())
     copies: dict[RecoveryPointId, PackList] = {}
@@ -107,7 +110,7 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
                 problems.append(error.message)
             continue
         problems += _compare(newest, keys, point_id, copies[point_id])
-    return ListingProof(copies, committed, tuple(dict.fromkeys(problems)))
+    return ListingProof(copies, committed, tuple(dict.fromkeys(problems)), tuple(foreign))
 
 
 def _compare(

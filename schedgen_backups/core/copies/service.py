@@ -36,7 +36,7 @@ from schedgen_backups.core.copies.proof import (
     prove_new_packs,
     reread_packs,
 )
-from schedgen_backups.core.copies.prune import Pruner, PruneReport, forget_writer
+from schedgen_backups.core.copies.prune import Pruner, PruneReport, forget_writer, make_refusal
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import (
     BackupError,
@@ -236,10 +236,16 @@ class CopyService:
             return CopyProof(listing, reread, lock)
 
     def prune(self, *, pinned: Mapping[RecoveryPointId, str] | None = None) -> PruneReport:
-        """Remove what the store's retention does not keep, with the credentials that may delete."""
+        """Remove what the store's retention does not keep, with the credentials that may delete.
+
+        VerificationError, and nothing is removed, while a copy is known to be damaged.
+        """
         location = self.settings.prune_location or self.settings.location
         with self._recording():
             store = open_store(location, self.settle_capabilities())
+            replaced = self._find_replaced(prove_listing(store, self._find_keys()))
+            if damages := [*self.state.reread_problems, *replaced]:
+                raise make_refusal(store, damages)
             report = Pruner(store, self._find_keys(), self.settings.retention).prune(pinned=pinned)
             removed = set(report.removed_points)
             self._history.record(

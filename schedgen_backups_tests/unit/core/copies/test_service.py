@@ -189,5 +189,25 @@ def test_a_copy_whose_lists_were_replaced_together_is_reported(copied: CopiedFol
         assert stored is not None
         copied.store.delete(stored)
         copied.store.put_new(key, content)
+    with pytest.raises(VerificationError, match="nothing is removed"):
+        copied.service.prune()
     assert "is not the one that this host sent" in " ".join(copied.service.prove().listing.problems)
     assert copied.service.state.listing_problems != ()
+
+
+def test_nothing_is_pruned_while_a_pack_is_known_to_be_altered(tmp_path: Path) -> None:
+    copied = CopiedFolder(tmp_path, keep_days=1)
+    for night in range(2):
+        make_point(copied.catalog, night, list_objects(3 + night))
+        copied.service.copy_due()
+    stored = next(copied.store.list(KEYS.packs))
+    data = copied.store.get_range(stored.key, 0, stored.size_bytes)
+    copied.store.delete(stored)
+    copied.store.put_new(stored.key, damage(data, 8 * 300))
+    copied.service.prove()
+    with pytest.raises(VerificationError, match="was altered"):
+        copied.service.prune()
+    copied.store.delete(stored)
+    copied.store.put_new(stored.key, data)
+    copied.service.prove()
+    assert copied.service.prune().plan.refusal == ""
