@@ -153,9 +153,7 @@ def show(
             _show(config.open_catalog(), point, copies, store=source.store, as_json=as_json)
 
 
-def _show(
-    catalog: Catalog, point: PointListing, copies: KnownCopies, *, store: str, as_json: bool
-) -> None:
+def _show(catalog: Catalog, point: PointListing, copies: KnownCopies, *, store: str, as_json: bool) -> None:
     """Print the point; of a copy, only the index of each file was fetched, into a folder that goes."""
     if as_json:
         print_json(_point_to_json(catalog, point, copies))

@@ -185,7 +185,9 @@ def _read_store(path: Path, name: str, table: object, zone: tzinfo, values: Mapp
         return StoreEntry(name, _make_settings(path, name, StoreTable.model_validate(table), zone, values))
     except ValidationError as error:
         # Never the value: it may be a misplaced secret.
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        problems = [
+            _explain(".".join(map(str, each["loc"])), each["type"], each["msg"]) for each in error.errors()
+        ]
         return StoreEntry(
             name,
             None,
@@ -194,6 +196,15 @@ def _read_store(path: Path, name: str, table: object, zone: tzinfo, values: Mapp
     except BackupError as error:
         message = error.message if name in error.message else f"store {name}: {error.message}"
         return StoreEntry(name, None, ConfigurationError(message, hint=error.hint))
+
+
+def _explain(setting: str, kind: str, message: str) -> str:
+    if not setting:
+        return "it is not a table [stores.NAME]"
+    if setting.rpartition(".")[2] == "secret_key":
+        return f"{setting}: a secret cannot stand in this file; name its file in secret_key_file"
+    explained = {"extra_forbidden": "unknown setting", "missing": "it is required"}
+    return f"{setting}: {explained.get(kind, message)}"
 
 
 def _make_settings(

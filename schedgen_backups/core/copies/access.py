@@ -17,7 +17,6 @@ from schedgen_backups.core.store.as_of import StoreAsOf
 from schedgen_backups.core.store.open import open_store
 from schedgen_backups.core.store.protocol import UNPROBED, Store
 
-
 _NO_VERSIONS = frozenset({"", "null"})
 """S3 calls the only version `null` in a bucket that keeps none (Amazon S3 API, ListObjectVersions)."""
 
@@ -109,7 +108,7 @@ def open_access(
         (chosen,) = sites
     if chosen not in sites:
         raise ConfigurationError(
-            f"{store.label} holds no copies of site {chosen or 'of this directory'}"
+            f"{store.label} holds no copies of {f'site {chosen}' if chosen else 'a site of this machine'}"
             if sites
             else f"{store.label} holds no copies",
             hint=f"It holds the sites {', '.join(sites)}: add --site ID."

@@ -54,7 +54,9 @@ class CopyState(FrozenModel):
     """Copies that the store once held and lacks, although its retention keeps them."""
     attempted_at: AwareDatetime | None = None
     problem: str = ""
-    """Why the last attempt failed; empty after a success."""
+    """Why the last attempt failed; empty after a success of the same work."""
+    problem_work: str = ""
+    """What failed: `copy`, `prove` or `prune`."""
     listed_at: AwareDatetime | None = None
     listing_problems: tuple[str, ...] = ()
     reread_at: AwareDatetime | None = None

@@ -234,7 +234,9 @@ def forget_writer(store: Store, keys: SiteKeys, writer_id: str) -> None:
 
     If it still exists, its copy that is under way fails and starts again.
     """
-    versions = [each for each in store.list(f"{keys.writers}{writer_id}") if not each.is_marker]
+    key = f"{keys.writers}{writer_id}"
+    # Not every key that begins so: the beginning of an id is not the id.
+    versions = [each for each in store.list(key) if each.key == key and not each.is_marker]
     if not versions:
         known = [stored.key.removeprefix(keys.writers) for stored in store.list(keys.writers)]
         raise StoreError(

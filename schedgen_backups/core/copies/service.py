@@ -105,7 +105,7 @@ class CopyService:
 
         A point that cannot be copied does not keep the others from it; its error is raised at the end.
         """
-        with self._recording():
+        with self._recording("copy"):
             encryptor = self.settings.make_encryptor()
             store, keys = self._open(), self._find_keys()
             copier = Copier(
@@ -172,7 +172,7 @@ class CopyService:
         except BackupError as error:
             with suppress(BackupError):
                 self.prove()
-            self._write(problem=error.message)
+            self._write(problem=error.message, problem_work="copy")
             raise
         return reports, self.prove()
 
@@ -183,7 +183,7 @@ class CopyService:
     def prove(self, *, now: datetime | None = None) -> CopyProof:
         """List the store, read back the packs that are due, check the locks; record what was seen."""
         now = now or now_utc()
-        with self._recording():
+        with self._recording("prove"):
             store, keys = self._open(), self._find_keys()
             listing = prove_listing(store, keys)
             with PieceIndex(self._folder.index_path) as index:
@@ -241,7 +241,7 @@ class CopyService:
         VerificationError, and nothing is removed, while a copy is known to be damaged.
         """
         location = self.settings.prune_location or self.settings.location
-        with self._recording():
+        with self._recording("prune"):
             store = open_store(location, self.settle_capabilities())
             replaced = self._find_replaced(prove_listing(store, self._find_keys()))
             if damages := [*self.state.reread_problems, *replaced]:
@@ -318,8 +318,8 @@ class CopyService:
             with suppress(ValidationError):  # damaged on this host
                 if sent is not None and PackList.model_validate_json(sent) != pack_list:
                     problems.append(
-                        f"the copy of {point_id} is not the one that this host sent: somebody replaced it, or "
-                        "this is another store"
+                        f"the copy of {point_id} is not the one that this host sent: somebody replaced it, "
+                        "or this is another store"
                     )
         return problems
 
@@ -361,19 +361,23 @@ class CopyService:
             self._write(points=(*others, copied))
 
     @contextmanager
-    def _recording(self) -> Generator[None, None, None]:
-        """Hold the lock, and record the attempt and why it failed."""
+    def _recording(self, work: str) -> Generator[None, None, None]:
+        """Hold the lock, and record the attempt and why it failed.
+
+        That a store can be proved does not show that points can be copied to it.
+        """
         with self._folder.held():
             self._write(attempted_at=now_utc())
             try:
                 yield
             except BackupError as error:
-                self._write(problem=error.message)
+                self._write(problem=error.message, problem_work=work)
                 self._history.record(
                     CopyFailed(at=now_utc(), store=self.settings.name, problem=error.message)
                 )
                 raise
-            self._write(problem="")
+            if self.state.problem_work in {"", work}:
+                self._write(problem="", problem_work="")
 
     def _write(self, **values: object) -> None:
         self._folder.write_state(self.state.model_copy(update=values))

@@ -115,7 +115,8 @@ class StoreStatus:
         """Return what is wrong, described.
 
         `verified` are the verified points of the backup directory. Before the first copy, the age limit
-        counts from `watched_since`.
+        counts from `watched_since`; without that time, a store is in trouble once an attempt has brought
+        none.
         """
         found = {
             Trouble.STALE: self._find_staleness(verified, now, watched_since),
@@ -230,6 +231,8 @@ class StoreStatus:
             return ""
         begin = RecoveryPointId.parse(newest.point_id).taken_at if newest is not None else watched_since
         hours = self.settings.max_age_hours
+        if begin is None and self.state.attempted_at is not None:
+            return f"no copy exists; the store lacks {max(lacking)}{_because(self.state)}"
         if begin is None or now - begin <= timedelta(hours=hours):
             return ""
         held = (

@@ -246,6 +246,12 @@ def test_another_key_opens_nothing(elsewhere: CopiedSite, tmp_path: Path) -> Non
     assert "cannot be decrypted" in answer.stderr
 
 
+def test_an_identity_of_windows_is_read(elsewhere: CopiedSite, tmp_path: Path) -> None:
+    identity = tmp_path / "key.txt"
+    identity.write_bytes(f"\ufeff# a comment\r\n\r\n{elsewhere.key_pair.private}\r\n".encode())
+    assert elsewhere.site.cli("show", "latest", "--from", "nas", "--identity", str(identity)).code == 0
+
+
 @pytest.mark.parametrize("which", ["key_pair", "safe"])
 def test_fetched_files_are_those_of_the_backup_directory(
     elsewhere: CopiedSite, tmp_path: Path, which: str
@@ -344,6 +350,7 @@ def test_make_key_prints_a_pair_that_works(copied: CopiedSite) -> None:
         (("show", "latest", "--identity", "x"), "need --from"),
         (("verify", "--all", "--from", "nas"), "--from needs a recovery point"),
         (("fetch", "latest", "--to", "x"), "no store is given"),
+        (("stores", "prove", "nas", "again"), "nothing but the name of a store"),
         (("list", "--from", "nas", "--as-of-version-time", "2026-11-30"), "keeps no versions"),
     ],
 )

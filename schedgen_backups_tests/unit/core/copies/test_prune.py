@@ -169,6 +169,8 @@ def test_a_writer_that_is_gone_is_waited_for_until_it_is_forgotten(
     assert report.removed_packs == 0
     with pytest.raises(StoreError, match="knows no writer"):
         forget_writer(site.store, KEYS, "0" * 32)
+    with pytest.raises(StoreError, match="knows no writer"):
+        forget_writer(site.store, KEYS, writer_id[:4])
     forget_writer(site.store, KEYS, writer_id)
     prune(site, clock)
     clock.time += GRACE
@@ -198,8 +200,10 @@ def test_nothing_is_removed_while_a_pack_list_is_not_as_committed(
 @pytest.mark.parametrize(
     ("family", "how"),
     [
-        *product(["packs/", "recipe", "manifest", PACK_LIST_NAME], ["hidden", "overwritten", "removed", "cut"]),
-        # Removed for good, there is no copy.
+        *product(
+            ["packs/", "recipe", "manifest", PACK_LIST_NAME], ["hidden", "overwritten", "removed", "cut"]
+        ),
+        # A copy without its commit mark does not count.
         *product([COMMIT_NAME], ["hidden", "overwritten", "cut"]),
     ],
 )

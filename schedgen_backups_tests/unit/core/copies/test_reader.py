@@ -291,7 +291,9 @@ def test_what_the_script_restores_is_private(tmp_path: Path) -> None:
         cwd=tmp_path / "store" / KEYS.site_id,
         check=True,
     )
-    assert {path.stat().st_mode & 0o77 for path in (tmp_path / "store" / KEYS.site_id / "out").iterdir()} == {0}
+    restored = list((tmp_path / "store" / KEYS.site_id / "out").iterdir())
+    assert len(restored) == 4
+    assert {path.stat().st_mode & 0o77 for path in restored} == {0}
 
 
 def test_fetching_into_a_directory_in_use_changes_nothing_there(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from schedgen_backups.core.copies.local_folder import open_fetch_folder
 from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.copies.settings import StoreSettings
-from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.errors import StorageError, StoreError, VerificationError
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.folder import FolderStore
@@ -211,3 +211,24 @@ def test_nothing_is_pruned_while_a_pack_is_known_to_be_altered(tmp_path: Path) -
     copied.store.put_new(stored.key, data)
     copied.service.prove()
     assert copied.service.prune().plan.refusal == ""
+
+
+def test_a_proof_does_not_hide_that_nothing_can_be_copied(
+    copied: CopiedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    put_new = FolderStore.put_new
+
+    def refuse(store: FolderStore, key: str, data: bytes) -> None:
+        if "/packs/" in key:
+            raise StoreError("No space left on device")
+        put_new(store, key, data)
+
+    monkeypatch.setattr(FolderStore, "put_new", refuse)
+    with pytest.raises(StoreError):
+        copied.service.copy_due()
+    copied.service.prove()
+    assert copied.service.state.problem == "No space left on device"
+    monkeypatch.undo()
+    copied.service.copy_due()
+    assert copied.service.state.problem == ""

@@ -217,3 +217,11 @@ def test_a_proof_ahead_of_the_clock_is_not_green(check: CopyCheck, field: str) -
 def test_a_copy_ahead_of_the_clock_does_not_hide_that_no_other_one_follows() -> None:
     status = make_status(-24 * 300, 100)
     assert Trouble.STALE in status.find_troubles([name_point(1)], NOW)
+
+
+def test_a_store_to_which_no_attempt_has_brought_a_copy_is_in_trouble() -> None:
+    due = [name_point(1)]
+    assert make_status().find_troubles(due, NOW) == {}
+    tried = make_status(attempted_at=NOW, problem="no space")
+    assert "no copy exists" in tried.find_troubles(due, NOW)[Trouble.STALE]
+    assert tried.find_troubles(due, NOW, watched_since=NOW) == {}
