@@ -137,7 +137,8 @@ class StoreEntry:
 
     def read_status(self, backup_directory: Path) -> StoreStatus:
         """Return what is known on this host of the store's copies, without asking the store."""
-        state = LocalFolder(backup_directory, self.name).read_state() if self.settings else CopyState()
+        folder = LocalFolder(backup_directory, self.name)
+        state = folder.read_state(self.settings.location.place) if self.settings else CopyState()
         return StoreStatus(self.name, state, self.settings, self.error.message if self.error else "")
 
 

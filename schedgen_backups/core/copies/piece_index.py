@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS pieces (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pieces_by_place ON pieces (pack, start);
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, reread_at TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS places (place TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS readers (readers TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, locked_until TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
@@ -93,6 +94,16 @@ class PieceIndex:
             self._database.execute("DELETE FROM pieces")
             self._database.execute("DELETE FROM readers")
             self._database.execute("INSERT INTO readers VALUES (?)", (readers,))
+
+    def settle_place(self, place: str) -> None:
+        """Forget what was read back and locked if it was at another place than `place`."""
+        if [row[0] for row in self._list_rows("SELECT place FROM places")] == [place]:
+            return
+        with self._writing():
+            self._database.execute("UPDATE packs SET reread_at = ''")
+            for table in ("files", "locks", "places"):
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
+            self._database.execute("INSERT INTO places VALUES (?)", (place,))
 
     def choose_usable(self, packs: Collection[str]) -> None:
         """Use only pieces in these packs."""

@@ -98,7 +98,7 @@ class CopyService:
     @property
     def state(self) -> CopyState:
         """What was last seen of the store."""
-        return self._folder.read_state()
+        return self._folder.read_state(self.settings.location.place)
 
     def copy_due(self) -> tuple[CopyReport, ...]:
         """Copy the verified points that the store lacks and its retention keeps, the newest first.
@@ -187,6 +187,7 @@ class CopyService:
             store, keys = self._open(), self._find_keys()
             listing = prove_listing(store, keys)
             with PieceIndex(self._folder.index_path) as index:
+                index.settle_place(self.settings.location.place)
                 reread = reread_packs(
                     store, keys, listing, index, reread_days=self.settings.reread_days, now=now
                 )
@@ -380,7 +381,8 @@ class CopyService:
                 self._write(problem="", problem_work="")
 
     def _write(self, **values: object) -> None:
-        self._folder.write_state(self.state.model_copy(update=values))
+        place = self.settings.location.place
+        self._folder.write_state(self.state.model_copy(update={"place": place, **values}))
 
 
 def list_pins(catalog: Catalog, now: datetime) -> dict[RecoveryPointId, str]:

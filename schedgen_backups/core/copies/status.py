@@ -83,10 +83,7 @@ class StoreStatus:
     @property
     def place(self) -> str:
         """What tells the place from others; the name for a store that is described wrongly."""
-        if self.settings is None:
-            return self.name
-        location = self.settings.location
-        return f"{location.endpoint.rstrip('/')} {location.url.rstrip('/')}"
+        return self.settings.location.place if self.settings is not None else self.name
 
     @property
     def problems(self) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies, read_pack_list
-from schedgen_backups.core.copies.local_folder import open_fetch_folder
+from schedgen_backups.core.copies.local_folder import CopyState, now_utc, open_fetch_folder
 from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.copies.settings import StoreSettings
@@ -232,3 +234,22 @@ def test_a_proof_does_not_hide_that_nothing_can_be_copied(
     monkeypatch.undo()
     copied.service.copy_due()
     assert copied.service.state.problem == ""
+
+
+def test_what_was_seen_at_a_former_place_is_not_said_of_the_new_one(
+    copied: CopiedFolder, tmp_path: Path
+) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    for day in range(8):
+        copied.service.prove(now=now_utc() - timedelta(days=8 - day))
+    assert copied.service.state.unread_count == 0
+    shutil.copytree(tmp_path / "nas", tmp_path / "moved")
+    location = StoreLocation(f"file://{tmp_path / 'moved'}")
+    moved = CopyService(copied.catalog, replace(copied.service.settings, location=location))
+    assert moved.state == CopyState()
+    assert len(moved.list_due()) == 1, "nothing is known of the new place"
+    assert moved.copy_due() == (), "it holds the copy"
+    assert moved.prove().reread.unread_count > 0
+    assert len(moved.state.points) == 1
+    assert moved.state.capabilities is not None
