@@ -402,8 +402,9 @@ class _Copy:
                 raise StoreError(
                     f"{self._store.label} holds an unfinished copy of {self._point_id} that cannot be "
                     "continued",
-                    hint="Its local part was lost, or the recipients have changed. Pruning removes it; then "
-                    "this point can be copied.",
+                    hint=f"If its {COMMIT_NAME} was hidden or removed there, bring that back. Otherwise its "
+                    "local part was lost, or the recipients have changed: pruning removes it; then this "
+                    "point can be copied.",
                 ) from error
 
     def _check_unchanged(self) -> None:

@@ -80,22 +80,11 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
 
     Names and sizes only. Raises the errors of the store, not of its contents.
     """
-    newest: dict[str, StoredObject] = {}
-    altered: list[str] = []
-    foreign: list[str] = []
-    for stored in store.list(f"{keys.site_id}/"):
-        name = stored.key.removeprefix(f"{keys.site_id}/")
-        if name.startswith("probes/"):
-            # Where nothing keeps a key from being overwritten, a probe is, to find that out.
-            continue
-        if stored.is_marker:
-            altered.append(f"{name} was hidden by a deletion marker")
-        elif not stored.is_newest:
-            altered.append(f"{name} has an older version under it: somebody wrote over it")
-        elif not keys.is_known(stored.key):
-            foreign.append(f"{name} was not written by this program")
-        if stored.is_newest and not stored.is_marker:
-            newest[stored.key] = stored
+    # Where nothing keeps a key from being overwritten, a probe is, to find that out.
+    probes = f"{keys.site_id}/probes/"
+    listing = [each for each in store.list(f"{keys.site_id}/") if not each.key.startswith(probes)]
+    newest = {stored.key: stored for stored in listing if stored.is_newest and not stored.is_marker}
+    altered, foreign = _find_strangers(keys, listing)
     problems = [*altered, *foreign]
     # Of the same listing: another host may commit or prune meanwhile.
     committed = find_commits(keys, newest.values())
@@ -111,6 +100,24 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
             continue
         problems += _compare(newest, keys, point_id, copies[point_id])
     return ListingProof(copies, committed, tuple(dict.fromkeys(problems)), tuple(foreign))
+
+
+def _find_strangers(keys: SiteKeys, listing: Iterable[StoredObject]) -> tuple[list[str], list[str]]:
+    """Return what somebody hid or wrote over, and what is not ours."""
+    altered: list[str] = []
+    foreign: list[str] = []
+    hidden: set[str] = set()
+    # Of each key, the newest version comes first.
+    for stored in listing:
+        name = stored.key.removeprefix(f"{keys.site_id}/")
+        if stored.is_marker:
+            hidden.add(stored.key)
+            altered.append(f"{name} was hidden by a deletion marker")
+        elif stored.is_newest and not keys.is_known(stored.key):
+            foreign.append(f"{name} was not written by this program")
+        elif not stored.is_newest and stored.key not in hidden:
+            altered.append(f"{name} has an older version under it: somebody wrote over it")
+    return altered, foreign
 
 
 def _compare(

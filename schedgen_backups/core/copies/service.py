@@ -358,8 +358,17 @@ class CopyService:
             copied = CopiedPoint(
                 point_id=report.point_id.text, copied_at=now_utc(), size_bytes=report.pack_list.size_bytes
             )
-            others = [point for point in self.state.points if point.point_id != copied.point_id]
+            state = self.state
+            others = [point for point in state.points if point.point_id != copied.point_id]
             self._write(points=(*others, copied))
+            if report.new_packs:
+                # Nothing of it was read back, whatever is known of the packs before it.
+                self._write(
+                    pack_count=state.pack_count + len(report.new_packs),
+                    unread_count=state.unread_count + len(report.new_packs),
+                    oldest_reread_at=None,
+                    oldest_unread_at=state.oldest_unread_at or copied.copied_at,
+                )
 
     @contextmanager
     def _recording(self, work: str) -> Generator[None, None, None]:

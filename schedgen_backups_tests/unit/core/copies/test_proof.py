@@ -63,6 +63,7 @@ def test_a_hidden_file_is_a_problem(site: CopiedSite) -> None:
     problems = " ".join(prove_listing(site.store, KEYS).problems)
     assert "was hidden by a deletion marker" in problems
     assert "lacks" in problems
+    assert "wrote over" not in problems
 
 
 def test_an_overwritten_file_is_a_problem(site: CopiedSite) -> None:

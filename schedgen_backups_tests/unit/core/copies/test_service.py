@@ -253,3 +253,19 @@ def test_what_was_seen_at_a_former_place_is_not_said_of_the_new_one(
     assert moved.prove().reread.unread_count > 0
     assert len(moved.state.points) == 1
     assert moved.state.capabilities is not None
+
+
+def test_after_a_copy_without_a_proof_not_every_pack_counts_as_read_back(copied: CopiedFolder) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    for day in range(8):
+        copied.service.prove(now=now_utc() - timedelta(days=8 - day))
+    assert copied.service.state.oldest_reread_at is not None
+    make_point(copied.catalog, 1, list_objects(6))
+    [report] = copied.service.copy_due()
+    state = copied.service.state
+    assert state.oldest_reread_at is None
+    assert state.unread_count == len(report.new_packs) > 0
+    assert state.oldest_unread_at is not None
+    copied.service.prove()
+    assert copied.service.state.pack_count == state.pack_count
