@@ -2,7 +2,7 @@
 
 All send the same changed hundredth of the same objects to the same S3 server, each as a process of its own,
 in turn. restic backs up the recovery point's two files, which a copy reads, too; and a tree of the objects as
-files, whose times show it which have changed. Needs `restic`.
+files, and sees by their times which have changed. Needs `restic`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Restore a recovery point with this single file, Python 3.9 or newer, and psql.
 
 It needs no package, no Dagster and no network access except to the targets. Use it if you have only the
-backup files and a bare host. Everything is in one file, so that you can keep a copy next to the backups. It
+backup files, or the downloaded folder of a site in a store, and a bare host. Encrypted copies also need the
+program age. Everything is in one file, so that you can keep a copy next to the backups. It
 shares no code with the package and reads the format of docs/file-format.md independently. (If Python reports
 `future feature annotations is not defined`, it is too old.)
 
@@ -36,6 +37,7 @@ import tempfile
 import threading
 import time
 import zlib
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,7 +67,19 @@ ENDPOINT = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
+POINT_ID = re.compile(r"[0-9]{8}_[0-9]{6}")
 FILE_NAME = re.compile(r"(?P<kind>db|minio)_(?P<source>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?:sql|tar)\.gz")
+KIND_PREFIXES = {"database": "db", "bucket": "minio"}
+KIND_SUFFIXES = {"db": ".sql.gz", "minio": ".tar.gz"}
+ENCRYPTED_SUFFIX = ".age"
+PACK_NAME = re.compile(r"[0-9]{8}_[0-9]{6}-[0-9]{4,9}(?:\.age)?")
+RECIPE_LINE = re.compile(rb"([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9]{1,18})")
+RECIPE_END = re.compile(rb"# sha256 ([0-9a-f]{64})")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+STORED_LIMIT_BYTES = RECIPE_LIMIT_BYTES = 256 << 20
+"""Four times the largest pack, and the lines of about eight million pieces. A store can hold anything."""
+LIST_LIMIT_BYTES = 64 << 20
+PLACE_LENGTH = 4
 IDENTIFIER = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
 COPY = re.compile(
     rb"COPY (?P<schema>" + IDENTIFIER + rb")\.(?P<name>" + IDENTIFIER + rb") "
@@ -120,6 +134,10 @@ TRAILING_UNRESTRICT = re.compile(rb"\n\\unrestrict [A-Za-z0-9]+\s*\Z")
 FIRST_PSQL_WITH_RESTRICT = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 HINT_FILES = (
     "Nothing was written. Use another copy of this file, or another recovery point (`list` shows them)."
+)
+HINT_COPY = (
+    "Nothing was written. Download the file again, or use another store or another recovery point (`list` "
+    "shows them)."
 )
 TARGET_FACTS = """
 SELECT pg_catalog.current_setting('server_version_num')::int / 10000;
@@ -894,7 +912,7 @@ def find_points(directory: Path) -> list[Point]:
         )
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(directory.glob("manifest_*.json")):
-        if re.fullmatch(r"[0-9]{8}_[0-9]{6}", path.stem[len("manifest_") :]):
+        if POINT_ID.fullmatch(path.stem[len("manifest_") :]):
             found[path.stem[len("manifest_") :]] = {}
     named = [
         (name, path)
@@ -942,6 +960,345 @@ def choose_point(directory: Path, point_id: str | None) -> Point:
             "`list` shows the points; give the id to use one that is not committed.",
         )
     return points[-1]
+
+
+# --- A downloaded store -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of a recovery point in the downloaded folder of a site, as its two plain files say."""
+
+    point_id: str
+    site: Path
+    problem: str = ""
+    """Why it cannot be used; empty if `packs.json` is the one that was committed."""
+    is_committed: bool = True
+    packs: dict[str, tuple[int, str]] = field(default_factory=dict[str, "tuple[int, str]"])
+    """Size and SHA-256 of each pack's stored bytes, by its name."""
+    files: dict[str, tuple[int, str]] = field(default_factory=dict[str, "tuple[int, str]"])
+    """The same of the files in the folder of the point."""
+
+    def find_missing(self, names: Iterable[str]) -> list[str]:
+        """Return which of these packs are missing or have another size than they had in the store."""
+        return [name for name in names if measure_file(self.site / "packs" / name) != self.packs[name][0]]
+
+    def read_pack(self, name: str, identity: Path | None) -> bytes:
+        """Return the plain bytes of a pack; exit 3 if it is missing or altered."""
+        return decrypt(name, read_stored(self.site / "packs" / name, *self.packs[name]), identity)
+
+    def read_file(self, name: str, identity: Path | None) -> bytes:
+        """Return the plain bytes of a file in the folder of the point; exit 3 if it is missing or altered."""
+        for stored in (name, f"{name}{ENCRYPTED_SUFFIX}"):
+            if stored in self.files:
+                path = self.site / "points" / self.point_id / stored
+                return decrypt(stored, read_stored(path, *self.files[stored]), identity)
+        raise damaged_copy(f"the copy of {self.point_id} has no {name}")
+
+    def describe(self) -> str:
+        """Return `committed` with number and size of the packs, or the reason why it cannot be used."""
+        if self.problem:
+            return self.problem
+        missing = self.find_missing(self.packs)
+        size_bytes = sum(size for size, _digest in self.packs.values())
+        what = f"{len(self.packs)} packs, {size_bytes} bytes"
+        return f"{f'{len(missing)} PACKS MISSING OR TRUNCATED' if missing else 'committed'}  {what}"
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """A file of a recovery point, as the manifest in a copy names it."""
+
+    kind: str
+    file_name: str
+    size_bytes: int
+    sha256: str
+
+
+def damaged_copy(message: str) -> RecoverError:
+    """Return the error for a file of a copy that is missing or altered."""
+    return RecoverError(EXIT_FILES, message, HINT_COPY)
+
+
+def is_site(directory: Path) -> bool:
+    """Return whether this is the downloaded folder of a site, not a directory of plain files."""
+    return (directory / "points").is_dir()
+
+
+def refuse_whole_store(directory: Path) -> None:
+    """Exit 4 if the directory is the whole store, which has a folder for each site."""
+    sites = sorted(path.parent.name for path in directory.glob("*/points") if path.is_dir())
+    if sites and not list(directory.glob("manifest_*.json")):
+        raise RecoverError(
+            EXIT_USAGE,
+            f"{directory} is a store, with the copies of {len(sites)} sites in folders of their own",
+            f"Give the folder of a site: {', '.join(str(directory / site) for site in sites[:3])}.",
+        )
+
+
+def find_copies(site: Path) -> list[Copy]:
+    """Return the copies in the folder of a site, oldest first, also those that cannot be used."""
+    names = sorted(path.name for path in (site / "points").iterdir() if path.is_dir())
+    return [read_copy(site, name) for name in names if POINT_ID.fullmatch(name)]
+
+
+def read_copy(site: Path, point_id: str) -> Copy:
+    """Return the copy as its commit mark and its pack list say."""
+    folder = site / "points" / point_id
+    if measure_file(folder / "committed.json") is None:
+        problem = "NOT COMMITTED: committed.json is missing"
+        return Copy(point_id, site, problem, is_committed=False)
+    if measure_file(folder / "packs.json") is None:
+        return Copy(point_id, site, "DAMAGED: packs.json is missing")
+    try:
+        commit = json.loads(read_limited(folder / "committed.json", LIST_LIMIT_BYTES))
+        data = read_limited(folder / "packs.json", LIST_LIMIT_BYTES)
+        if commit["packs_sha256"] != hashlib.sha256(data).hexdigest():
+            return Copy(point_id, site, "DAMAGED: packs.json is not the one that was committed")
+        listed = json.loads(data)
+        if (commit["point_id"], listed["point_id"]) != (point_id, point_id) or (
+            commit["site_id"] != listed["site_id"]
+        ):
+            return Copy(point_id, site, "DAMAGED: committed.json or packs.json is of another point")
+        packs = dict(map(read_stored_file, listed["packs"]))
+        files = dict(map(read_stored_file, listed["files"]))
+        if not all(PACK_NAME.fullmatch(name) for name in packs):
+            raise ValueError
+    except (RecoverError, ValueError, KeyError, TypeError, RecursionError):
+        return Copy(point_id, site, "DAMAGED: committed.json or packs.json cannot be read")
+    return Copy(point_id, site, packs=packs, files=files)
+
+
+def read_stored_file(entry: dict[str, Any]) -> tuple[str, tuple[int, str]]:
+    """Return name, size and digest in an entry of `packs.json`; ValueError if it is not one."""
+    name, size_bytes, digest = entry["name"], entry["size_bytes"], entry["sha256"]
+    # The name becomes a part of a path.
+    if not isinstance(name, str) or not is_path_inside(name) or "/" in name or not SHA256.fullmatch(digest):
+        raise ValueError
+    if type(size_bytes) is not int or not 0 <= size_bytes <= STORED_LIMIT_BYTES:
+        raise ValueError
+    return name, (size_bytes, digest)
+
+
+def choose_copy(site: Path, point_id: str | None) -> Copy:
+    """Return the copy of this point, or the newest committed one.
+
+    Exit 4 if there is none, exit 3 if it cannot be used: an older one is never taken instead.
+    """
+    is_newest = point_id in {None, "latest"}
+    copies = [
+        copy for copy in find_copies(site) if (copy.is_committed if is_newest else copy.point_id == point_id)
+    ]
+    if not copies:
+        what = "committed copy" if is_newest else f"copy of recovery point {point_id}"
+        raise RecoverError(EXIT_USAGE, f"no {what} in {site}", "`list` shows the copies.")
+    if copies[-1].problem:
+        raise damaged_copy(f"the copy of {copies[-1].point_id} cannot be used: {copies[-1].problem}")
+    return copies[-1]
+
+
+def read_limited(path: Path, limit_bytes: int) -> bytes:
+    """Return all bytes of the file; exit 3 if it is larger."""
+    with open_file(path) as file:
+        data = read_file(file, limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise damaged_copy(f"{path} is larger than expected")
+    return data
+
+
+def read_stored(path: Path, size_bytes: int, digest: str) -> bytes:
+    """Return the stored bytes of a file; exit 3 if they are not the ones that `packs.json` lists."""
+    if measure_file(path) is None:
+        raise damaged_copy(f"{path} is missing")
+    with open_file(path) as file:
+        data = read_file(file, size_bytes + 1)
+    if (len(data), hashlib.sha256(data).hexdigest()) != (size_bytes, digest):
+        raise damaged_copy(f"{path} was altered: its size or digest is not the one in packs.json")
+    return data
+
+
+def decrypt(name: str, data: bytes, identity: Path | None) -> bytes:
+    """Return the plain bytes of a stored file, by the program age.
+
+    Exit 4 without that program, without a private key, or with a wrong one; exit 3 for what age refuses.
+    """
+    if not name.endswith(ENCRYPTED_SUFFIX):
+        return data
+    if identity is None:
+        raise RecoverError(
+            EXIT_USAGE,
+            "the copies are encrypted, and no private key was given",
+            "Add --identity FILE, with the private key of one of the store's recipients.",
+        )
+    program = shutil.which("age")
+    if program is None:
+        raise RecoverError(
+            EXIT_USAGE,
+            "the copies are encrypted, and the program age is not installed on this machine",
+            "Install the package age. It is a single program without dependencies: its binary can be copied.",
+        )
+    if measure_file(identity) is None:
+        raise RecoverError(EXIT_USAGE, f"{identity} does not exist", "Give the file of the private key.")
+    words = [program, "-d", "-i", str(identity.absolute())]
+    done = subprocess.run(words, input=data, capture_output=True, check=False)
+    if done.returncode != 0:
+        complaint = " ".join(
+            (done.stderr.decode("utf-8", "replace").splitlines() or ["no message"])[0].split()
+        )
+        if "no identity matched" in complaint:
+            raise RecoverError(
+                EXIT_USAGE,
+                f"{identity} is a wrong key: it does not decrypt {name}",
+                "Use the private key of one of the store's recipients.",
+            )
+        if str(identity.absolute()) in complaint:
+            raise RecoverError(
+                EXIT_USAGE,
+                f"{identity} is not a private key that age can read: {complaint}",
+                "Give the file that age-keygen or ssh-keygen wrote.",
+            )
+        raise damaged_copy(f"{name} cannot be decrypted: {complaint}")
+    return done.stdout
+
+
+def read_stored_manifest(copy: Copy, data: bytes) -> dict[str, StoredArtifact]:
+    """Return the artifacts that the manifest of the copy names, by `db` and `minio`.
+
+    Whoever can write to the store and knows a public key can have made it: each name must be one of a file of
+    that point, and exit 3 otherwise.
+    """
+    found: dict[str, StoredArtifact] = {}
+    try:
+        manifest = json.loads(data)
+        for entry in manifest["artifacts"]:
+            name = FILE_NAME.fullmatch(entry["file_name"])
+            is_ours = (
+                name is not None
+                and is_path_inside(entry["file_name"])
+                and "/" not in entry["file_name"]
+                and (name["kind"], name["id"]) == (KIND_PREFIXES[entry["kind"]], copy.point_id)
+                and entry["file_name"].endswith(KIND_SUFFIXES[name["kind"]])
+            )
+            if name is None or not is_ours or name["kind"] in found or manifest["point_id"] != copy.point_id:
+                raise damaged_copy(
+                    f"the manifest of the copy of {copy.point_id} names {entry['file_name']!r}, which is not "
+                    "a file of that point: somebody else wrote to the store"
+                )
+            size_bytes, digest = entry["size_bytes"], entry["sha256"]
+            if (
+                type(size_bytes) is not int
+                or not 0 <= size_bytes <= LENGTH_LIMIT
+                or not SHA256.fullmatch(digest)
+            ):
+                raise ValueError
+            found[name["kind"]] = StoredArtifact(name["kind"], entry["file_name"], size_bytes, digest)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise damaged_copy(f"the manifest of the copy of {copy.point_id} is damaged") from None
+    return found
+
+
+class Plan:
+    """Where the bytes of artifacts lie in packs: by pack, so that each pack is decrypted once."""
+
+    def __init__(self, copy: Copy) -> None:
+        self._copy = copy
+        self.places: dict[str, array[int]] = {}
+        """By pack: number of the artifact, offset there, offset in the pack, length; and so on."""
+
+    def add(self, number: int, artifact: StoredArtifact, recipe: bytes) -> None:
+        """Add an artifact whose recipe is this; exit 3 if it is damaged or belongs to another file."""
+        position = 0
+        digest = ""
+        try:
+            for line in read_lines(limit_bytes(read_members(io.BytesIO(recipe), 0, len(recipe)))):
+                end = RECIPE_END.fullmatch(line)
+                place = RECIPE_LINE.fullmatch(line)
+                if digest or (end is None and place is None):
+                    raise damaged("it has a line of another form")
+                if place is not None:
+                    pack, offset, length = place[1].decode(), int(place[2]), int(place[3])
+                    if pack not in self._copy.packs:
+                        raise damaged(f"it names {pack}, which packs.json does not list")
+                    if position + length > artifact.size_bytes:
+                        raise damaged("it belongs to another file")
+                    self.places.setdefault(pack, array("Q")).extend((number, position, offset, length))
+                    position += length
+                elif end is not None:
+                    digest = end[1].decode()
+            if (position, digest) != (artifact.size_bytes, artifact.sha256):
+                raise damaged("it is cut short or belongs to another file")
+        except RecoverError as error:
+            raise damaged_copy(f"{artifact.file_name}.recipe.gz: {error}") from None
+
+
+def limit_bytes(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the blocks; exit 3 if they are larger than any recipe."""
+    left = RECIPE_LIMIT_BYTES
+    for block in blocks:
+        left -= len(block)
+        if left < 0:
+            raise damaged("it is larger than expected")
+        yield block
+
+
+def put_together(copy: Copy, kinds: tuple[str, ...], identity: Path | None, directory: Path) -> None:
+    """Write the artifacts of these kinds and what describes them into the directory, the manifest last.
+
+    Each pack is read and decrypted once, one at a time. The digests of the results are not checked here.
+    """
+    started = time.monotonic()
+    manifest = copy.read_file("manifest.json", identity)
+    verification = copy.read_file("verification.json", identity)
+    named = read_stored_manifest(copy, manifest)
+    artifacts = [named[kind] for kind in kinds if kind in named]
+    size_bytes = sum(artifact.size_bytes for artifact in artifacts)
+    if shutil.disk_usage(directory).free < size_bytes:
+        raise RecoverError(
+            EXIT_BUCKET,
+            f"{directory} does not have {size_bytes} bytes of free space for the files of the copy",
+            "Name a directory on a larger disk: --work PATH.",
+        )
+    plan = Plan(copy)
+    for number, artifact in enumerate(artifacts):
+        plan.add(number, artifact, copy.read_file(f"{artifact.file_name}.recipe.gz", identity))
+    missing = copy.find_missing(plan.places)
+    if missing:
+        raise damaged_copy(
+            f"{len(missing)} of {len(plan.places)} packs are missing or truncated, such as packs/{missing[0]}"
+        )
+    with contextlib.ExitStack() as stack:
+        files: list[BinaryIO] = []
+        for artifact in artifacts:
+            files.append(stack.enter_context(make_file(directory / artifact.file_name)))
+            files[-1].truncate(artifact.size_bytes)
+        for pack, places in plan.places.items():
+            data = memoryview(copy.read_pack(pack, identity))
+            for index in range(0, len(places), PLACE_LENGTH):
+                number, position, offset, length = places[index : index + PLACE_LENGTH]
+                if offset + length > len(data):
+                    raise damaged_copy(f"packs/{pack} is shorter than a recipe says")
+                files[number].seek(position)
+                files[number].write(data[offset : offset + length])
+    for name, data in (("verification", verification), ("manifest", manifest)):
+        with make_file(directory / f"{name}_{copy.point_id}.json") as file:
+            file.write(data)
+    say(
+        f"copied    {len(artifacts)} files, {size_bytes} bytes, out of {len(plan.places)} packs "
+        f"({time.monotonic() - started:.1f} s)"
+    )
+
+
+@contextlib.contextmanager
+def open_directory(options: argparse.Namespace, kinds: tuple[str, ...]) -> Generator[Path, None, None]:
+    """Provide the directory of the point's files within the block; of a downloaded store, a temporary one."""
+    if not is_site(options.directory):
+        refuse_whole_store(options.directory)
+        yield options.directory
+        return
+    copy = choose_copy(options.directory, options.id)
+    with tempfile.TemporaryDirectory(prefix="recover-", dir=options.work) as folder:
+        put_together(copy, kinds, options.identity, Path(folder))
+        yield Path(folder)
 
 
 # --- Verification -----------------------------------------------------------------------------------------
@@ -1750,15 +2107,27 @@ def write_bucket(archive: Archive, bucket: Bucket) -> None:
 
 def command_list(options: argparse.Namespace) -> None:
     """Print the points with age, sizes and state, oldest first."""
-    now = datetime.now(timezone.utc)
+    if is_site(options.directory):
+        for copy in find_copies(options.directory):
+            say(f"{copy.point_id}  {describe_age(copy.point_id):>8} old  {copy.describe()}")
+        return
+    refuse_whole_store(options.directory)
     for point in find_points(options.directory):
-        taken_at = datetime.strptime(point.point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
-        hours = (now - taken_at).total_seconds() / 3600
         sizes = ", ".join(f"{path.name} {measure_file(path)} bytes" for path in point.files.values())
         say(
-            f"{point.point_id}  {f'{hours:.1f} h' if hours < 48 else f'{hours / 24:.0f} days':>8} old  "  # noqa: PLR2004
+            f"{point.point_id}  {describe_age(point.point_id):>8} old  "
             f"{point.describe():<10}  {sizes or 'no files'}"
         )
+
+
+def describe_age(point_id: str) -> str:
+    """Return the time since the point was taken."""
+    try:
+        taken_at = datetime.strptime(point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return "?"
+    hours = (datetime.now(timezone.utc) - taken_at).total_seconds() / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"  # noqa: PLR2004
 
 
 def command_verify(options: argparse.Namespace) -> None:
@@ -1766,11 +2135,42 @@ def command_verify(options: argparse.Namespace) -> None:
     if options.directory.is_file():
         gaps = verify_file(options.directory, {}).find_gaps()
     else:
-        point = choose_point(options.directory, options.id)
-        named = {"db", "minio"} if point.is_committed or not point.files else set(point.files)
-        _opened, gaps = verify_point(point, tuple(sorted(named)))
+        with open_directory(options, ("db", "minio")) as directory:
+            gaps = verify_directory(directory, options.id)
     refuse_gaps(gaps)
     say("complete and undamaged")
+
+
+def verify_directory(directory: Path, point_id: str | None) -> list[str]:
+    """Verify the files of a point in a directory; return what they are known to lack."""
+    point = choose_point(directory, point_id)
+    named = {"db", "minio"} if point.is_committed or not point.files else set(point.files)
+    return verify_point(point, tuple(sorted(named)))[1]
+
+
+def command_fetch(options: argparse.Namespace) -> None:
+    """Write the files of a copy into a directory, then verify them; they stay only if nothing is damaged."""
+    if not is_site(options.directory):
+        refuse_whole_store(options.directory)
+        raise RecoverError(
+            EXIT_USAGE,
+            f"{options.directory} is not the downloaded folder of a site",
+            "Give the folder with packs/ and points/. The files of a plain directory need no fetching.",
+        )
+    target: Path = options.to
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise RecoverError(
+            EXIT_BUCKET, f"{target} is not an empty directory", "Give a directory that does not exist yet."
+        )
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    options.work = target
+    with open_directory(options, ("db", "minio")) as directory:
+        gaps = verify_directory(directory, options.id)
+        # The manifest last: with it, the point is committed.
+        for path in sorted(directory.iterdir(), key=lambda path: path.name.startswith("manifest_")):
+            path.rename(target / path.name)
+    refuse_gaps(gaps, is_allowed=True)
+    say(f"fetched   into {target}")
 
 
 def refuse_gaps(gaps: list[str], *, is_allowed: bool = False) -> None:
@@ -1800,8 +2200,16 @@ def command_restore(options: argparse.Namespace) -> None:
             )
         if options.s3 is not None:
             bucket = Bucket(options.s3, options.bucket, options.region, is_insecure=options.insecure)
-    point = choose_point(options.directory, options.id)
     kinds = (("db",) if has_database else ()) + (("minio",) if has_objects else ())
+    with open_directory(options, kinds) as directory:
+        restore_point(choose_point(directory, options.id), kinds, bucket, options)
+
+
+def restore_point(
+    point: Point, kinds: tuple[str, ...], bucket: Bucket | None, options: argparse.Namespace
+) -> None:
+    """Restore these kinds of files into the bucket or directory, and the database."""
+    has_database, has_objects = "db" in kinds, "minio" in kinds
     opened, gaps = verify_point(point, kinds)
     refuse_gaps(gaps, is_allowed=options.incomplete)
     program, present = check_database(opened["db"]) if has_database else ("", set[str]())
@@ -1850,8 +2258,14 @@ def parse(words: list[str]) -> argparse.Namespace:
     restore = commands.add_parser(
         "restore", help="restore both; everything is verified before anything is written"
     )
-    for command in (listing, verify, database, objects, restore):
-        what = "the directory of the files (BACKUP_DIR)" + (", or one file" if command is verify else "")
+    fetch = commands.add_parser(
+        "fetch", help="write the files of a copy in a downloaded store into a directory, and verify them"
+    )
+    for command in (listing, verify, database, objects, restore, fetch):
+        what = "the downloaded folder of a site in a store: the one with packs/ and points/"
+        if command is not fetch:
+            what = f"the directory of the files (BACKUP_DIR), or {what}"
+        what += ", or one file" if command is verify else ""
         command.add_argument("directory", type=Path, metavar="DIR", help=what)
         if command is not listing:
             command.add_argument(
@@ -1860,6 +2274,18 @@ def parse(words: list[str]) -> argparse.Namespace:
                 metavar="ID",
                 help="such as 20261122_020000 (default: the newest committed point)",
             )
+    for command in (verify, database, objects, restore, fetch):
+        command.add_argument(
+            "--identity", type=Path, metavar="FILE", help="the private key that decrypts a downloaded store"
+        )
+    for command in (verify, database, objects, restore):
+        command.add_argument(
+            "--work",
+            type=Path,
+            metavar="PATH",
+            help="directory for the files of a downloaded copy while they are used (default: TMPDIR)",
+        )
+    fetch.add_argument("--to", type=Path, metavar="PATH", required=True, help="an empty or new directory")
     for command in (database, objects, restore):
         command.add_argument(
             "--incomplete", action="store_true", help="restore even if the files are known to be incomplete"
@@ -1891,7 +2317,9 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main(words: list[str]) -> int:
     """Run the command and return its exit code; errors are printed to stderr."""
     options = parse(words)
-    run = {"list": command_list, "verify": command_verify}.get(options.command, command_restore)
+    run = {"list": command_list, "verify": command_verify, "fetch": command_fetch}.get(
+        options.command, command_restore
+    )
     try:
         run(options)
     except RecoverError as error:

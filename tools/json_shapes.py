@@ -89,6 +89,11 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "freed_bytes": "size of what is removed",
         "decisions": "for each point: whether it is kept, and by which rule",
     },
+    "receipts": {
+        "receipts": "for each receipt: `name`, `valid`, `problem`, `event` (what it states), `subjects` "
+        "(names of manifests)",
+        "key_id": "with `new-key`: the id of the key that signs from now on",
+    },
     "restore": {
         "equal": "whether the result equals the backup",
         "seconds": "duration of each phase",

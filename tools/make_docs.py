@@ -30,6 +30,7 @@ from schedgen_backups.config.variables import (
     VARIABLES,
     Variable,
 )
+from schedgen_backups.core.metrics.families import FAMILIES, SITE_LABEL
 from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.exit_codes import MEANINGS, STATUS_MEANINGS
 from tools.json_shapes import COMMON_FIELDS, POINT_FIELDS, SHAPES
@@ -61,6 +62,7 @@ def make_files() -> dict[Path, str]:
         reference / "alerts.md": _make_page(_list_alerts()),
         reference / "json.md": _make_page(_list_shapes()),
         reference / "stores.md": _make_page(_list_store_settings()),
+        reference / "metrics.md": _make_page(_list_metrics()),
         PROJECT / "docs" / "schedgen-backups.1": make_manual(),
         PROJECT / ".env.example": "\n".join(_list_example()) + "\n",
         PROJECT / "docker" / "compose.yaml": _replace_marked(
@@ -201,6 +203,21 @@ def _list_exit_codes() -> Iterator[str]:
     yield "\n`status` follows the convention of monitoring plugins:\n"
     yield "| code | meaning |\n| --- | --- |"
     yield from (f"| {code} | {meaning} |" for code, meaning in STATUS_MEANINGS.items())
+
+
+def _list_metrics() -> Iterator[str]:
+    yield "# Metrics\n"
+    yield _wrap(
+        "Every metric of `schedgen-backups metrics` and of the file of `BACKUP_METRICS_FILE`. All are "
+        f"gauges, and each has the label `{SITE_LABEL}` (BACKUP_NAME, or `default`). "
+        "[monitoring.md](../monitoring.md) describes how they are collected."
+    )
+    yield ""
+    yield "| metric | other labels | meaning |"
+    yield "| --- | --- | --- |"
+    for family in FAMILIES:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        yield f"| `{family.full_name}` | {labels} | {family.meaning} |"
 
 
 def _list_alerts() -> Iterator[str]:

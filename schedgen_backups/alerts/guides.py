@@ -13,6 +13,7 @@ from schedgen_backups.alerts.run_kinds import (
     COPY,
     COPY_RETENTION,
     DRILL,
+    HOUSEKEEPING,
     RESTORE,
     RETENTION,
     VERIFICATION,
@@ -136,6 +137,14 @@ GUIDES = (
         "MEDIUM",
         "hook at once; outbox for killed runs",
         "the next audit_job that succeeds",
+    ),
+    Guide(
+        "housekeeping-failed",
+        HOUSEKEEPING.area,
+        "The monthly report, or the removal of old runs from Dagster's history, failed",
+        "LOW",
+        "hook at once; outbox for killed runs",
+        "the next such job that succeeds",
     ),
     Guide(
         "copy-failed",

@@ -144,9 +144,17 @@ COPY_RETENTION = RunKind(
     job_prefix="prune_copies_in",
     step_prefix="offsite_prune",
 )
+HOUSEKEEPING = RunKind(
+    noun="Housekeeping",
+    area="housekeeping",
+    severity=Severity.LOW,
+    next_step="No backup is affected. The run in the UI names the cause.",
+    job_names=frozenset({"monthly_report_job", "remove_old_runs_job"}),
+    subjects=frozenset({"monthly_report", "old_runs"}),
+)
 STORE_RUN_KINDS = (COPY, COPY_RETENTION)
 """Kinds with one job for each store: the success of another store's job resolves nothing."""
-OTHER_RUN_KINDS = (RETENTION, VERIFICATION, RESTORE, DRILL, AUDIT, *STORE_RUN_KINDS)
+OTHER_RUN_KINDS = (RETENTION, VERIFICATION, RESTORE, DRILL, AUDIT, HOUSEKEEPING, *STORE_RUN_KINDS)
 
 
 def find_run_kind(job_name: str, subject: str) -> RunKind:

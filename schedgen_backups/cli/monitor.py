@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 import typer
 from rich.table import Table
 
+from schedgen_backups.alerts.metrics import write_metrics_file
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
 from schedgen_backups.cli.copy_status import KnownCopies, list_store_troubles
@@ -35,6 +36,7 @@ def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
     it is too old or there is none.
     """
     config, now = get_config(context), datetime.now(timezone.utc)
+    write_metrics_file(config)
     service, copies = AlertService(config), KnownCopies(config)
     overview = look_over(service.catalog, now)
     freshness, max_age = overview.freshness, service.settings.max_age

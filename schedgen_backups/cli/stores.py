@@ -224,6 +224,7 @@ def _prune(config: Config, store: str, _writer: str) -> tuple[dict[str, object],
     return {
         "removed": [point.text for point in report.removed_points],
         "removed_packs": report.removed_packs,
+        "removed_unfinished_files": report.unfinished_count,
         "freed_bytes": report.freed_bytes,
         "condemned": report.condemned,
         "waits_for": list(report.waits_for),

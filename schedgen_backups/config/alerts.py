@@ -22,6 +22,7 @@ class AlertSettings:
     mail: MailSettings | None
     is_success_reported: bool
     heartbeat_url: str = field(repr=False)
+    daemon_heartbeat_url: str = field(repr=False)
     webserver_url: str
     documentation_url: str
     """Address at which docs/ is published; empty when it is not."""
@@ -51,6 +52,9 @@ def read_alerts(reader: Reader) -> AlertSettings:
         mail=mail,
         is_success_reported=reader.yes_or_no("BACKUP_ALERT_ON_SUCCESS"),
         heartbeat_url=reader.parsed("BACKUP_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""),
+        daemon_heartbeat_url=reader.parsed(
+            "BACKUP_DAEMON_HEARTBEAT_URL", _parse_heartbeat_url, "an https address", ""
+        ),
         webserver_url=reader.parsed(
             "DAGSTER_WEBSERVER_URL", _parse_public_url, "an address without a login", ""
         ),

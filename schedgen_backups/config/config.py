@@ -59,6 +59,7 @@ Part = Literal[
     "commands",
 ]
 """A property of Config that may raise."""
+METRICS_VARIABLE = "BACKUP_METRICS_FILE"
 _MOST_THREADS = 64
 _CORES_FOR_TWO_DUMPS = 4
 """Number of cores from which two pg_dump run by default. One pg_dump, its server and the compression keep two
@@ -284,6 +285,27 @@ class Config:
         )
         reader.check()
         return settings
+
+    @cached_property
+    def metrics_file(self) -> Path | None:
+        """The file into which metrics are written; None if there is none.
+
+        Other users read it, which they cannot within the backup directory.
+        """
+        reader = self.open_reader()
+        path = reader.path(METRICS_VARIABLE)
+        reader.check()
+        if path is not None and path.suffix != ".prom":
+            raise ConfigurationError(
+                f"{METRICS_VARIABLE} {path} does not end with .prom",
+                hint="The textfile collector reads only such files.",
+            )
+        if path is not None and self.site_directory in path.parents:
+            raise ConfigurationError(
+                f"{METRICS_VARIABLE} {path} is inside BACKUP_DIR, which other users cannot read",
+                hint="Use a directory of its own, such as /var/lib/node_exporter/schedgen.prom.",
+            )
+        return path
 
     @cached_property
     def ui(self) -> UiSettings:

@@ -6,6 +6,7 @@ the two. Only Dagster decides when something runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -38,3 +39,10 @@ def find_max_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
     clock = croniter(cron_schedule, datetime.now(timezone).replace(tzinfo=None))
     ticks = [clock.get_next(datetime).replace(tzinfo=timezone).timestamp() for _ in range(_TICKS_AHEAD)]
     return timedelta(seconds=max(later - previous for previous, later in pairwise(ticks)))
+
+
+def list_ticks(cron_schedule: str, timezone: ZoneInfo, begin: datetime, end: datetime) -> Iterator[datetime]:
+    """Yield the aware times of the schedule from `begin` on and before `end`."""
+    clock = croniter(cron_schedule, begin.astimezone(timezone).replace(tzinfo=None) - timedelta(seconds=1))
+    while (tick := clock.get_next(datetime).replace(tzinfo=timezone)) < end:
+        yield tick

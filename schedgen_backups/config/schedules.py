@@ -10,7 +10,12 @@ from schedgen_backups.config.cron import find_max_gap, parse_cron
 from schedgen_backups.config.presets import NO_PRESET
 from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.stores import STORES_VARIABLE
-from schedgen_backups.config.variables import DEFAULT_AUDIT_SCHEDULE, DEFAULT_DRILL_SCHEDULE, DEFAULT_SCHEDULE
+from schedgen_backups.config.variables import (
+    DEFAULT_AUDIT_SCHEDULE,
+    DEFAULT_DRILL_SCHEDULE,
+    DEFAULT_REPORT_SCHEDULE,
+    DEFAULT_SCHEDULE,
+)
 
 _MAX_DRILL_MINUTES = 7 * 24 * 60
 _BACKUP_GRACE = timedelta(hours=2)
@@ -28,6 +33,8 @@ class ScheduleSettings:
     nice: int
     """Niceness of a run, 0 to 19."""
     max_hours: int
+    keep_days: int
+    """Days to keep runs in Dagster's history; 0 keeps all."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,11 @@ class DefinitionSettings:
     backup_timezone: str
     drill_cron: str
     audit_cron: str
+    report_cron: str
     max_age: timedelta
-    """Longest time between two recovery points."""
+    """Maximum age of the newest verified recovery point."""
+    schedule_gap: timedelta
+    """Longest time between two scheduled backups."""
     max_hours: int
     """Longest duration of a backup."""
     drill_max_age: timedelta
@@ -66,6 +76,7 @@ def read_schedule(reader: Reader) -> ScheduleSettings:
         timezone=read_timezone(reader),
         nice=reader.number("BACKUP_NICE", 0, 19),
         max_hours=_read_max_hours(reader),
+        keep_days=reader.number("DAGSTER_KEEP_DAYS", 0, 36500),
     )
 
 
@@ -80,7 +91,9 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         backup_timezone=str(cron_timezone),
         drill_cron=drill_cron,
         audit_cron=reader.parsed("AUDIT_SCHEDULE", parse_cron, "a cron string", DEFAULT_AUDIT_SCHEDULE),
+        report_cron=reader.parsed("REPORT_SCHEDULE", parse_cron, "a cron string", DEFAULT_REPORT_SCHEDULE),
         max_age=read_max_age(reader),
+        schedule_gap=find_max_gap(cron, cron_timezone),
         max_hours=_read_max_hours(reader),
         drill_max_age=find_max_gap(drill_cron, timezone) + _DRILL_GRACE,
         drill_max_minutes=read_drill_max_minutes(reader),

@@ -14,6 +14,7 @@ DEFAULT_SCHEDULE = "0 2 * * *"
 DEFAULT_DRILL_SCHEDULE = "0 4 * * 0"
 """Sunday, two hours after the default backup."""
 DEFAULT_AUDIT_SCHEDULE = "0 6 * * 1"
+DEFAULT_REPORT_SCHEDULE = "0 7 1 * *"
 
 
 @dataclass(frozen=True)
@@ -305,6 +306,16 @@ VARIABLE_GROUPS = (
                 "When to check the live system for missing objects, as a cron expression",
             ),
             Variable(
+                "REPORT_SCHEDULE",
+                DEFAULT_REPORT_SCHEDULE,
+                "When to write and send the report of the last month, as a cron expression",
+            ),
+            Variable(
+                "DAGSTER_KEEP_DAYS",
+                "90",
+                "Days to keep runs in Dagster's history, except the last of each asset and check; 0: all",
+            ),
+            Variable(
                 "DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "When to run a restore drill, as a cron expression"
             ),
             Variable(
@@ -453,6 +464,21 @@ VARIABLE_GROUPS = (
                 "Address to ping at start, after verification and on failure, as healthchecks.io expects",
                 is_secret=True,
                 example="https://hc-ping.com/your-uuid",
+            ),
+            Variable(
+                "BACKUP_DAEMON_HEARTBEAT_URL",
+                "",
+                "Address to ping every five minutes while Dagster's daemon works; another one than "
+                "BACKUP_HEARTBEAT_URL",
+                is_secret=True,
+                example="https://hc-ping.com/another-uuid",
+            ),
+            Variable(
+                "BACKUP_METRICS_FILE",
+                "",
+                "File of metrics for node_exporter's textfile collector, outside BACKUP_DIR, written after "
+                "every run, every five minutes by the daemon, and by `status`",
+                example="/var/lib/node_exporter/schedgen.prom",
             ),
             Variable(
                 "BACKUP_DOCUMENTATION_URL",

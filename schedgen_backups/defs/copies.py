@@ -348,6 +348,7 @@ def _describe_pruning(report: PruneReport) -> dict[str, Any]:
         "copies_kept": len(report.plan.kept),
         "copies_removed": len(report.removed_points),
         "packs_removed": report.removed_packs,
+        "unfinished_files_removed": report.unfinished_count,
         "freed": format_bytes(report.freed_bytes),
         "bytes_freed": report.freed_bytes,
         "waiting_for_the_second_pass": report.condemned,

@@ -29,8 +29,8 @@ from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point, find
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.history.events import DrillEnded, Outcome
-from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.receipts.receipts import list_subjects, record_with_receipt
 from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.defs.assets import GROUP, OWNERS, make_points_observation, recovery_point
 from schedgen_backups.defs.checks import with_alerts
@@ -103,7 +103,14 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
             source=site.database_server,
             drilled_by=context.run_id,
         )
-        History(site.site_directory).record(_make_event(report, catalog, context.run_id, site.store))
+        event = _make_event(report, catalog, context.run_id, site.store)
+        own = catalog.read_site()
+        record_with_receipt(
+            site.site_directory,
+            event,
+            list_subjects(catalog.directory, [report.point_id]),
+            site_id=own.site_id if own is not None else "",
+        )
         return report, time.monotonic() - started
 
 

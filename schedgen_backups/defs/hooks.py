@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.run_kinds import BACKUP, RETENTION, STORE_RUN_KINDS, VERIFICATION
+from schedgen_backups.alerts.run_kinds import BACKUP, HOUSEKEEPING, RETENTION, STORE_RUN_KINDS, VERIFICATION
 from schedgen_backups.alerts.service import STALE_KEY, AlertService, Failure
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.errors import ConfigurationError
@@ -63,6 +63,19 @@ def announce_verification(context: dg.HookContext) -> None:
     service = AlertService(_get_config(context))
     outcome = service.report_resolved(service.list_open_keys(VERIFICATION.area))
     context.log.info(f"recovery of verification: {outcome.value}")
+
+
+@dg.success_hook(name="announce_housekeeping", required_resource_keys=_NEEDED)
+def announce_housekeeping(context: dg.HookContext) -> None:
+    """Close the incidents of this job with one message."""
+    service = AlertService(_get_config(context))
+    resolved = {
+        key
+        for key in service.list_open_keys(HOUSEKEEPING.area)
+        if key.subject.split(" ")[0] in {context.step_key, context.job_name}
+    }
+    outcome = service.report_resolved(resolved)
+    context.log.info(f"recovery of housekeeping: {outcome.value}")
 
 
 @dg.success_hook(name="announce_copies", required_resource_keys=_NEEDED)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from schedgen_backups.alerts.metrics import write_metrics_file
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.scratch import sweep_scratch
@@ -81,6 +82,7 @@ def make_backup_resource(config: Config) -> dg.ResourceDefinition:
                     opened.commands.end(has_failed=_has_failed_step(context))
             finally:
                 opened.close()
+                write_metrics_file(opened.config)
 
     return backup
 

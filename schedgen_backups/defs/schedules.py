@@ -1,4 +1,4 @@
-"""The schedules BACKUP_SCHEDULE, DRILL_SCHEDULE and AUDIT_SCHEDULE, in BACKUP_TIMEZONE, on by default.
+"""The schedules of the site in BACKUP_TIMEZONE, on by default, such as BACKUP_SCHEDULE and DRILL_SCHEDULE.
 
 Add other schedules here, and their jobs in `jobs`. After the daemon was down, Dagster starts one run for the
 missed ticks.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import dagster as dg
 
 from schedgen_backups.config.schedules import DefinitionSettings
+
+_RUN_REMOVAL_CRON = "30 12 * * *"
+"""Away from the nights, in which backups run."""
 
 
 def make_schedules(settings: DefinitionSettings) -> list[dg.ScheduleDefinition]:
@@ -27,6 +30,20 @@ def make_schedules(settings: DefinitionSettings) -> list[dg.ScheduleDefinition]:
             settings.drill_cron,
             settings.timezone,
             "Runs a restore drill, by default every week (DRILL_SCHEDULE, BACKUP_TIMEZONE).",
+        ),
+        _make_schedule(
+            "monthly_report_schedule",
+            "monthly_report_job",
+            settings.report_cron,
+            settings.timezone,
+            "Writes and sends the report of the last month (REPORT_SCHEDULE, BACKUP_TIMEZONE).",
+        ),
+        _make_schedule(
+            "daily_run_removal_schedule",
+            "remove_old_runs_job",
+            _RUN_REMOVAL_CRON,
+            settings.timezone,
+            "Removes old runs from Dagster's history (DAGSTER_KEEP_DAYS).",
         ),
         *([_make_audit_schedule(settings)] if settings.has_references else []),
     ]

@@ -19,12 +19,14 @@ import dagster as dg
 from pydantic import ValidationError
 
 from schedgen_backups import run_tags
+from schedgen_backups.alerts.metrics import write_metrics_file
 from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notify.ticks import record_tick
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.verify.reread import find_unread
@@ -110,7 +112,10 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
             _read_store_statuses(current),
         )
         _record_tick(current, WATCH_NAME)
+        write_metrics_file(current)
         context.update_cursor(cursor.model_dump_json())
+        # Last: a tick that fails on its way must not count as a sign of life.
+        ping_heartbeat(current.alerts.daemon_heartbeat_url, Signal.SUCCESS, summary)
         return dg.SkipReason(summary)
 
     return freshness_watch

@@ -11,6 +11,7 @@ from schedgen_backups.defs.checks import CONDITION_CHECKS, list_checks
 from schedgen_backups.defs.copies import list_places, make_copy_definitions
 from schedgen_backups.defs.copy_sensor import make_copy_sensor
 from schedgen_backups.defs.drill import list_drill_checks, make_drill_asset, make_drill_job
+from schedgen_backups.defs.housekeeping import make_run_removal_job, monthly_report_job
 from schedgen_backups.defs.jobs import make_backup_job, prune_job, verify_job
 from schedgen_backups.defs.resources import RESOURCE_KEY, make_backup_resource
 from schedgen_backups.defs.restore import restore_job
@@ -42,6 +43,8 @@ def build_site_definitions(config: Config) -> dg.Definitions:
             prune_job,
             verify_job,
             restore_job,
+            monthly_report_job,
+            make_run_removal_job([key for check in (*checks, *CONDITION_CHECKS) for key in check.check_keys]),
             *([audit_job] if settings.has_references else []),
             *copies.copy_jobs,
             *copies.prune_jobs,

@@ -94,6 +94,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     yield from yield_with_errors("stores", lambda: examine_stores(config, catalog))
     yield from yield_with_errors("verified point", lambda: examine_proofs(config, catalog, now))
     if has_alerts:
+        yield from yield_with_errors("metrics", lambda: _examine_metrics(config))
         yield from examine_channels(config)
     if has_database:
         yield from examine_database(config.database, config.capture)
@@ -101,6 +102,21 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
         yield from examine_bucket(config.bucket, config.capture.transfer)
     if has_database and has_bucket:
         yield from yield_with_errors("restore", lambda: examine_restores(config, catalog))
+
+
+def _examine_metrics(config: Config) -> Iterator[PreconditionResult]:
+    path = config.metrics_file
+    if path is None:
+        return
+    if os.access(path.parent, os.W_OK | os.X_OK):
+        yield PreconditionResult("metrics", Verdict.OK, f"written to {path}")
+    else:
+        yield PreconditionResult(
+            "metrics",
+            Verdict.PROBLEM,
+            f"{path} cannot be written by this user",
+            f"Create {path.parent}, and give it to the user that runs backups.",
+        )
 
 
 def examine_database(database: DatabaseSettings, capture: CaptureSettings) -> Iterator[PreconditionResult]:

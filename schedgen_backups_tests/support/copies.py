@@ -50,7 +50,7 @@ def make_point(
     point_id = make_point_id(night)
     catalog.prepare()
     dump = catalog.directory / ArtifactName(ArtifactKind.DATABASE, "schedgen", point_id).to_file_name()
-    archive = catalog.directory / ArtifactName(ArtifactKind.BUCKET, "pdfs", point_id).to_file_name()
+    archive = catalog.directory / ArtifactName(ArtifactKind.BUCKET, "schedgen-pdfs", point_id).to_file_name()
     captured_dump = write_dump(dump, tables, point_id=point_id.text)
     captured_archive = write_archive(
         archive,

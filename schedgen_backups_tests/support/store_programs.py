@@ -239,6 +239,33 @@ class SshServer(StoreProgram):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
 
 
+class PasswordSshServer(SshServer):
+    """The same with a password. It needs root: sshd sees another /etc/shadow, in a mount namespace."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.password = secrets.token_hex(12)
+
+    def make_command(self, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
+        command, variables = super().make_command(program, port)
+        file = self.directory / "sshd_config"
+        text = file.read_text(encoding="ascii").replace(
+            "\nPasswordAuthentication no\n", "\nPasswordAuthentication yes\nPermitRootLogin yes\n"
+        )
+        write_private_file(file, text.replace("AuthorizedKeysFile", "PubkeyAuthentication no\n#"))
+        hashed = subprocess.run(
+            ["openssl", "passwd", "-6", "-stdin"],
+            input=self.password,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        shadow = self.directory / "shadow"
+        write_private_file(shadow, f"{self.user}:{hashed.stdout.strip()}:19000:0:99999:7:::\n")
+        script = 'mount --bind "$0" /etc/shadow && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", script, str(shadow), *command], variables
+
+
 def _answers(port: int) -> bool:
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
     try:

@@ -31,7 +31,12 @@ class NotifyBase:
     socket_connect_timeout: float
     socket_read_timeout: float
     def notify(
-        self, body: str, title: str = ..., notify_type: NotifyType = ..., body_format: NotifyFormat = ...
+        self,
+        body: str,
+        title: str = ...,
+        notify_type: NotifyType = ...,
+        body_format: NotifyFormat = ...,
+        attach: str | None = ...,
     ) -> bool: ...
 
 class Apprise:

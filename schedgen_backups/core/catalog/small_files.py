@@ -6,10 +6,11 @@ import errno
 import json
 import os
 import secrets
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -29,6 +30,11 @@ _NO_FILE_ERRORS = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ELOO
 """Errors for a path that is not a regular or usable file; a retry cannot help (`open_regular`,
 `read_small_file`)."""
 _Model = TypeVar("_Model", bound=FrozenModel)
+_known_values: dict[Path, tuple[tuple[int, ...], type[FrozenModel], FrozenModel]] = {}
+_MOST_KNOWN = 4000
+_SETTLED_NS = 1_000_000_000
+"""A file that was changed less than a second ago may change again without another time: kernels round to some
+milliseconds."""
 
 
 @contextmanager
@@ -54,12 +60,11 @@ def translate_storage_errors(directory: Path) -> Generator[None, None, None]:
 def read_model(path: Path, kind: type[_Model]) -> _Model | None:
     """Return the value of a small file, or None when there is none; VerificationError when it is damaged.
 
-    UnreadableFileError (retryable) when it cannot be read at the moment.
+    UnreadableFileError (retryable) when it cannot be read at the moment. Of a file that has not changed since
+    it was read, the same value is returned: a daemon reads every point again and again.
     """
     try:
-        content = read_small_file(path)
-        _require_format(path, content)
-        return kind.model_validate_json(content)
+        return _read_known(path, kind)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -71,6 +76,21 @@ def read_model(path: Path, kind: type[_Model]) -> _Model | None:
         raise VerificationError(
             f"{path.name} cannot be read: it is damaged", hint=_find_hint(path.name)
         ) from error
+
+
+def _read_known(path: Path, kind: type[_Model]) -> _Model:
+    version = _find_version(path)
+    known = _known_values.get(path)
+    if known is not None and known[:2] == (version, kind):
+        return cast("_Model", known[2])
+    content = read_small_file(path)
+    _require_format(path, content)
+    value = kind.model_validate_json(content)
+    if time.time_ns() - version[-1] > _SETTLED_NS and _find_version(path) == version:
+        if len(_known_values) >= _MOST_KNOWN:
+            _known_values.clear()
+        _known_values[path] = (version, kind, value)
+    return value
 
 
 def write_model(path: Path, value: FrozenModel) -> None:
@@ -97,6 +117,12 @@ def require_id(point_id: RecoveryPointId, found: str, path: Path) -> None:
             f"{path.name} belongs to recovery point {found}",
             hint="It was exchanged or renamed; `schedgen-backups verify ID` checks the point again.",
         )
+
+
+def _find_version(path: Path) -> tuple[int, ...]:
+    """Return what changes with every change of the file; its last number is the time of the change."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _find_owner(path: Path) -> tuple[int, int] | None:

@@ -38,7 +38,7 @@ from schedgen_backups.core.copies.local_folder import LocalFolder, now_utc
 from schedgen_backups.core.copies.pack_writer import PackWriter
 from schedgen_backups.core.copies.piece_index import NewPack, PieceIndex
 from schedgen_backups.core.copies.pieces import cut_artifact
-from schedgen_backups.core.copies.recipe import Recipe, Segment, append_segment, read_recipe, write_recipe
+from schedgen_backups.core.copies.recipe import Recipe, Segments, read_recipe, write_recipe
 from schedgen_backups.core.copies.settings import (
     LARGE_SITE_BYTES,
     LARGE_SITE_PACK_BYTES,
@@ -47,6 +47,7 @@ from schedgen_backups.core.copies.settings import (
 from schedgen_backups.core.errors import (
     CopyChangedError,
     KeyExistsError,
+    KeyMissingError,
     StoreError,
     UnreadableFileError,
     VerificationError,
@@ -210,6 +211,10 @@ class _Copy:
         self._needed: dict[str, StoredFile] = {}
 
     def run(self) -> CopyReport:
+        report = self._commit_again()
+        if report is not None:
+            return report
+        self._refuse_foreign_files()
         first_number = self._choose_packs()
         with PackWriter(
             self._store,
@@ -252,6 +257,63 @@ class _Copy:
             reused_bytes=packs.reused_bytes,
             pack_list=pack_list,
             new_packs=tuple(packs.new_packs),
+        )
+
+    def _commit_again(self) -> CopyReport | None:
+        """Commit a copy that this host committed before, and of which only the commit mark was deleted.
+
+        None if more than that is missing or altered: then the point is copied like a new one. The pack list
+        that is kept here proves the files of the point, which only a private key could open.
+        """
+        data = self._folder.read_plain(self._point_id, PACK_LIST_NAME)
+        readers = self._folder.read_plain(self._point_id, _READERS_NAME)
+        if data is None or readers != self._copier.encryptor.readers.encode():
+            return None
+        try:
+            pack_list = PackList.model_validate_json(data)
+            self._needed = {pack.name: pack for pack in pack_list.packs}
+            # Before the files are read, too: what was not condemned then is not removed before the commit.
+            self._check_unchanged()
+        except (CopyChangedError, ValidationError):
+            return None
+        if not all(map(self._holds, pack_list.files)):
+            return None
+        self._put_or_match(PACK_LIST_NAME, data)
+        self._check_unchanged()
+        self._commit(hashlib.sha256(data).hexdigest())
+        return CopyReport(self._point_id, is_new=True, pack_list=pack_list)
+
+    def _holds(self, file: StoredFile) -> bool:
+        """Return whether the store holds this file of the point, byte for byte."""
+        key = self._keys.file(self._point_id, file.name)
+        try:
+            data = self._store.get_range(key, 0, file.size_bytes + 1)
+        except KeyMissingError:
+            return False
+        return hashlib.sha256(data).hexdigest() == file.sha256
+
+    def _refuse_foreign_files(self) -> None:
+        """Raise StoreError, before anything is uploaded, for an unfinished copy that was not begun here.
+
+        Its files were encrypted with keys that are not kept, so that no other bytes can be the same.
+        """
+        if not self._copier.encryptor.suffix or self._folder.has_staged(self._point_id):
+            return
+        found = self._store.list(self._keys.file(self._point_id, ""))
+        names = [
+            stored.key.rpartition("/")[2] for stored in found if stored.is_newest and not stored.is_marker
+        ]
+        if names:
+            raise self._make_foreign_error(names[0])
+
+    def _make_foreign_error(self, name: str) -> StoreError:
+        return StoreError(
+            f"{self._store.label} holds an unfinished copy of {self._point_id} that cannot be continued: "
+            f"{name} is not what this host would store",
+            hint=f"If its {COMMIT_NAME} was hidden there, bring that back. Otherwise its local part was lost "
+            "or the recipients have changed. Nothing is overwritten. `schedgen-backups stores prune` removes "
+            "the unfinished copy, in two days or more and when no lock keeps it. Then the point is copied. "
+            "Others are copied now.",
         )
 
     def _find_needed(self, recipes: Iterable[Recipe]) -> dict[str, StoredFile]:
@@ -347,7 +409,7 @@ class _Copy:
 
     def _store_artifact(self, packs: PackWriter, artifact: Artifact) -> Recipe:
         """Store what the store lacks of the artifact; return where its pieces lie."""
-        segments: list[Segment] = []
+        segments = Segments()
         digest = hashlib.sha256()
         undigested: list[bytes] = []
         undigested_bytes = 0
@@ -364,7 +426,7 @@ class _Copy:
                 if undigested_bytes >= _DIGESTED_BYTES:
                     digester.submit(_update, digest.update, undigested)
                     undigested, undigested_bytes = [], 0
-                append_segment(segments, packs.place(piece))
+                segments.join(packs.place(piece))
                 self._copier.on_progress(len(piece.data))
             digester.submit(_update, digest.update, undigested)
             digester.wait()
@@ -374,7 +436,7 @@ class _Copy:
                 f"{artifact.file_name} has changed since it was verified",
                 hint="`schedgen-backups verify ID` shows what is wrong with it.",
             )
-        return Recipe(tuple(segments), artifact.sha256)
+        return Recipe(segments, artifact.sha256)
 
     def _store_file(self, name: str, data: bytes) -> StoredFile:
         """Encrypt a file of the point and store it."""
@@ -399,13 +461,7 @@ class _Copy:
             self._store.put_new(key, data)
         except KeyExistsError as error:
             if read_whole(self._store, key) != data:
-                raise StoreError(
-                    f"{self._store.label} holds an unfinished copy of {self._point_id} that cannot be "
-                    "continued",
-                    hint=f"If its {COMMIT_NAME} was hidden or removed there, bring that back. Otherwise its "
-                    "local part was lost, or the recipients have changed: pruning removes it; then this "
-                    "point can be copied.",
-                ) from error
+                raise self._make_foreign_error(name) from error
 
     def _check_unchanged(self) -> None:
         """Raise CopyChangedError unless the store still holds every pack of the copy and keeps it.

@@ -7,6 +7,8 @@
     SITE/points/ID/committed.json       written last; a copy without it does not count; plain
     SITE/writers/WRITER                 a backup directory that writes here
     SITE/condemned/PACK or ID           what pruning will remove
+    SITE/receipts/NAME.json             signed receipts; encrypted like the packs
+    SITE/receipts/keys/KEY.pub.pem      the keys that verify them; plain
     SITE/RESTORE.txt, SITE/restore.sh   how to restore without this program
 
 SITE is the site id of the backup directory. Encrypted files end with `.age`.
@@ -50,6 +52,8 @@ _KEY_PATTERNS = tuple(
         r"writers/[0-9a-f]{32}",
         rf"condemned/({_ID}|{_ID}-[0-9]{{4,9}}(\.age)?)",
         r"probes/[0-9a-f]+",
+        r"receipts/[^/]+\.json(\.age)?",
+        r"receipts/keys/[0-9a-f]+\.pub\.pem",
         *map(re.escape, GUIDE_NAMES),
     )
 )
@@ -110,6 +114,11 @@ class SiteKeys:
     def points(self) -> str:
         """Prefix of all points."""
         return f"{self.site_id}/points/"
+
+    @property
+    def receipts(self) -> str:
+        """Prefix of all receipts and their public keys."""
+        return f"{self.site_id}/receipts/"
 
     @property
     def condemned(self) -> str:

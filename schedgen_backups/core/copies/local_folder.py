@@ -61,6 +61,8 @@ class CopyState(FrozenModel):
     """What failed: `copy`, `prove` or `prune`."""
     listed_at: AwareDatetime | None = None
     listing_problems: tuple[str, ...] = ()
+    stranger_count: int = 0
+    """How many of these problems are markers, older versions and foreign files."""
     reread_at: AwareDatetime | None = None
     """When packs were last read back."""
     reread_problems: tuple[str, ...] = ()
@@ -184,6 +186,10 @@ class LocalFolder:
             folder.parent.mkdir(mode=0o700, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
             write_atomically(folder / name, data)
+
+    def has_staged(self, point_id: RecoveryPointId) -> bool:
+        """Return whether a copy of this point was begun here and is unfinished."""
+        return (self.path / point_id.text / _STAGED_NAME).is_dir()
 
     def remove_staged(self, point_id: RecoveryPointId) -> None:
         """Remove what was kept while the copy was unfinished."""

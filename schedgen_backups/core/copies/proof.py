@@ -42,6 +42,8 @@ class ListingProof:
     """What is missing, altered or foreign; empty if everything is as it should be."""
     foreign: tuple[str, ...] = ()
     """Those of the problems that concern no copy."""
+    stranger_count: int = 0
+    """How many of the problems are markers, older versions and foreign files."""
 
     @property
     def packs(self) -> dict[str, StoredFile]:
@@ -99,7 +101,13 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
                 problems.append(error.message)
             continue
         problems += _compare(newest, keys, point_id, copies[point_id])
-    return ListingProof(copies, committed, tuple(dict.fromkeys(problems)), tuple(foreign))
+    return ListingProof(
+        copies,
+        committed,
+        tuple(dict.fromkeys(problems)),
+        tuple(foreign),
+        stranger_count=len({*altered, *foreign}),
+    )
 
 
 def _find_strangers(keys: SiteKeys, listing: Iterable[StoredObject]) -> tuple[list[str], list[str]]:

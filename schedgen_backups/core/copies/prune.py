@@ -27,11 +27,14 @@ from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.errors import KeyExistsError, LockedError, StoreError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
-from schedgen_backups.core.store.protocol import Store, StoredObject
+from schedgen_backups.core.store.protocol import Store, StoredObject, SweptStore
 from schedgen_backups.core.units import name_some
 
 GRACE = timedelta(hours=48)
 """Between condemning and removing; longer than any copy should take."""
+UNFINISHED_AGE = timedelta(days=1)
+"""Since its last byte. Every upload ends or fails within minutes: a pack has at most 64 MiB, and a connection
+without an answer is given up (`timeout_seconds`)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class PruneReport:
     """Number of packs and unfinished copies that wait for the second pass."""
     waits_for: tuple[str, ...] = ()
     """Why condemned packs are not removed yet, if it is not only their age."""
+    unfinished_count: int = 0
+    """Number of files of killed uploads that were removed."""
     locked_until: Mapping[str, datetime | None] = field(default_factory=dict[str, datetime | None])
     """What only a lock keeps: names, with the time if the store knows it."""
 
@@ -85,6 +90,7 @@ class Pruner:
         )
         removed_packs, waits_for = self._remove_condemned(time)
         self._condemn()
+        unfinished_count = self._remove_unfinished(time)
         return PruneReport(
             plan,
             removed,
@@ -92,6 +98,7 @@ class Pruner:
             self._freed_bytes,
             sum(1 for _mark in self._list_newest(self._keys.condemned)),
             waits_for,
+            unfinished_count,
             dict(self._locked),
         )
 
@@ -176,6 +183,14 @@ class Pruner:
             if modified_at < before and name not in needed and name not in condemned and _is_removable(name):
                 with suppress(KeyExistsError):
                     self._store.put_new(f"{self._keys.condemned}{name}", b"{}")
+
+    def _remove_unfinished(self, time: datetime) -> int:
+        """Remove what killed uploads left, where a store has such files; return their number."""
+        if not isinstance(self._store, SweptStore):
+            return 0
+        removed = self._store.remove_unfinished(f"{self._keys.site_id}/", time - UNFINISHED_AGE)
+        self._freed_bytes += sum(stored.size_bytes for stored in removed)
+        return len(removed)
 
     def _find_newest_commits(self) -> dict[str, datetime | None]:
         """Return when each known writer last committed a copy that is still there; None if never.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from schedgen_backups.core.copies.layout import (
     read_pack_list,
 )
 from schedgen_backups.core.copies.local_folder import now_utc, open_fetch_folder
-from schedgen_backups.core.copies.recipe import Recipe, Segment, read_recipe, slice_segments
+from schedgen_backups.core.copies.recipe import Recipe, read_recipe, slice_segments
 from schedgen_backups.core.errors import KeyMissingError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES, read_footer
 from schedgen_backups.core.model import Artifact, ArtifactName, Manifest, RecoveryPointId, Site
@@ -43,6 +44,21 @@ _READ_THREADS = 2
 _JOINED_GAP_BYTES = 64 << 10
 """Ranges that are nearer than this are read in one request: age encrypts chunks of that size."""
 _HINT = "Use another copy, or read an older version with --as-of-version-time where the store keeps versions."
+
+
+class _Places:
+    """What of a pack goes where: offset in the artifact, offset in the pack, length. In 24 bytes each."""
+
+    def __init__(self) -> None:
+        self._targets, self._offsets, self._lengths = array("Q"), array("Q"), array("Q")
+
+    def add(self, target: int, offset: int, length: int) -> None:
+        self._targets.append(target)
+        self._offsets.append(offset)
+        self._lengths.append(length)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        return zip(self._targets, self._offsets, self._lengths, strict=True)
 
 
 @dataclass(frozen=True)
@@ -190,9 +206,9 @@ class CopyReader:
 
     def _write_segments(self, path: Path, recipe: Recipe, ranges: Sequence[tuple[int, int]]) -> None:
         """Write the ranges of the artifact to their places in the file; each pack is read once."""
-        by_pack: dict[str, list[tuple[int, Segment]]] = {}
-        for offset, segment in slice_segments(recipe.segments, ranges):
-            by_pack.setdefault(segment.pack, []).append((offset, segment))
+        by_pack: dict[str, _Places] = {}
+        for target, segment in slice_segments(recipe.segments, ranges):
+            by_pack.setdefault(segment.pack, _Places()).add(target, segment.offset, segment.length)
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC) if path.exists() else create_private(path)
         try:
             os.ftruncate(descriptor, recipe.size_bytes)
@@ -203,24 +219,22 @@ class CopyReader:
         finally:
             os.close(descriptor)
 
-    def _write_pack(self, descriptor: int, name: str, segments: list[tuple[int, Segment]]) -> int:
+    def _write_pack(self, descriptor: int, name: str, places: _Places) -> int:
         stored = next((each for each in self.pack_list.packs if each.name == name), None)
         if stored is None:
             raise VerificationError(f"a recipe names {name}, which the copy does not list", hint=_HINT)
-        read = self._open_pack(stored, segments)
-        for offset, segment in segments:
-            data = read(segment.offset, segment.length)
-            if len(data) != segment.length:
+        read = self._open_pack(stored, places)
+        for target, offset, length in places:
+            data = read(offset, length)
+            if len(data) != length:
                 raise VerificationError(f"{name} is too short", hint=_HINT)
-            os.pwrite(descriptor, data, offset)
-        return sum(segment.length for _offset, segment in segments)
+            os.pwrite(descriptor, data, target)
+        return sum(length for _target, _offset, length in places)
 
-    def _open_pack(
-        self, stored: StoredFile, segments: list[tuple[int, Segment]]
-    ) -> Callable[[int, int], bytes]:
-        """Return a reader (offset, length) of the plain bytes of the pack, for these segments."""
+    def _open_pack(self, stored: StoredFile, places: _Places) -> Callable[[int, int], bytes]:
+        """Return a reader (offset, length) of the plain bytes of the pack, for these places."""
         key = self.keys.pack(stored.name)
-        parts = join_ranges(((each.offset, each.length) for _offset, each in segments), _JOINED_GAP_BYTES)
+        parts = join_ranges(((offset, length) for _target, offset, length in places), _JOINED_GAP_BYTES)
         if 2 * sum(length for _offset, length in parts) < stored.size_bytes:
             try:
                 read = self.decryptor.open_ranges(

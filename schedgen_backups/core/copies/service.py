@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Event
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import pin_temporarily, read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.copier import Copier, CopyReport
+from schedgen_backups.core.copies.encryption import Encryptor
 from schedgen_backups.core.copies.layout import (
     PACK_LIST_NAME,
     PackList,
@@ -41,6 +43,7 @@ from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import (
     BackupError,
     ConfigurationError,
+    KeyExistsError,
     LockHeldError,
     StorageError,
     StoreError,
@@ -56,10 +59,15 @@ from schedgen_backups.core.history.events import (
 )
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.receipts.keys import PUBLIC_SUFFIX, find_keys_folder
+from schedgen_backups.core.receipts.receipts import list_receipts, list_subjects, record_with_receipt
 from schedgen_backups.core.retention.plan import Candidate, plan_retention
 from schedgen_backups.core.store.open import open_store, probe_store
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, Store
+from schedgen_backups.core.system.files import read_small_file
 
+_MOST_RECEIPTS = 2000
+"""Receipts that are copied at once; each is a request. The rest follows with the next copy."""
 _MAX_DURATION = timedelta(days=3)
 """How long a killed copy keeps its point from retention."""
 
@@ -129,6 +137,7 @@ class CopyService:
                     continue
                 reports.append(report)
                 self._note_copy(report)
+            self._copy_receipts(store, keys, encryptor)
             new = [report for report in reports if report.is_new]
             if new:
                 self._history.record(
@@ -159,6 +168,23 @@ class CopyService:
             max_duration=_MAX_DURATION,
         ) as pinned:
             return copier.copy(pinned)
+
+    def _copy_receipts(self, store: Store, keys: SiteKeys, encryptor: Encryptor) -> None:
+        """Copy the receipts and public keys that the store lacks, the oldest first."""
+        held = {stored.key.removesuffix(encryptor.suffix) for stored in store.list(keys.receipts)}
+        folder = find_keys_folder(self._catalog.directory)
+        for path in sorted(folder.glob(f"*{PUBLIC_SUFFIX}")):
+            key = f"{keys.receipts}{folder.name}/{path.name}"
+            if key not in held:
+                _put_once(store, key, _read_own(path))
+        missing = [
+            path
+            for path in list_receipts(self._catalog.directory)
+            if f"{keys.receipts}{path.name}" not in held
+        ]
+        for path in missing[:_MOST_RECEIPTS]:
+            data = encryptor.encrypt(_read_own(path))
+            _put_once(store, f"{keys.receipts}{path.name}{encryptor.suffix}", data)
 
     def copy_and_prove(self) -> tuple[tuple[CopyReport, ...], CopyProof]:
         """Copy what is due, then prove what the store holds.
@@ -192,10 +218,12 @@ class CopyService:
                     store, keys, listing, index, reread_days=self.settings.reread_days, now=now
                 )
                 lock = self._prove_locks(store, keys, listing, index, now)
+            committed = set(listing.committed)
+            lost = self._find_lost(committed, now)
             for point_id in self._folder.list_points():
-                if point_id not in listing.committed and point_id in self._find_known():
+                # What is kept of a lost copy lets it be committed again, if only its commit mark was deleted.
+                if point_id in self._find_once_held() - committed and point_id not in lost:
                     self._folder.remove_point(point_id)
-            lost = self._find_lost(set(listing.committed), now)
             problems = (
                 *listing.problems,
                 *self._find_replaced(listing),
@@ -214,6 +242,7 @@ class CopyService:
                 ),
                 listed_at=now,
                 listing_problems=listing.problems,
+                stranger_count=listing.stranger_count,
                 reread_at=now,
                 reread_problems=reread.problems,
                 pack_count=len(listing.packs),
@@ -222,7 +251,8 @@ class CopyService:
                 oldest_unread_at=_find_oldest_sending(listing, reread.unread),
                 locked_until=lock.locked_until if lock is not None else None,
             )
-            self._history.record(
+            record_with_receipt(
+                self._catalog.directory,
                 CopiesProved(
                     at=now,
                     store=self.settings.name,
@@ -232,7 +262,9 @@ class CopyService:
                     unread_count=reread.unread_count,
                     locked_until=lock.locked_until if lock is not None else None,
                     problems=(*listing.problems, *reread.problems, *(lock.problems if lock else ())),
-                )
+                ),
+                list_subjects(self._catalog.directory, [point.text for point in listing.copies]),
+                site_id=keys.site_id,
             )
             return CopyProof(listing, reread, lock)
 
@@ -296,13 +328,17 @@ class CopyService:
     def _find_known(self) -> set[RecoveryPointId]:
         return {RecoveryPointId.parse(point.point_id) for point in self.state.points}
 
+    def _find_once_held(self) -> set[RecoveryPointId]:
+        """Return the copies that the store holds as far as is known, and those that it lost."""
+        return self._find_known() | set(map(RecoveryPointId.parse, self.state.lost_points))
+
     def _find_lost(self, committed: set[RecoveryPointId], now: datetime) -> list[RecoveryPointId]:
         """Return the copies that the store once held and that nobody may have pruned.
 
         Without versions, a deletion leaves no trace in the store. Each is reported until retention would have
         removed it, or until it is copied again.
         """
-        known = self._find_known() | set(map(RecoveryPointId.parse, self.state.lost_points))
+        known = self._find_once_held()
         candidates = [Candidate(point_id, PointState.VERIFIED) for point_id in known | committed]
         plan = plan_retention(candidates, self.settings.retention, now)
         kept = {decision.candidate.point_id for decision in plan.kept}
@@ -409,6 +445,21 @@ def list_pins(catalog: Catalog, now: datetime) -> dict[RecoveryPointId, str]:
         if pin is not None and pin.is_valid(now):
             found[point.point_id] = pin.reason
     return found
+
+
+def _put_once(store: Store, key: str, data: bytes) -> None:
+    # Another host with the same points may have been faster.
+    with suppress(KeyExistsError):
+        store.put_new(key, data)
+
+
+def _read_own(path: Path) -> bytes:
+    try:
+        return read_small_file(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be read: {error.strerror}", hint="Check the disk and the permissions."
+        ) from error
 
 
 def _find_oldest_sending(listing: ListingProof, packs: Iterable[str]) -> datetime | None:

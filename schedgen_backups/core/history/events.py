@@ -13,6 +13,14 @@ from pydantic import AwareDatetime, Field, FiniteFloat, TypeAdapter
 from schedgen_backups.core.model import FrozenModel
 
 
+class Outcome(FrozenModel):
+    """The result of one check."""
+
+    check: str
+    status: str
+    summary: str = ""
+
+
 class RunStarted(FrozenModel):
     """A run began to take a recovery point."""
 
@@ -45,14 +53,8 @@ class PointCommitted(FrozenModel):
     manifest_sha256: str
     size_bytes: int
     run_id: str = ""
-
-
-class Outcome(FrozenModel):
-    """The result of one check."""
-
-    check: str
-    status: str
-    summary: str = ""
+    outcomes: tuple[Outcome, ...] = ()
+    """The checks that decided."""
 
 
 class PointChecked(FrozenModel):
@@ -63,6 +65,24 @@ class PointChecked(FrozenModel):
     point_id: str
     checked_by: str
     outcomes: tuple[Outcome, ...]
+
+
+class RestoreEnded(FrozenModel):
+    """A point or a part of it was restored, or that failed."""
+
+    event: Literal["restore ended"] = "restore ended"
+    at: AwareDatetime
+    began_at: AwareDatetime
+    point_id: str
+    manifest_sha256: str = ""
+    subject: str
+    """The part of the point."""
+    target: str
+    result: str
+    """`done`, with the result of the comparison, or `failed: ` and the error's message."""
+    reason: str = ""
+    user: str = ""
+    host: str = ""
 
 
 class DrillEnded(FrozenModel):
@@ -180,6 +200,7 @@ HistoryEvent = (
     | RunFailed
     | PointCommitted
     | PointChecked
+    | RestoreEnded
     | DrillEnded
     | PointsRemoved
     | PointsCopied

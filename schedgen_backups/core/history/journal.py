@@ -8,15 +8,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.history.events import EVENT_ADAPTER, HistoryEvent
+from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.system.files import open_regular
 from schedgen_backups.core.system.line_file import append_line, hold_line_file, write_line
 
@@ -27,6 +30,7 @@ _MAX_LINE_BYTES = 1 << 20
 _COPIED_BYTES = 1 << 20
 _TAIL_BYTES = 256 << 10
 """Some thousand events: what is raised again is raised within minutes."""
+_Event = TypeVar("_Event", bound=FrozenModel)
 _LOG = logging.getLogger(__name__)
 
 
@@ -89,6 +93,23 @@ class History:
                     found.append(event)
         return HistoryPart(tuple(sorted(found, key=lambda event: event.at)), unreadable_count)
 
+    def find_last(
+        self, kind: type[_Event], accepts: Callable[[_Event], bool] = lambda _event: True
+    ) -> _Event | None:
+        """Return the last event of this kind that is accepted, of this year's file and the one before.
+
+        None if there is none, or the history cannot be read.
+        """
+        begin = f'{{"event":"{kind.model_fields["event"].default}",'.encode()
+        previous = sorted(self._directory.glob("history-[0-9][0-9][0-9][0-9].jsonl"))
+        for path in (self._path, *previous[-1:]):
+            with suppress(OSError):
+                for line in _read_backwards(path):
+                    event = _parse(line) if line.startswith(begin) else None
+                    if isinstance(event, kind) and accepts(event):
+                        return event
+        return None
+
     def _append(self, line: bytes, year: int) -> None:
         while True:
             with hold_line_file(self._path) as descriptor:
@@ -144,6 +165,21 @@ def _read_lines(path: Path) -> Iterator[bytes]:
         return
     except OSError as error:
         raise _explain(path, error) from error
+
+
+def _read_backwards(path: Path) -> Iterator[bytes]:
+    """Yield the lines of the file, the last one first."""
+    with open_regular(path) as file:
+        position = file.seek(0, os.SEEK_END)
+        rest = b""
+        while position > 0:
+            size_bytes = min(_COPIED_BYTES, position)
+            position -= size_bytes
+            file.seek(position)
+            first, *lines = (file.read(size_bytes) + rest).split(b"\n")
+            yield from reversed(lines)
+            rest = first
+        yield rest
 
 
 def _read_tail(path: Path) -> list[bytes]:

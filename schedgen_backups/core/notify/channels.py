@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import SplitResult, urlsplit
 
@@ -167,8 +168,15 @@ class AppriseChannel:
         # Services refuse text that is too long, and count the title and every escaped character. apprise cuts
         # what still exceeds the limit.
         room = max((self.plugin.body_maxlen - len(title)) * 3 // 4, _LEAST_TEXT)
-        body = shorten(alert.to_text().partition("\n")[2], room)
+        return self._notify(title, shorten(alert.to_text().partition("\n")[2], room), kind)
 
+    def send_file(self, title: str, text: str, path: Path) -> Delivery:
+        """Send a text with this file attached; the service must be able to carry one, as mail is."""
+        return self._notify(title, text, apprise.NotifyType.INFO, attachment=str(path))
+
+    def _notify(
+        self, title: str, body: str, kind: apprise.NotifyType, *, attachment: str | None = None
+    ) -> Delivery:
         def notify() -> Delivery:
             with (
                 hidden_addresses(logging.WARNING),
@@ -176,7 +184,11 @@ class AppriseChannel:
             ):
                 is_accepted = bool(
                     self.plugin.notify(
-                        body=body, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
+                        body=body,
+                        title=title,
+                        notify_type=kind,
+                        body_format=apprise.NotifyFormat.TEXT,
+                        attach=attachment,
                     )
                 )
                 answer = shorten(

@@ -164,6 +164,10 @@ class Notifier:
                 time.monotonic() >= ends_at or self._is_left(path) for path in sorted(folder.glob("*.json"))
             )
 
+    def count_spooled(self) -> int:
+        """Return how many alerts a channel has not accepted yet."""
+        return sum(1 for _path in (self._folder / _SPOOL_NAME).glob("*.json"))
+
     def _with_name(self, alert: Alert) -> Alert:
         """Return the alert with the installation's name before its title."""
         return alert.model_copy(update={"title": f"{self._name}: {alert.title}"}) if self._name else alert

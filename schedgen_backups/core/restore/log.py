@@ -18,7 +18,9 @@ from pathlib import Path
 from pydantic import AwareDatetime, ValidationError
 
 from schedgen_backups.core.errors import BackupError, StorageError
+from schedgen_backups.core.history.events import RestoreEnded
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.receipts.receipts import list_subjects, record_with_receipt
 from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.core.system.line_file import append_line
 
@@ -52,11 +54,18 @@ class RestoreLogDraft:
 
 @contextmanager
 def logged_restore(
-    directory: Path, *, point_id: str, subject: str, target: str, reason: str = ""
+    directory: Path,
+    *,
+    point_id: str,
+    subject: str,
+    target: str,
+    reason: str = "",
+    points_folder: Path | None = None,
 ) -> Generator[RestoreLogDraft, None, None]:
     """Log what happens within the block as one entry, whether it fails or not.
 
-    OSError if the log cannot be written.
+    `points_folder` has the point's manifest, if that is not the directory. OSError if the log cannot be
+    written.
     """
     draft = RestoreLogDraft()
     started_at = datetime.now(timezone.utc)
@@ -69,20 +78,29 @@ def logged_restore(
         draft.result = f"failed: {type(error).__name__}"
         raise
     finally:
-        seconds = round((datetime.now(timezone.utc) - started_at).total_seconds(), 3)
-        _append(
+        ended_at = datetime.now(timezone.utc)
+        entry = RestoreLogEntry(
+            started_at=started_at,
+            seconds=round((ended_at - started_at).total_seconds(), 3),
+            user=_find_user(),
+            host=socket.gethostname(),
+            point_id=point_id,
+            subject=subject,
+            target=target,
+            reason=reason,
+            result=draft.result,
+        )
+        _append(directory, entry)
+        subjects = list_subjects(points_folder or directory, [point_id])
+        record_with_receipt(
             directory,
-            RestoreLogEntry(
-                started_at=started_at,
-                seconds=seconds,
-                user=_find_user(),
-                host=socket.gethostname(),
-                point_id=point_id,
-                subject=subject,
-                target=target,
-                reason=reason,
-                result=draft.result,
+            RestoreEnded(
+                at=ended_at,
+                began_at=started_at,
+                manifest_sha256=subjects[0].digest["sha256"] if subjects else "",
+                **entry.model_dump(exclude={"started_at", "seconds"}),
             ),
+            subjects,
         )
 
 

@@ -295,7 +295,12 @@ class RestoreService:
         reason, asked_by = self.options.reason, self.options.asked_by
         with (
             logged_restore(
-                directory, point_id=point.point_id.text, subject=subject, target=target, reason=reason
+                directory,
+                point_id=point.point_id.text,
+                subject=subject,
+                target=target,
+                reason=reason,
+                points_folder=next((artifact.path.parent for artifact in point.artifacts), None),
             ) as draft,
             pin_temporarily(
                 self.catalog,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 from schedgen_backups.core.errors import KeyExistsError, KeyMissingError, StoreError, StoreUnreachableError
-from schedgen_backups.core.store.keys import check_key
+from schedgen_backups.core.store.keys import check_key, is_unfinished, make_unfinished_name
 from schedgen_backups.core.store.protocol import Capabilities, StoredObject
-from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, open_regular, sync_path
+from schedgen_backups.core.system.files import create_private, open_regular, sync_path
 
 _MARK_NAME = ".schedgen-backups-store"
 """Created once by `prepare`. Without it the disk is not mounted, and its empty mount point is not written."""
@@ -53,7 +52,7 @@ class FolderStore:
     def put_new(self, key: str, data: bytes) -> None:
         """Write the file beside its place, sync it, and link it to its name."""
         path = self._find_path(key)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+        temporary = path.with_name(make_unfinished_name(path.name))
         try:
             self._make_folders(path.parent)
             with os.fdopen(create_private(temporary), "wb") as file:
@@ -113,6 +112,19 @@ class FolderStore:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
                 raise self._explain(error) from error
 
+    def remove_unfinished(self, prefix: str, before: datetime) -> tuple[StoredObject, ...]:
+        """Remove what killed uploads left."""
+        removed: list[StoredObject] = []
+        try:
+            self._check_mounted()
+            for stored in self._list_folder(self._folder, "", prefix, chooses=is_unfinished):
+                if stored.modified_at < before:
+                    (self._folder / stored.key).unlink(missing_ok=True)
+                    removed.append(stored)
+        except OSError as error:
+            raise self._explain(error) from error
+        return tuple(removed)
+
     def extend_lock(self, stored: StoredObject, until: datetime) -> None:
         """Refuse: a folder has no locks."""
         raise StoreError(f"{self.label} is a folder, which cannot lock files")
@@ -134,7 +146,7 @@ class FolderStore:
 
     def _find_path(self, key: str) -> Path:
         check_key(key)
-        if _is_ours_unfinished(key.rpartition("/")[2]):
+        if _is_hidden(key.rpartition("/")[2]):
             raise StoreError(f"{key} is not a key: {self.label} takes such a file for an unfinished one")
         self._check_mounted()
         return self._folder / key
@@ -153,7 +165,14 @@ class FolderStore:
             if made == self._folder:
                 break
 
-    def _list_folder(self, folder: Path, above: str, prefix: str) -> Iterator[StoredObject]:
+    def _list_folder(
+        self,
+        folder: Path,
+        above: str,
+        prefix: str,
+        *,
+        chooses: Callable[[str], bool] = lambda name: not _is_hidden(name),
+    ) -> Iterator[StoredObject]:
         with os.scandir(folder) as scan:
             # Folders sort as keys do: with the slash that follows their name.
             entries = sorted(scan, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
@@ -161,10 +180,12 @@ class FolderStore:
             key = above + entry.name
             if entry.is_dir(follow_symlinks=False):
                 if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
-                    yield from self._list_folder(folder / entry.name, f"{key}/", prefix)
-            elif key.startswith(prefix) and not _is_ours_unfinished(entry.name):
-                status = entry.stat(follow_symlinks=False)
-                yield StoredObject(key, status.st_size, _to_time(status.st_mtime))
+                    yield from self._list_folder(folder / entry.name, f"{key}/", prefix, chooses=chooses)
+            elif key.startswith(prefix) and chooses(entry.name):
+                # Another writer may have finished or removed it since the folder was read.
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    yield StoredObject(key, status.st_size, _to_time(status.st_mtime))
 
     def _explain(self, error: OSError) -> StoreError:
         message = f"{self.label}: {error.strerror or error}"
@@ -188,8 +209,8 @@ def _publish(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def _is_ours_unfinished(name: str) -> bool:
-    return name == _MARK_NAME or (name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))
+def _is_hidden(name: str) -> bool:
+    return name == _MARK_NAME or is_unfinished(name)
 
 
 def _to_time(seconds: float) -> datetime:

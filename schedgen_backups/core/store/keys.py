@@ -1,14 +1,19 @@
-"""Which keys every store accepts, and how a store's prefix and keys are joined."""
+"""Which keys every store accepts, how a store's prefix and keys are joined, and names of unfinished files."""
 
 from __future__ import annotations
 
+import re
+import secrets
+
 from schedgen_backups.core.errors import StoreError
+from schedgen_backups.core.system.files import TEMPORARY_SUFFIX
 
 _MAX_KEY_BYTES = 1024
 """S3's limit (S3 user guide, object key naming); Google Cloud Storage and Azure have the same."""
 _FIRST_PRINTABLE = " "
 _REFUSED = "\x7f\\"
 """SeaweedFS 4.48 takes a backslash for a slash, as network shares do."""
+_UNFINISHED_PATTERN = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 
 
 def check_key(key: str) -> None:
@@ -23,6 +28,16 @@ def check_key(key: str) -> None:
         raise StoreError(f"{key[:50]!r}… is not a key: it has {size} bytes, and {_MAX_KEY_BYTES} are allowed")
     if any(character < _FIRST_PRINTABLE or character in _REFUSED for character in key):
         raise StoreError(f"{key!r} is not a key: it contains a control character or a backslash")
+
+
+def make_unfinished_name(name: str) -> str:
+    """Return a new name for a file that gets its real name when it is complete."""
+    return f".{name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+
+
+def is_unfinished(name: str) -> bool:
+    """Return whether this is a name that `make_unfinished_name` makes."""
+    return _UNFINISHED_PATTERN.fullmatch(name) is not None
 
 
 class KeyPrefix:

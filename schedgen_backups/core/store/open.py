@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -29,9 +30,11 @@ def open_store(location: StoreLocation, capabilities: Capabilities = UNPROBED) -
     """Return the store at this location, with the capabilities that were recorded when it was probed.
 
     Nothing is asked of the store yet. ConfigurationError if the URL, or a setting that such a store needs, is
-    missing or wrong, or if its library is not installed.
+    missing or wrong, or if its library is not installed, or if the file of certificates cannot be read.
     """
     scheme = urlsplit(location.url).scheme
+    if location.certificates_path is not None:
+        _check_certificates(location.url, location.certificates_path)
     if scheme == "file":
         return FolderStore(_read_folder(location.url))
     if scheme not in _MODULES:
@@ -81,6 +84,16 @@ def try_delete_probe(store: Store, prefix: str) -> bool:
     except StoreError:
         return False
     return store.head(key, version_id=stored.version_id) is None
+
+
+def _check_certificates(url: str, path: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the certificates file of {url}, {path}, cannot be used: {error.strerror or error}",
+            hint="Set certificates_file to a PEM file with the certificate of an authority.",
+        ) from error
 
 
 def check_reading(store: Store, prefix: str) -> None:

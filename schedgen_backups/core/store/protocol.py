@@ -123,3 +123,16 @@ class MadeStore(Protocol):
     def prepare(self) -> None:
         """Create the folder if its parent exists; nothing if it is there."""
         ...
+
+
+@runtime_checkable
+class SweptStore(Protocol):
+    """A store in which a killed upload leaves a file that is not an object: a folder here, or behind SFTP."""
+
+    def remove_unfinished(self, prefix: str, before: datetime) -> tuple[StoredObject, ...]:
+        """Remove the files of unfinished uploads below the prefix that were last written before this time.
+
+        By the store's clock. Return what was removed. An upload that still runs fails if its file is removed:
+        the time must be earlier than any pause that an upload survives.
+        """
+        ...

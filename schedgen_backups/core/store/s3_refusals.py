@@ -38,6 +38,13 @@ _UNSUPPORTED_CODES = frozenset({"NotImplemented", "MethodNotAllowed"})
 _MISSING_CODES = frozenset({*GONE_CODES, "BlobNotFound", "ResourceNotFound"})
 _NO_CONTAINER_CODES = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _LOGIN_CODES = frozenset({*LOGIN_CODES, "AuthenticationFailed", "InvalidAuthenticationInfo"})
+_CERTIFICATE_REASONS = {
+    "CaUsedAsEndEntity": "its certificate is that of an authority (CA:TRUE), which a server must not use",
+    "UnknownIssuer": "its certificate was signed by another authority",
+    "NotValidForName": "its certificate is for another host name",
+    "Expired": "its certificate has expired",
+}
+"""By the name of the error in the library webpki, which obstore uses."""
 _EXISTS_CODES = frozenset({"PreconditionFailed", "BlobAlreadyExists"})
 
 
@@ -177,18 +184,25 @@ def _explain_obstore(label: str, key: str, error: Exception) -> StoreError:
     )
 
 
-def _explain_network(label: str, reason: str) -> StoreUnreachableError:
-    hint = (
-        "Set the store's certificates to the PEM file of its certificate authority."
-        if "certificate" in reason.lower()
-        else "Check the store's endpoint, and the network between."
+def _explain_network(label: str, reason: str) -> StoreError:
+    if "certificate" in reason.lower():
+        # Permanent: asking again changes nothing, and another server may answer in the place of the store.
+        return StoreError(
+            f"{label} is not trusted: {reason}",
+            hint="Set the store's certificates_file to the PEM file of the authority that signed the "
+            "server's certificate. If it is set, ask the server's administrator.",
+        )
+    return StoreUnreachableError(
+        f"{label} cannot be reached: {reason}", hint="Check the store's endpoint, and the network between."
     )
-    return StoreUnreachableError(f"{label} cannot be reached: {reason}", hint=hint)
 
 
 def _find_network_reason(details: str) -> str:
     """Return what of the Rust values of an error a person can use."""
-    if "certificate" in details.lower() or "UnknownIssuer" in details:
+    for word, reason in _CERTIFICATE_REASONS.items():
+        if word in details:
+            return reason
+    if "certificate" in details.lower():
         return "its certificate is not trusted"
     if "kind: Timeout" in details or "TimedOut" in details:
         return "it did not answer in time"

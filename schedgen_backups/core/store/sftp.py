@@ -7,7 +7,6 @@ import binascii
 import errno
 import hmac
 import posixpath
-import secrets
 import socket
 import stat
 import threading
@@ -28,12 +27,11 @@ from schedgen_backups.core.errors import (
     StoreError,
     StoreUnreachableError,
 )
-from schedgen_backups.core.store.keys import check_key
+from schedgen_backups.core.store.keys import check_key, is_unfinished, make_unfinished_name
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.probing import refuses_taken_keys
 from schedgen_backups.core.store.protocol import UNPROBED, Capabilities, StoredObject
 from schedgen_backups.core.store.retry import retry, retry_put
-from schedgen_backups.core.system.files import TEMPORARY_SUFFIX
 
 _DEFAULT_PORT = 22
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -157,6 +155,18 @@ class SftpStore:
             self._made_folders.discard(folder)
             folder = posixpath.dirname(folder)
 
+    def remove_unfinished(self, prefix: str, before: datetime) -> tuple[StoredObject, ...]:
+        """Remove what killed or interrupted uploads left."""
+        self._check_folder()
+        removed: list[StoredObject] = []
+        for stored in self._list_folder("", prefix, chooses=is_unfinished):
+            if stored.modified_at < before:
+                path = f"{self._folder}/{stored.key}"
+                with suppress(KeyMissingError):
+                    self._request(lambda client, path=path: client.remove(path), stored.key)
+                    removed.append(stored)
+        return tuple(removed)
+
     def extend_lock(self, stored: StoredObject, until: datetime) -> None:
         """Refuse: SFTP has no locks."""
         raise StoreError(f"{self.label} is a folder, which cannot lock files")
@@ -174,9 +184,7 @@ class SftpStore:
         )
 
     def _put(self, path: str, key: str, data: bytes, *, is_careful: bool = True) -> None:
-        temporary = (
-            f"{posixpath.dirname(path)}/.{posixpath.basename(path)}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-        )
+        temporary = f"{posixpath.dirname(path)}/{make_unfinished_name(posixpath.basename(path))}"
         with self._connect(key) as client:
             # Also where the server refuses to rename: the upload of a pack for nothing takes long.
             if is_careful and _exists(client, path):
@@ -220,7 +228,13 @@ class SftpStore:
                         raise
         self._made_folders.add(folder)
 
-    def _list_folder(self, above: str, prefix: str) -> Iterator[StoredObject]:
+    def _list_folder(
+        self,
+        above: str,
+        prefix: str,
+        *,
+        chooses: Callable[[str], bool] = lambda name: not is_unfinished(name),
+    ) -> Iterator[StoredObject]:
         try:
             entries = self._request(lambda client: client.listdir_attr(f"{self._folder}/{above}"), above)
         except KeyMissingError:
@@ -230,13 +244,13 @@ class SftpStore:
             key = above + entry.filename
             if _is_directory(entry):
                 if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
-                    yield from self._list_folder(f"{key}/", prefix)
-            elif key.startswith(prefix) and not _is_unfinished(entry.filename):
+                    yield from self._list_folder(f"{key}/", prefix, chooses=chooses)
+            elif key.startswith(prefix) and chooses(entry.filename):
                 yield _describe(key, entry)
 
     def _find_path(self, key: str) -> str:
         check_key(key)
-        if _is_unfinished(posixpath.basename(key)):
+        if is_unfinished(posixpath.basename(key)):
             raise StoreError(f"{key} is not a key: {self.label} takes such a file for an unfinished one")
         return f"{self._folder}/{key}"
 
@@ -425,10 +439,6 @@ def _check_regular(status: paramiko.SFTPAttributes) -> None:
 
 def _is_directory(entry: paramiko.SFTPAttributes) -> bool:
     return stat.S_ISDIR(entry.st_mode or 0)
-
-
-def _is_unfinished(name: str) -> bool:
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
 def _describe(key: str, status: paramiko.SFTPAttributes) -> StoredObject:

@@ -95,5 +95,7 @@ class Transfers:
             options["timeout"] = _DOWNLOAD_LIMIT
             options["read_timeout"] = timedelta(seconds=location.timeout_seconds)
         if location.certificates_path is not None:
-            options["root_certificate"] = location.certificates_path.read_text(encoding="ascii")
+            options["root_certificate"] = location.certificates_path.read_text(
+                encoding="utf-8", errors="replace"
+            )
         return options

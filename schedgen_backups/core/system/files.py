@@ -43,6 +43,22 @@ def write_atomically(
     sync_path(path.parent)
 
 
+def make_private_folder(folder: Path) -> tuple[int, int] | None:
+    """Create the folder for its owner only, unless it exists; return the owner of what root writes into it.
+
+    A folder that root makes belongs to the owner of the one above, who must be able to write into it, too.
+    None for other users: they own what they write.
+    """
+    is_root = os.geteuid() == 0
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if is_root:
+            above = folder.parent.stat()
+            os.chown(folder, above.st_uid, above.st_gid)
+    status = folder.stat()
+    return (status.st_uid, status.st_gid) if is_root else None
+
+
 def create_private(path: Path) -> int:
     """Create the file for its owner only and return its descriptor. FileExistsError if it exists."""
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -22,8 +22,7 @@ from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.history.events import PointCommitted
-from schedgen_backups.core.history.journal import History
+from schedgen_backups.core.history.events import Outcome, PointCommitted
 from schedgen_backups.core.model import (
     TOOL_VERSION,
     Artifact,
@@ -34,6 +33,7 @@ from schedgen_backups.core.model import (
     ReferenceSummary,
     Site,
 )
+from schedgen_backups.core.receipts.receipts import make_subject, record_with_receipt
 from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.core.verify.files import (
     OnProgress,
@@ -141,17 +141,31 @@ def commit_point(
         return point.manifest, verification
     manifest = _build_manifest(catalog.settle_site(), point, verification, references, origin)
     path = catalog.write_manifest(manifest)
-    History(catalog.directory).record(
+    digest = hashlib.sha256(read_small_file(path)).hexdigest()
+    record_with_receipt(
+        catalog.directory,
         PointCommitted(
             at=manifest.committed_at,
             point_id=point_id.text,
             snapshot_at=manifest.snapshot_at,
-            manifest_sha256=hashlib.sha256(read_small_file(path)).hexdigest(),
+            manifest_sha256=digest,
             size_bytes=sum(artifact.size_bytes for artifact in manifest.artifacts),
             run_id=origin.run_id,
-        )
+            outcomes=tuple(
+                Outcome(check=result.check.value, status=result.status.value, summary=result.summary)
+                for result in verification.results
+            ),
+        ),
+        [make_subject(point_id.text, digest)],
+        site_id=manifest.site_id,
+        versions=_read_versions(point),
     )
     return manifest, verification
+
+
+def _read_versions(point: PointListing) -> dict[str, str]:
+    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+        return {"PostgreSQL": dump.record.server_version, "pg_dump": dump.record.client_version}
 
 
 def _verify_unseen(

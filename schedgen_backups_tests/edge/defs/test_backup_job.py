@@ -68,6 +68,8 @@ def test_a_backup_leaves_a_verified_point_with_private_files(
         "site.json",
         "missing_objects.json",
         ".staging",
+        "history.jsonl",
+        "receipts",
     }
     assert {stat.S_IMODE(path.stat().st_mode) for path in site.directory.iterdir() if path.is_file()} == {
         0o600

@@ -37,6 +37,7 @@ print(schedule.cron_schedule, schedule.execution_timezone, sep="|")
 IMPORT_CORE = """
 import importlib, pkgutil, sys, warnings
 warnings.filterwarnings("ignore", category=ImportWarning, module="google")
+warnings.filterwarnings("ignore", category=FutureWarning, module="google")
 import schedgen_backups.core as core
 names = [module.name for module in pkgutil.walk_packages(core.__path__, "schedgen_backups.core.")]
 for name in names:
@@ -191,6 +192,8 @@ def test_materialize_all_never_starts_a_restore() -> None:
         "prune_job",
         "verify_job",
         "restore_job",
+        "monthly_report_job",
+        "remove_old_runs_job",
         "audit_job",
     ]
 

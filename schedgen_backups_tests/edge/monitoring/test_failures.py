@@ -153,7 +153,7 @@ def test_a_wrong_setting_fails_the_run_with_its_name(
         assert f"{name} is invalid, expected " in failed.description
         assert failed.metadata["exit_code"] == 4
     # Only the open incident is left.
-    assert [path.name for path in site.directory.iterdir()] == [".alerts"]
+    assert {path.name for path in site.directory.iterdir()} == {".alerts", "history.jsonl"}
 
 
 def test_a_wrong_database_port_fails_only_the_database(site: Site, instance: dg.DagsterInstance) -> None:

@@ -17,6 +17,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.monitoring.watch import WatchCursor
+from schedgen_backups_tests.support.alerts import recording_server
 from schedgen_backups_tests.support.histories import add_point
 from schedgen_backups_tests.support.inbox import CANARY, Inbox, Watcher, open_inbox
 from schedgen_backups_tests.support.sites import Site
@@ -75,6 +76,14 @@ def test_silence_without_any_run_sends_one_alert_after_the_limit(
     [recovery] = inbox.recoveries
     assert "no verified recovery point" in recovery
     assert inbox.alerts == [alert]
+
+
+def test_every_evaluation_pings_the_address_of_the_daemon(site: Site, instance: dg.DagsterInstance) -> None:
+    with recording_server() as server:
+        site.set(BACKUP_DAEMON_HEARTBEAT_URL=server.url("/daemon"))
+        Watcher("freshness_watch", instance).evaluate(2)
+        assert [received.path for received in server.received] == ["/daemon"] * 2
+        assert b"no verified recovery point" in server.received[0].body
 
 
 def test_the_wait_begins_with_the_first_evaluation_only(instance: dg.DagsterInstance, inbox: Inbox) -> None:

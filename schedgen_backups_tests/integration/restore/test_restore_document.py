@@ -44,6 +44,7 @@ NOT_RUN = {
     "docker compose stop": "Docker is not installed here",
     "docker compose up -d postgres minio": "Docker is not installed here; fixtures' servers take its place",
     "git clone": "the project is installed already; edge/packaging/test_wheel.py runs these lines",
+    "python3 recover.py list SITE": "needs a downloaded store: integration/recover/test_downloaded_store.py",
     "mc mirror": "mc is in no package that the tests install",
     "docker compose up -d &&": "Docker is not installed here",
 }

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from schedgen_backups.core.errors import ConfigurationError, StoreError, StoreUn
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.open import open_store
-from schedgen_backups.core.store.protocol import ProbedStore
+from schedgen_backups.core.store.protocol import MadeStore, ProbedStore, SweptStore
 from schedgen_backups_tests.support.silent_proxy import SilentProxy
-from schedgen_backups_tests.support.store_sites import Servers, SftpSite
+from schedgen_backups_tests.support.store_programs import PasswordSshServer
+from schedgen_backups_tests.support.store_sites import Servers, SftpSite, locate_folder
 
 DATA = os.urandom(4 << 20)
 
@@ -65,6 +67,21 @@ def test_an_upload_that_breaks_off_leaves_no_object(sftp: SftpSite, proxy: Silen
     proxy.limit_bytes = None
     assert [stored.key for stored in store.list("")] == ["packs/other"]
     assert store.head("packs/one") is None
+    assert isinstance(store, SweptStore)
+    now = datetime.now(timezone.utc)
+    assert store.remove_unfinished("packs/", now - timedelta(days=1)) == ()
+    left, *_others = (sftp.folder / "packs").glob(".one.*")
+    os.utime(left, (now.timestamp() - 86500, now.timestamp() - 86500))
+    (sftp.folder / "other").mkdir()
+    foreign = (sftp.folder / "packs" / ".one.tmp", sftp.folder / "other" / left.name)
+    for path in foreign:
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0))
+    removed = store.remove_unfinished("packs/", now - timedelta(days=1))
+    assert [stored.key for stored in removed] == [f"packs/{left.name}"]
+    assert not left.exists()
+    assert all(path.exists() for path in foreign)
+    assert [stored.key for stored in store.list("")] == ["packs/.one.tmp", "packs/other"]
     store.put_new("packs/one", DATA)
     assert store.get_range("packs/one", 0, len(DATA)) == DATA
 
@@ -138,6 +155,58 @@ def test_a_key_with_a_passphrase_logs_in(sftp: SftpSite, tmp_path: Path) -> None
     with pytest.raises(ConfigurationError) as refused:
         open_store(replace(sftp.location, key_file=key, secret_key="another-canary"))
     assert "canary" not in f"{refused.value!r} {refused.value.hint}"
+
+
+@pytest.fixture
+def password_server(tmp_path: Path) -> Iterator[PasswordSshServer]:
+    if os.geteuid() != 0:
+        pytest.skip("sshd checks passwords only as root")
+    (tmp_path / "sshd").mkdir()
+    with PasswordSshServer(tmp_path / "sshd") as server:
+        yield server
+
+
+def locate_with_password(server: PasswordSshServer, folder: Path) -> StoreLocation:
+    return replace(locate_folder(server, folder), key_file=None, secret_key=server.password)
+
+
+def test_a_password_logs_in(password_server: PasswordSshServer, tmp_path: Path) -> None:
+    location = locate_with_password(password_server, tmp_path / "store")
+    store = open_store(location)
+    assert isinstance(store, MadeStore)
+    store.prepare()
+    store.put_new("packs/one", DATA)
+    assert store.get_range("packs/one", 0, len(DATA)) == DATA
+    assert (tmp_path / "store" / "packs" / "one").read_bytes() == DATA
+    assert "Accepted password" in (password_server.directory / "log").read_text(encoding="utf-8")
+    assert password_server.password not in repr(location)
+
+
+def test_a_wrong_password_is_refused_and_not_shown(
+    password_server: PasswordSshServer, tmp_path: Path
+) -> None:
+    location = locate_with_password(password_server, tmp_path)
+    store = open_store(replace(location, secret_key="canary-password"))
+    with pytest.raises(StoreError, match="refuses the login") as refused:
+        store.head("packs/one")
+    assert not refused.value.is_retryable
+    assert "password" in refused.value.hint
+    assert "canary" not in f"{refused.value!r} {refused.value.hint}"
+
+
+def test_no_password_is_sent_to_a_server_with_another_host_key(
+    password_server: PasswordSshServer, tmp_path: Path
+) -> None:
+    location = locate_with_password(password_server, tmp_path)
+    store = open_store(replace(location, host_key=password_server.other_key))
+    with pytest.raises(
+        StoreError, match="another host key than the expected one: ssh-ed25519 AAAA"
+    ) as refused:
+        store.head("packs/one")
+    assert not refused.value.is_retryable
+    assert "administrator" in refused.value.hint
+    log = (password_server.directory / "log").read_text(encoding="utf-8")
+    assert not any(word in log for word in ("Accepted", "Failed password"))
 
 
 def test_a_password_in_the_url_is_refused_and_not_shown() -> None:

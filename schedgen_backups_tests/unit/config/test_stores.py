@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from schedgen_backups.config.stores import StoreEntry, read_stores
 from schedgen_backups.core.copies.encryption import make_key_pair
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups_tests.support.certificates import make_certificate
 
 PAIR = make_key_pair()
 UTC = ZoneInfo("UTC")
@@ -162,7 +163,9 @@ def test_the_examples_of_the_guide_are_read(tmp_path: Path, monkeypatch: pytest.
     guide = Path(__file__).resolve().parents[3] / "docs" / "stores.md"
     blocks = re.findall(r"```toml\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.setenv("AZURE_ACCOUNT_KEY", "a2V5")
-    (tmp_path / "b2.secret").write_text("secret")
+    for name in ("b2.secret", "office.secret"):
+        (tmp_path / name).write_text("secret")
+    make_certificate(tmp_path / "authority")
     (tmp_path / "id_ed25519").write_bytes(
         Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     )
@@ -176,5 +179,5 @@ def test_the_examples_of_the_guide_are_read(tmp_path: Path, monkeypatch: pytest.
         text = "\n".join(line.strip() for line in block.splitlines())
         text = text.replace("age1…", PAIR.public).replace("AAAA…", "AAAAC3NzaC1lZDI1NTE5").replace("…", "x")
         found += read(tmp_path, text)
-    assert [entry.name for entry in found] == ["nas", "b2", "azure", "gcs", "storagebox"]
+    assert [entry.name for entry in found] == ["nas", "b2", "azure", "gcs", "storagebox", "office"]
     assert [entry.error for entry in found] == [None] * len(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,11 @@ from schedgen_backups.core.copies.encryption import (
     PlainEncryptor,
     make_key_pair,
 )
-from schedgen_backups.core.copies.layout import list_copies
+from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies
 from schedgen_backups.core.copies.local_folder import LocalFolder
 from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.copies.recipe import Recipe, read_recipe, write_recipe
-from schedgen_backups.core.errors import StoreError, StoreUnreachableError, VerificationError
+from schedgen_backups.core.errors import KeyExistsError, StoreError, StoreUnreachableError, VerificationError
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups_tests.support.artifacts import TableText, damage
 from schedgen_backups_tests.support.copies import (
@@ -278,6 +278,134 @@ def test_an_unfinished_copy_in_between_costs_no_upload(site: CopiedSite) -> None
     site.folder.write_staged(make_point_id(1), "manifest.json", b"of a killed copy")
     make_point(site.catalog, 2, objects, ROWS)
     assert site.copy(2).uploaded_bytes < 40_000
+
+
+def delete_file(site: CopiedSite, night: int, start: str) -> str:
+    """Delete the file of a copy whose name starts like that; return its key."""
+    [stored] = site.store.list(KEYS.file(make_point_id(night), start))
+    site.store.delete(stored)
+    return stored.key
+
+
+def snapshot(site: CopiedSite) -> dict[str, bytes]:
+    assert isinstance(site.store, MemoryStore)
+    return site.store.snapshot()
+
+
+def test_a_copy_whose_commit_mark_was_deleted_is_committed_again(site: CopiedSite, tmp_path: Path) -> None:
+    make_point(site.catalog, 0, list_objects(40), ROWS)
+    site.copy(0)
+    before = snapshot(site)
+    mark = delete_file(site, 0, COMMIT_NAME)
+    report = site.copy(0)
+    assert (report.is_new, report.uploaded_bytes, report.new_packs) == (True, 0, ())
+    assert report.pack_list == site.open_reader(0).pack_list
+    after = snapshot(site)
+    assert before.keys() == after.keys()
+    assert {key for key in after if after[key] != before[key]} <= {mark}
+    assert prove_listing(site.store, KEYS).problems == ()
+    site.assert_equal(0, tmp_path / "fetched")
+    assert not site.copy(0).is_new
+
+
+def test_a_deleted_pack_list_is_put_back_with_the_commit_mark(site: CopiedSite, tmp_path: Path) -> None:
+    make_point(site.catalog, 0, list_objects(10))
+    site.copy(0)
+    before = snapshot(site)
+    delete_file(site, 0, COMMIT_NAME)
+    key = delete_file(site, 0, PACK_LIST_NAME)
+    site.copy(0)
+    assert snapshot(site)[key] == before[key]
+    site.assert_equal(0, tmp_path / "fetched")
+
+
+@pytest.mark.parametrize("family", ["manifest", "db_", PACK_LIST_NAME])
+def test_a_copy_with_another_file_is_not_committed_again_and_nothing_is_uploaded(
+    site: CopiedSite, family: str
+) -> None:
+    make_point(site.catalog, 0, list_objects(10))
+    site.copy(0)
+    sent = snapshot(site)
+    key = delete_file(site, 0, family)
+    site.store.put_new(key, damage(sent[key], 8 * 300))
+    delete_file(site, 0, COMMIT_NAME)
+    before = snapshot(site)
+    with pytest.raises(StoreError, match="unfinished copy") as refused:
+        site.copy(0)
+    assert "prune" in refused.value.hint
+    assert snapshot(site) == before
+    make_point(site.catalog, 1, list_objects(10))
+    site.copy(1)
+    assert list(list_copies(site.store, KEYS)) == [make_point_id(1)]
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated"])
+def test_a_copy_without_all_its_packs_is_not_committed_again(site: CopiedSite, how: str) -> None:
+    make_point(site.catalog, 0, list_objects(40), ROWS)
+    site.copy(0)
+    delete_file(site, 0, COMMIT_NAME)
+    pack = next(site.store.list(KEYS.packs))
+    site.store.delete(pack)
+    if how == "truncated":
+        site.store.put_new(pack.key, b"short")
+    with pytest.raises(StoreError, match="unfinished copy"):
+        site.copy(0)
+    assert not list_copies(site.store, KEYS)
+
+
+class CondemningStore(MemoryStore):
+    """Condemns a pack when the manifest of a copy is read."""
+
+    def get_range(self, key: str, offset: int, length: int, *, version_id: str = "") -> bytes:
+        if "manifest" in key:
+            pack = next(self.list(KEYS.packs)).key.removeprefix(KEYS.packs)
+            with suppress(KeyExistsError):
+                self.put_new(f"{KEYS.condemned}{pack}", b"{}")
+        return super().get_range(key, offset, length, version_id=version_id)
+
+
+def test_a_copy_whose_pack_is_condemned_meanwhile_is_not_committed_again(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", CondemningStore())
+    make_point(site.catalog, 0, list_objects(10))
+    site.copy(0)
+    delete_file(site, 0, COMMIT_NAME)
+    with pytest.raises(StoreError, match="unfinished copy"):
+        site.copy(0)
+    assert not list_copies(site.store, KEYS)
+
+
+def test_a_copy_that_is_being_pruned_is_not_committed_again(site: CopiedSite) -> None:
+    make_point(site.catalog, 0, list_objects(10))
+    site.copy(0)
+    delete_file(site, 0, COMMIT_NAME)
+    site.store.put_new(f"{KEYS.condemned}{make_point_id(0)}", b"{}")
+    with pytest.raises(StoreError, match="is being pruned"):
+        site.copy(0)
+    assert not list_copies(site.store, KEYS)
+
+
+def test_a_copy_without_its_local_part_is_not_committed_again_and_nothing_is_uploaded(
+    site: CopiedSite,
+) -> None:
+    make_point(site.catalog, 0, list_objects(10))
+    site.copy(0)
+    delete_file(site, 0, COMMIT_NAME)
+    site.folder.remove_point(make_point_id(0))
+    site.folder.index_path.unlink()
+    before = snapshot(site)
+    with pytest.raises(StoreError, match="unfinished copy"):
+        site.copy(0)
+    assert snapshot(site) == before
+
+
+def test_an_unencrypted_copy_is_committed_again_without_its_local_list(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore(), encryptor=PlainEncryptor())
+    make_point(site.catalog, 0, list_objects(10))
+    site.copy(0)
+    delete_file(site, 0, COMMIT_NAME)
+    site.folder.remove_point(make_point_id(0))
+    assert site.copy(0).is_new
+    site.assert_equal(0, tmp_path / "fetched")
 
 
 def test_an_unfinished_copy_without_its_local_part_is_not_mixed_with_another(site: CopiedSite) -> None:

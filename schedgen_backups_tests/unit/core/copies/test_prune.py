@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import product
@@ -11,9 +12,11 @@ import pytest
 
 from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies
 from schedgen_backups.core.copies.proof import prove_listing
-from schedgen_backups.core.copies.prune import GRACE, Pruner, PruneReport, forget_writer
+from schedgen_backups.core.copies.prune import GRACE, UNFINISHED_AGE, Pruner, PruneReport, forget_writer
 from schedgen_backups.core.errors import StoreError, VerificationError
 from schedgen_backups.core.retention.plan import RetentionPolicy
+from schedgen_backups.core.store.folder import FolderStore
+from schedgen_backups.core.store.protocol import StoredObject
 from schedgen_backups_tests.support.copies import (
     FIRST_NIGHT,
     KEYS,
@@ -271,3 +274,44 @@ def test_pruning_leaves_nothing_that_raises_an_alarm(tmp_path: Path, clock: Cloc
         clock.time += 2 * GRACE
     assert prove_listing(site.store, KEYS).problems == ()
     assert all(not stored.is_marker and stored.is_newest for stored in site.store.list(""))
+
+
+class SweptMemoryStore(MemoryStore):
+    """Remembers until when unfinished files were to be removed."""
+
+    swept: tuple[str, datetime] | None = None
+
+    def remove_unfinished(self, prefix: str, before: datetime) -> tuple[StoredObject, ...]:
+        self.swept = (prefix, before)
+        return (StoredObject(f"{prefix}packs/.x", 7, before),)
+
+
+def test_unfinished_files_are_removed_by_the_clock_of_the_store(tmp_path: Path, clock: Clock) -> None:
+    store = SweptMemoryStore(now=clock)
+    site = CopiedSite(tmp_path / "backups", store)
+    make_point(site.catalog, 0, list_objects(4))
+    copy(site, clock, 0)
+    assert store.swept is None, "copying deletes nothing"
+    report = prune(site, clock)
+    assert store.swept == (f"{KEYS.site_id}/", clock.time - UNFINISHED_AGE)
+    assert (report.unfinished_count, report.freed_bytes) == (1, 7)
+
+
+def test_pruning_a_folder_removes_what_a_killed_upload_left_a_day_ago(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "nas")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store)
+    make_point(site.catalog, 0, list_objects(4))
+    packs = tmp_path / "nas" / KEYS.packs
+    packs.mkdir(parents=True)
+    old, young = (packs / f".20261001_020000-0009.{letter * 16}.tmp" for letter in "ab")
+    for path in (old, young):
+        path.write_bytes(b"unfinished")
+    seconds = old.stat().st_mtime - UNFINISHED_AGE.total_seconds() - 60
+    os.utime(old, (seconds, seconds))
+    site.copy(0)
+    assert old.exists()
+    assert prove_listing(store, KEYS).problems == ()
+    assert Pruner(store, KEYS, EVERYTHING).prune().unfinished_count == 1
+    assert (old.exists(), young.exists()) == (False, True)
+    site.assert_equal(0, tmp_path / "fetched")

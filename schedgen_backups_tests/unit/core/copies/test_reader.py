@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import subprocess
+import tracemalloc
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,14 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.encryption import Decryptor, PlainEncryptor
 from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, StoredFile, read_pack_list
 from schedgen_backups.core.copies.reader import join_ranges
-from schedgen_backups.core.copies.recipe import Recipe, Segment, read_recipe, slice_segments, write_recipe
+from schedgen_backups.core.copies.recipe import (
+    Recipe,
+    Segment,
+    Segments,
+    read_recipe,
+    slice_segments,
+    write_recipe,
+)
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind
@@ -125,6 +135,7 @@ def test_a_fetched_point_is_a_verified_point_of_its_own_site_once_it_is_read(tmp
     assert point.unread_files != (), "what was checked on another disk is checked again here"
 
 
+LAST_LINE = f"# sha256 {'0' * 64}\n"
 SEGMENTS = st.lists(
     st.builds(Segment, st.sampled_from(("a-1", "b.age")), st.integers(0, 100), st.integers(1, 50)), max_size=8
 )
@@ -144,13 +155,71 @@ def test_slices_cover_exactly_the_ranges(segments: list[Segment], ranges: list[t
 
 @given(SEGMENTS)
 def test_a_recipe_is_read_as_it_was_written(segments: list[Segment]) -> None:
-    recipe = Recipe(tuple(segments), "0" * 64)
-    assert read_recipe("x", write_recipe(recipe)) == recipe
+    recipe = Recipe(Segments(segments), "0" * 64)
+    written = write_recipe(recipe)
+    read = read_recipe("x", written)
+    assert (list(read.segments), read.sha256) == (segments, "0" * 64)
+    assert read.packs == tuple(dict.fromkeys(segment.pack for segment in segments))
+    assert read.size_bytes == sum(segment.length for segment in segments)
+    lines = gzip.decompress(written).decode("ascii").splitlines()
+    assert lines[:-1] == [f"{each.pack} {each.offset} {each.length}" for each in segments]
+
+
+@given(SEGMENTS)
+def test_neighbours_are_joined_and_cover_the_same_bytes(segments: list[Segment]) -> None:
+    joined = Segments()
+    for each in segments:
+        for index in range(each.length):
+            joined.join(Segment(each.pack, each.offset + index, 1))
+    whole = [(0, sum(segment.length for segment in segments))]
+    assert list_places(slice_segments(joined, whole)) == list_places(slice_segments(segments, whole))
+    for before, after in pairwise(joined):
+        assert (before.pack, before.offset + before.length) != (after.pack, after.offset)
+
+
+def list_places(parts: Iterable[tuple[int, Segment]]) -> list[tuple[str, int]]:
+    return [(each.pack, each.offset + index) for _at, each in parts for index in range(each.length)]
+
+
+def test_a_recipe_takes_little_memory() -> None:
+    tracemalloc.start()
+    try:
+        segments = Segments(Segment("20261001_020000-0000.age", 3 * index, 2) for index in range(50_000))
+        assert tracemalloc.get_traced_memory()[0] < 25 * 50_000
+        data = write_recipe(Recipe(segments, "0" * 64))
+        assert tracemalloc.get_traced_memory()[1] < 65 * 50_000, "a fifth of the lines at a time"
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        assert read_recipe("x", data).size_bytes == 100_000
+        assert tracemalloc.get_traced_memory()[1] - before < 40 * 50_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_recipe_larger_than_any_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = Segments(Segment("a", 3 * index, 2) for index in range(100))
+    data = write_recipe(Recipe(segments, "0" * 64))
+    size_bytes = len(gzip.decompress(data))
+    monkeypatch.setattr("schedgen_backups.core.copies.recipe._LARGEST_RECIPE_BYTES", size_bytes)
+    assert read_recipe("x", data).size_bytes == 200
+    monkeypatch.setattr("schedgen_backups.core.copies.recipe._LARGEST_RECIPE_BYTES", size_bytes - 1)
+    with pytest.raises(VerificationError, match="not a recipe"):
+        read_recipe("x", data)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a 1 2", "a 1 2\n# sha256 00", "../a 1 2\n# sha256 " + "0" * 64, "a -1 2\n# sha256 " + "0" * 64],
+    [
+        "",
+        "a 1 2\n",
+        "a 1 2\n# sha256 00\n",
+        "../a 1 2\n" + LAST_LINE,
+        "a -1 2\n" + LAST_LINE,
+        LAST_LINE + "a 1 2\n",
+        LAST_LINE * 2,
+        "a" * 101 + " 1 2\n" + LAST_LINE,
+        "a 0 999999999999999999\n" * 5 + LAST_LINE,
+    ],
 )
 def test_what_is_not_a_recipe_is_refused(text: str) -> None:
     with pytest.raises(VerificationError, match="not a recipe"):

@@ -14,13 +14,17 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
+from schedgen_backups.core.copies.encryption import Decryptor
 from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies, read_pack_list
-from schedgen_backups.core.copies.local_folder import CopyState, now_utc, open_fetch_folder
+from schedgen_backups.core.copies.local_folder import CopyState, LocalFolder, now_utc, open_fetch_folder
 from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import StorageError, StoreError, VerificationError
+from schedgen_backups.core.history.events import CopyFailed
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.receipts.keys import list_public_keys
+from schedgen_backups.core.receipts.receipts import issue_receipt, verify_receipt
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.store.location import StoreLocation
@@ -54,9 +58,34 @@ class CopiedFolder:
             ),
         )
 
+    def list_files(self) -> set[str]:
+        """Return the keys of copies and packs, without probes and receipts."""
+        keys = {stored.key for stored in self.store.list("")}
+        return {key for key in keys if "/probes/" not in key and "/receipts/" not in key}
+
     def remove_copy(self, night: int) -> None:
         for stored in list(self.store.list(f"{KEYS.points}{make_point_id(night)}/")):
             self.store.delete(stored)
+
+
+def test_receipts_go_along_and_are_verified_with_what_the_store_holds(tmp_path: Path) -> None:
+    copied = CopiedFolder(tmp_path)
+    make_point(copied.catalog, 0, list_objects(2))
+    event = CopyFailed(at=datetime.now(timezone.utc), store="nas", problem="none")
+    own = issue_receipt(copied.catalog.directory, event, [])
+    assert own is not None
+    copied.service.copy_due()
+    copied.service.copy_due()
+    proof = copied.service.prove()
+    assert proof.listing.problems == ()
+    folder = tmp_path / "nas" / SITE_ID / "receipts"
+    sent = folder / f"{own.name}.age"
+    assert Decryptor([KEY_PAIR.private]).decrypt(sent.name, sent.read_bytes()) == own.read_bytes()
+    assert verify_receipt(own, list_public_keys(folder / "keys")).event["problem"] == "none"
+    # The proof left a receipt itself, which goes along with the next copy.
+    make_point(copied.catalog, 1, list_objects(2))
+    copied.service.copy_due()
+    assert len(list(folder.glob("*.age"))) == 2
 
 
 @pytest.fixture
@@ -91,6 +120,52 @@ def test_a_copy_that_disappeared_is_reported_until_it_is_there_again(copied: Cop
     copied.service.prove()
     assert copied.service.state.listing_problems == ()
     assert copied.service.state.lost_points == ()
+
+
+def test_a_lost_commit_mark_is_put_back_after_any_number_of_proofs(copied: CopiedFolder) -> None:
+    for night in range(2):
+        make_point(copied.catalog, night, list_objects(3))
+    copied.service.copy_due()
+    copied.service.prove()
+    before = copied.list_files()
+    [mark] = copied.store.list(KEYS.file(make_point_id(0), COMMIT_NAME))
+    copied.store.delete(mark)
+    for _night in range(3):
+        copied.service.prove()
+    assert copied.service.state.lost_points == (str(make_point_id(0)),)
+    assert [report.uploaded_bytes for report in copied.service.copy_due()] == [0]
+    assert copied.service.prove().listing.problems == ()
+    assert copied.service.state.lost_points == ()
+    assert copied.list_files() == before
+
+
+def test_what_is_kept_here_of_a_copy_goes_when_retention_has_let_it_go(tmp_path: Path) -> None:
+    copied = CopiedFolder(tmp_path, keep_days=50)
+    for night in (0, 30):
+        make_point(copied.catalog, night, list_objects(3))
+        copied.service.copy_due()
+    folder = LocalFolder(copied.catalog.directory, "nas")
+    copied.remove_copy(0)
+    copied.service.prove(now=make_point_id(40).taken_at)
+    assert copied.service.state.lost_points == (str(make_point_id(0)),)
+    assert make_point_id(0) in folder.list_points()
+    copied.service.prove(now=make_point_id(70).taken_at)
+    assert folder.list_points() == [make_point_id(30)]
+
+
+def test_a_file_under_a_taken_key_stops_its_point_and_no_other(copied: CopiedFolder) -> None:
+    make_point(copied.catalog, 1, list_objects(3))
+    copied.service.copy_due()
+    [mark] = copied.store.list(KEYS.file(make_point_id(1), COMMIT_NAME))
+    [manifest] = copied.store.list(KEYS.file(make_point_id(1), "manifest"))
+    for stored in (mark, manifest):
+        copied.store.delete(stored)
+    copied.store.put_new(manifest.key, b"of somebody else")
+    make_point(copied.catalog, 0, list_objects(3))
+    with pytest.raises(StoreError, match="cannot be continued"):
+        copied.service.copy_due()
+    assert list(list_copies(copied.store, KEYS)) == [make_point_id(0)]
+    assert "is not what this host would store" in copied.service.state.problem
 
 
 def test_a_copy_that_retention_does_not_keep_may_disappear(tmp_path: Path) -> None:

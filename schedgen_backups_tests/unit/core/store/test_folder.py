@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,88 @@ def test_unfinished_files_are_not_objects(store: FolderStore, tmp_path: Path) ->
     assert [stored.key for stored in store.list("")] == ["packs/one"]
     with pytest.raises(StoreError, match="unfinished"):
         store.put_new("packs/.two.0123456789abcdef.tmp", b"x")
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from schedgen_backups.core.store.folder import FolderStore
+def pause(descriptor):
+    if os.fstat(descriptor).st_size == 100_000:
+        print("written", flush=True)
+        time.sleep(600)
+os.fsync = pause
+FolderStore(Path(sys.argv[1])).put_new("site/packs/two", b"x" * 100_000)
+"""
+
+
+def kill_an_upload(folder: Path) -> Path:
+    """Kill a process in the middle of an upload; return the file that it leaves."""
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.kill()
+    return next((folder / "site" / "packs").glob(".two.*"))
+
+
+def make_older(path: Path, age: timedelta) -> None:
+    seconds = path.stat().st_mtime - age.total_seconds()
+    os.utime(path, (seconds, seconds))
+
+
+def test_what_a_killed_upload_leaves_is_removed_when_it_is_old(store: FolderStore, tmp_path: Path) -> None:
+    store.put_new("site/packs/one", b"x")
+    left = kill_an_upload(tmp_path / "disk")
+    before = datetime.now(timezone.utc) - timedelta(days=1)
+    assert store.remove_unfinished("site/", before) == ()
+    assert left.exists()
+    make_older(left, timedelta(days=1, seconds=1))
+    [removed] = store.remove_unfinished("site/", before)
+    assert (removed.key, removed.size_bytes) == (f"site/packs/{left.name}", 100_000)
+    assert not left.exists()
+    assert [stored.key for stored in store.list("")] == ["site/packs/one"]
+
+
+def test_only_our_own_unfinished_files_below_the_prefix_are_removed(
+    store: FolderStore, tmp_path: Path
+) -> None:
+    names = (
+        "site/packs/one",
+        "site/packs/.one.tmp",
+        "site/packs/.one.0123456789abcde.tmp",
+        "site/packs/.one.0123456789abcdef.tmp~",
+        "site/packs/one.0123456789abcdef.tmp",
+        "other/packs/.one.0123456789abcdef.tmp",
+        ".schedgen-backups-store",
+    )
+    (tmp_path / "elsewhere").write_bytes(b"x")
+    for name in names:
+        path = tmp_path / "disk" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        make_older(path, timedelta(days=30))
+    (tmp_path / "disk" / "site" / "linked").symlink_to(tmp_path / "disk" / "other")
+    assert store.remove_unfinished("site/", datetime.now(timezone.utc)) == ()
+    assert all((tmp_path / "disk" / name).exists() for name in names)
+    # What is not ours is an object that a proof reports.
+    assert {stored.key for stored in store.list("site/packs")} == {*names[:5]}
+
+
+def test_an_upload_whose_file_was_removed_fails_and_leaves_no_object(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(_descriptor: int) -> None:
+        for path in (tmp_path / "disk" / "packs").iterdir():
+            path.unlink()
+
+    monkeypatch.setattr(os, "fsync", remove)
+    with pytest.raises(StoreError) as failed:
+        store.put_new("packs/one", b"x")
+    assert failed.value.hint
+    monkeypatch.undo()
+    assert list(store.list("")) == []
+    store.put_new("packs/one", b"x")
 
 
 def test_a_failed_write_leaves_nothing(

@@ -1,0 +1,148 @@
+"""The monthly report is written and mailed; old runs go, but never what the UI or a report still shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from schedgen_backups.core.history.events import PointCommitted
+from schedgen_backups.core.history.journal import History
+from schedgen_backups.core.servers.loopback import LOOPBACK
+from schedgen_backups.definitions import defs
+from schedgen_backups.defs.housekeeping import remove_old_runs
+from schedgen_backups_tests.support.alerts import closed_port
+from schedgen_backups_tests.support.site_stores import UNREACHABLE
+from schedgen_backups_tests.support.sites import Site, failures_of
+
+pytestmark = [pytest.mark.edge]
+UTC = timezone.utc
+
+
+class _MailBox:
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.is_full = False
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's name
+        if self.is_full:
+            return "552 the box is full"
+        self.mails.append(message_from_bytes(envelope.content, _class=EmailMessage, policy=policy.default))  # type: ignore[arg-type]
+        return "250 OK"
+
+
+@pytest.fixture
+def quiet_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Return a site whose servers are never asked."""
+    site = Site(tmp_path, UNREACHABLE, monkeypatch)
+    site.directory.mkdir(mode=0o700, exist_ok=True)
+    return site
+
+
+@pytest.fixture
+def mail_box(quiet_site: Site) -> Iterator[_MailBox]:
+    box = _MailBox()
+    controller = Controller(box, hostname=LOOPBACK, port=closed_port())
+    controller.start()
+    quiet_site.set(
+        BACKUP_ALERT_EMAIL="audit@example.com",
+        SMTP_HOST=LOOPBACK,
+        SMTP_PORT=str(controller.port),
+        SMTP_FROM="backup@example.com",
+        SMTP_SECURITY="insecure",
+        BACKUP_NAME="production",
+    )
+    yield box
+    controller.stop()
+
+
+def run(site: Site, instance: dg.DagsterInstance, job: str) -> dg.ExecuteInProcessResult:
+    del site
+    return defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False)
+
+
+def record_point(site: Site) -> str:
+    """Record a point in the middle of the last month; return the month."""
+    at = datetime.now(UTC).replace(day=1) - timedelta(days=15)
+    event = PointCommitted(
+        at=at,
+        point_id=f"{at:%Y%m%d_020000}",
+        snapshot_at=at,
+        manifest_sha256="ab" * 32,
+        size_bytes=7,
+    )
+    History(site.directory).record(event)
+    return f"{at:%Y-%m}"
+
+
+def test_the_report_of_the_last_month_is_written_and_mailed(
+    quiet_site: Site, instance: dg.DagsterInstance, mail_box: _MailBox
+) -> None:
+    month = record_point(quiet_site)
+    assert run(quiet_site, instance, "monthly_report_job").success
+    folder = quiet_site.directory / "reports"
+    page, values = folder / f"report-{month}.html", folder / f"report-{month}.json"
+    assert {path.name for path in folder.iterdir()} == {page.name, values.name}
+    assert len(json.loads(values.read_bytes())["points"]) == 1
+    [mail] = mail_box.mails
+    assert mail["Subject"] == f"production: Report of backups, {month}"
+    [attached] = mail.iter_attachments()
+    assert attached.get_filename() == page.name
+    content = attached.get_content()
+    assert (content.encode() if isinstance(content, str) else content).split() == page.read_bytes().split()
+
+
+def test_a_refused_mail_fails_the_run_and_keeps_the_report(
+    quiet_site: Site, instance: dg.DagsterInstance, mail_box: _MailBox
+) -> None:
+    mail_box.is_full = True
+    result = run(quiet_site, instance, "monthly_report_job")
+    [failure] = failures_of(result).values()
+    assert "its mail was refused" in failure.description
+    assert len(list((quiet_site.directory / "reports").iterdir())) == 2
+
+
+def test_without_mail_the_report_is_only_written(quiet_site: Site, instance: dg.DagsterInstance) -> None:
+    assert run(quiet_site, instance, "monthly_report_job").success
+    assert len(list((quiet_site.directory / "reports").iterdir())) == 2
+
+
+def test_old_runs_go_but_not_the_last_of_an_asset_or_a_check(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
+    first, second = site.run(instance), site.run(instance)
+    assert first.success
+    assert second.success
+    keys = list(defs.resolve_asset_graph().asset_check_keys)
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    assert remove_old_runs(instance, soon - timedelta(days=1), keys) == 0
+    assert remove_old_runs(instance, soon, keys) == 1
+    assert [run.run_id for run in instance.get_runs()] == [second.run_id]
+    assert remove_old_runs(instance, soon, keys) == 0
+    latest = instance.get_latest_materialization_event(dg.AssetKey("recovery_point"))
+    assert latest is not None
+    assert latest.run_id == second.run_id
+    committed = [
+        event for event in History(site.directory).read().events if isinstance(event, PointCommitted)
+    ]
+    assert [event.run_id for event in committed] == [first.run_id, second.run_id]
+
+
+def test_the_removal_job_follows_the_setting(quiet_site: Site, instance: dg.DagsterInstance) -> None:
+    old = run(quiet_site, instance, "monthly_report_job").run_id
+    quiet_site.set(DAGSTER_KEEP_DAYS="0")
+    assert run(quiet_site, instance, "remove_old_runs_job").success
+    quiet_site.set(DAGSTER_KEEP_DAYS="90")
+    assert run(quiet_site, instance, "remove_old_runs_job").success
+    assert old in {found.run_id for found in instance.get_runs()}
+    quiet_site.set(DAGSTER_KEEP_DAYS="soon")
+    [failure] = failures_of(run(quiet_site, instance, "remove_old_runs_job")).values()
+    assert "DAGSTER_KEEP_DAYS" in failure.description

@@ -1,0 +1,9 @@
+# The parts of pygal that we use, which has no annotations.
+from collections.abc import Sequence
+from typing import Any
+
+class DateTimeLine:
+    uuid: str
+    def __init__(self, **options: Any) -> None: ...
+    def add(self, title: str, values: Sequence[Any]) -> object: ...
+    def render(self, *, is_unicode: bool, disable_xml_declaration: bool) -> str: ...

@@ -1,0 +1,1 @@
+# The parts of securesystemslib that we use: its own annotations leave dicts untyped.
