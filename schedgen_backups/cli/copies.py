@@ -222,7 +222,8 @@ def _read_identities(source: CopySource) -> list[str]:
 
 def _read_identity(path: Path) -> str:
     try:
-        return read_small_file(path).decode("utf-8")
+        # Editors of Windows put a mark before the text.
+        return read_small_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(

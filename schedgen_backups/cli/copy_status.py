@@ -30,13 +30,13 @@ class KnownCopies:
         found = ((status, status.find_copy(point_id)) for status in self.stores)
         return [(status, copied) for status, copied in found if copied is not None]
 
-    def describe_spread(self, newest: RecoveryPointId | None) -> str:
+    def describe_spread(self, newest: RecoveryPointId | None, now: datetime) -> str:
         """Return in how many places the newest verified point is."""
         if self.error:
             return f"copies elsewhere are unknown: {self.error}"
         if newest is None:
             return ""
-        spread = str(measure_spread(newest, self.stores))
+        spread = str(measure_spread(newest, self.stores, now))
         return spread if self.stores else f"{spread} (no store is configured)"
 
     def describe_point(self, point_id: RecoveryPointId, now: datetime) -> list[str]:
@@ -53,11 +53,11 @@ class KnownCopies:
         """Return the fields of `stores` in `status --json`."""
         return [_store_to_json(status, verified, now) for status in self.stores]
 
-    def spread_to_json(self, newest: RecoveryPointId | None) -> dict[str, object] | None:
+    def spread_to_json(self, newest: RecoveryPointId | None, now: datetime) -> dict[str, object] | None:
         """Return the fields of `copies` in `status --json`; None if they are unknown."""
         if self.error or newest is None:
             return None
-        spread = measure_spread(newest, self.stores)
+        spread = measure_spread(newest, self.stores, now)
         return {
             "count": spread.copy_count,
             "kinds_of_place": spread.kind_count,

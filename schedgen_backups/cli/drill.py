@@ -21,6 +21,7 @@ from schedgen_backups.cli.copies import (
 from schedgen_backups.cli.progress import draw_results, print_failure, show_work
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.drill.report import DrillReport
@@ -69,13 +70,18 @@ def drill(
 
 
 def _drill_copy(config: Config, source: CopySource, point_id: str) -> DrillResult:
-    """Drill the copy, and record that it could be restored."""
+    """Drill the copy, and record that it could be restored.
+
+    Not of an earlier state of the store, or of another site: the store may not hold such a copy now, or here.
+    """
     with (
         open_point(config, source, point_id, fetch_whole) as (fetched, point),
         show_work(err, "restoring into scratch servers"),
     ):
         outcome = run_drill(fetched, point.point_id.text)
-    if outcome.exit_code == 0:
+    own = Catalog(config.backup_directory).read_site()
+    is_own = own is None or point.manifest is None or point.manifest.site_id == own.site_id
+    if outcome.exit_code == 0 and is_own and not source.version_time:
         service = CopyService(config.open_catalog(), config.find_store(source.store))
         service.record_opened(point.point_id, datetime.now(timezone.utc))
     return outcome

@@ -66,7 +66,7 @@ def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
                 "ahead": [point.point_id.text for point in overview.ahead],
                 "to_be_read_again": overview.due_count,
                 "open_incidents": incidents,
-                "copies": copies.spread_to_json(newest),
+                "copies": copies.spread_to_json(newest, now),
                 "stores": copies.stores_to_json(verified, now),
             }
         )
@@ -74,7 +74,7 @@ def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
         parts = [overview.describe_freshness(max_age)]
         if not overview.is_intact or overview.due_count:
             parts.append(overview.describe_intactness())
-        if spread := copies.describe_spread(newest):
+        if spread := copies.describe_spread(newest, now):
             parts.append(spread)
         if troubles and not copies.error:
             parts.append("; ".join(troubles))

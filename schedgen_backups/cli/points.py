@@ -149,10 +149,12 @@ def show(
         if tables or objects is not None:
             _browse(point, is_tables=tables, prefix=objects, as_json=as_json)
         else:
-            _show(config.open_catalog(), point, KnownCopies(get_config(context)), as_json=as_json)
+            copies = KnownCopies(get_config(context))
+            _show(config.open_catalog(), point, copies, store=source.store, as_json=as_json)
 
 
-def _show(catalog: Catalog, point: PointListing, copies: KnownCopies, *, as_json: bool) -> None:
+def _show(catalog: Catalog, point: PointListing, copies: KnownCopies, *, store: str, as_json: bool) -> None:
+    """Print the point; of a copy, only the index of each file was fetched, into a folder that goes."""
     if as_json:
         print_json(_point_to_json(catalog, point, copies))
         return
@@ -163,16 +165,17 @@ def _show(catalog: Catalog, point: PointListing, copies: KnownCopies, *, as_json
     for artifact in point.artifacts:
         out.print(
             f"  {artifact.name.kind.value:9} {format_bytes(artifact.size_bytes):>9}  "
-            f"{escape(str(artifact.path))}"
+            f"{escape(f'{artifact.path.name}, in {store}' if store else str(artifact.path))}"
         )
     for problem in point.problems:
         out.print(f"  [bold red]problem[/]   {escape(problem)}")
-    for name in point.unread_files:
+    for name in () if store else point.unread_files:
         out.print(
             f"  [yellow]unread[/]    {escape_value(name)} was copied or modified after it was read; it will "
             "be read again"
         )
-    out.print(f"  levels     {describe_levels(point)}")
+    seen = ", as recorded when it was taken" if store else ""
+    out.print(f"  levels     {describe_levels(point)}{seen}")
     for name, value in _describe_manifest(point.manifest).items() if point.manifest is not None else ():
         out.print(f"  {name:9} {escape_value(value)}")
     if pinned := describe_pin(catalog, point.point_id):

@@ -80,6 +80,10 @@ def stores(
     if action is StoreAction.LIST:
         _list_stores(config, as_json=as_json)
         return
+    if writer and action is not StoreAction.FORGET_WRITER:
+        raise ConfigurationError(
+            f"`stores {action.value}` needs nothing but the name of a store", hint=f"Leave out {writer!r}."
+        )
     if not store or bool(writer) != (action is StoreAction.FORGET_WRITER):
         raise ConfigurationError(
             f"`stores {action.value}` needs the name of a store"

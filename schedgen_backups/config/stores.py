@@ -107,7 +107,7 @@ class StoreTable(CredentialsTable):
     )
     retention: RetentionTable = Field(RetentionTable(), description="a table of its own, below")
     reread_days: Annotated[int, Field(ge=1, le=3650)] = Field(
-        default=30, description="every pack is read back once in this many days"
+        default=30, description="every pack and recipe is read back once in this many days"
     )
     max_age_hours: Annotated[int, Field(ge=1, le=8760)] = Field(
         default=26, description="age of the newest copied point from which on there is an alert"
@@ -137,7 +137,8 @@ class StoreEntry:
 
     def read_status(self, backup_directory: Path) -> StoreStatus:
         """Return what is known on this host of the store's copies, without asking the store."""
-        state = LocalFolder(backup_directory, self.name).read_state() if self.settings else CopyState()
+        folder = LocalFolder(backup_directory, self.name)
+        state = folder.read_state(self.settings.location.place) if self.settings else CopyState()
         return StoreStatus(self.name, state, self.settings, self.error.message if self.error else "")
 
 
@@ -185,7 +186,9 @@ def _read_store(path: Path, name: str, table: object, zone: tzinfo, values: Mapp
         return StoreEntry(name, _make_settings(path, name, StoreTable.model_validate(table), zone, values))
     except ValidationError as error:
         # Never the value: it may be a misplaced secret.
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        problems = [
+            _explain(".".join(map(str, each["loc"])), each["type"], each["msg"]) for each in error.errors()
+        ]
         return StoreEntry(
             name,
             None,
@@ -194,6 +197,15 @@ def _read_store(path: Path, name: str, table: object, zone: tzinfo, values: Mapp
     except BackupError as error:
         message = error.message if name in error.message else f"store {name}: {error.message}"
         return StoreEntry(name, None, ConfigurationError(message, hint=error.hint))
+
+
+def _explain(setting: str, kind: str, message: str) -> str:
+    if not setting:
+        return "it is not a table [stores.NAME]"
+    if setting.rpartition(".")[2] == "secret_key":
+        return f"{setting}: a secret cannot stand in this file; name its file in secret_key_file"
+    explained = {"extra_forbidden": "unknown setting", "missing": "it is required"}
+    return f"{setting}: {explained.get(kind, message)}"
 
 
 def _make_settings(

@@ -19,6 +19,7 @@ from schedgen_backups import run_tags
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.stores import StoreEntry
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import CLOCK_TOLERANCE
 from schedgen_backups.core.copies.local_folder import now_utc
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.copies.status import PROOF_INTERVAL
@@ -109,7 +110,9 @@ def _find_due(catalog: Catalog, entry: StoreEntry, now: datetime) -> str:
         return _digest(f"copy {' '.join(points)}")
     listed_at = service.state.listed_at
     has_copies = bool(service.state.points)
-    if has_copies and (listed_at is None or now - listed_at >= PROOF_INTERVAL):
+    # A time ahead of the clock was written while the clock was wrong.
+    is_proved = listed_at is not None and -CLOCK_TOLERANCE <= now - listed_at < PROOF_INTERVAL
+    if has_copies and not is_proved:
         return _digest(f"prove after {listed_at}")
     return ""
 

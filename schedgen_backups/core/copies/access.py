@@ -17,6 +17,9 @@ from schedgen_backups.core.store.as_of import StoreAsOf
 from schedgen_backups.core.store.open import open_store
 from schedgen_backups.core.store.protocol import UNPROBED, Store
 
+_NO_VERSIONS = frozenset({"", "null"})
+"""S3 calls the only version `null` in a bucket that keeps none (Amazon S3 API, ListObjectVersions)."""
+
 
 @dataclass(frozen=True)
 class CopyAccess:
@@ -83,23 +86,29 @@ def open_access(
 ) -> CopyAccess:
     """Open a store for reading, at an aware time by its own clock if one is given.
 
-    The site is the one that is asked for, otherwise the own one if the store holds it, otherwise the only one
-    that it holds. ConfigurationError when that is not one.
+    The site is the one that is asked for, otherwise the own one, and on a machine that has none the only one
+    that the store holds. ConfigurationError when that is not one, or when a time is given and the store keeps
+    no versions.
     """
     capabilities = replace(UNPROBED, has_versions=version_time is not None)
     store: Store = open_store(settings.location, capabilities)
     if version_time is not None:
+        if all(stored.version_id in _NO_VERSIONS for stored in store.list("")):
+            raise ConfigurationError(
+                f"{store.label} keeps no versions: what it was at an earlier time is unknown",
+                hint="Leave out --as-of-version-time.",
+            )
         store = StoreAsOf(store, version_time)
     sites = list_sites(store)
     if site_id:
         chosen = site_id
-    elif own_site_id in sites or len(sites) != 1:
+    elif own_site_id or len(sites) != 1:
         chosen = own_site_id
     else:
         (chosen,) = sites
     if chosen not in sites:
         raise ConfigurationError(
-            f"{store.label} holds no copies of site {chosen or 'of this directory'}"
+            f"{store.label} holds no copies of {f'site {chosen}' if chosen else 'a site of this machine'}"
             if sites
             else f"{store.label} holds no copies",
             hint=f"It holds the sites {', '.join(sites)}: add --site ID."

@@ -27,9 +27,11 @@ from schedgen_backups.core.copies.layout import (
     PackList,
     SiteKeys,
     StoredFile,
+    list_copies,
     make_recipe_name,
     parse_pack_number,
     read_guides,
+    read_pack_list,
     read_whole,
 )
 from schedgen_backups.core.copies.local_folder import LocalFolder, now_utc
@@ -56,6 +58,8 @@ from schedgen_backups.core.store.protocol import Store
 from schedgen_backups.core.system.files import read_small_file
 
 _MOST_ATTEMPTS = 3
+_READERS_NAME = "readers"
+"""Local file of a committed copy: for whom its packs are encrypted."""
 _DIGESTED_BYTES = 1 << 20
 """Bytes that are digested at once on another thread; handing over single small pieces takes longer."""
 
@@ -106,6 +110,7 @@ class Copier:
         if self.store.head(self.keys.file(point.point_id, COMMIT_NAME)) is not None:
             return CopyReport(point.point_id, is_new=False)
         with PieceIndex(self.folder.index_path) as index:
+            index.settle_readers(self.encryptor.readers)
             if index.is_new:
                 self._restore_index(index)
             for attempt in range(_MOST_ATTEMPTS):
@@ -135,6 +140,8 @@ class Copier:
             data = self.folder.read_plain(point_id, PACK_LIST_NAME)
             point = points.get(point_id)
             if data is None or point is None or point.manifest is None:
+                continue
+            if self.folder.read_plain(point_id, _READERS_NAME) != self.encryptor.readers.encode():
                 continue
             for artifact in point.manifest.artifacts:
                 recipe = self.folder.read_plain(point_id, make_recipe_name(artifact.file_name, ""))
@@ -240,6 +247,7 @@ class _Copy:
         # Only of committed copies: the newest one shows which packs are sparse.
         for file_name, recipe in recipes.items():
             self._folder.write_plain(self._point_id, make_recipe_name(file_name, ""), write_recipe(recipe))
+        self._folder.write_plain(self._point_id, _READERS_NAME, self._copier.encryptor.readers.encode())
         self._folder.write_plain(self._point_id, PACK_LIST_NAME, data)
         self._folder.remove_staged(self._point_id)
         return CopyReport(
@@ -258,7 +266,8 @@ class _Copy:
         that is kept here proves the files of the point, which only a private key could open.
         """
         data = self._folder.read_plain(self._point_id, PACK_LIST_NAME)
-        if data is None:
+        readers = self._folder.read_plain(self._point_id, _READERS_NAME)
+        if data is None or readers != self._copier.encryptor.readers.encode():
             return None
         try:
             pack_list = PackList.model_validate_json(data)
@@ -301,8 +310,10 @@ class _Copy:
         return StoreError(
             f"{self._store.label} holds an unfinished copy of {self._point_id} that cannot be continued: "
             f"{name} is not what this host would store",
-            hint="Nothing is overwritten. `schedgen-backups stores prune` removes the unfinished copy, in "
-            "two days or more and when no lock keeps it. Then the point is copied. Others are copied now.",
+            hint=f"If its {COMMIT_NAME} was hidden there, bring that back. Otherwise its local part was lost "
+            "or the recipients have changed. Nothing is overwritten. `schedgen-backups stores prune` removes "
+            "the unfinished copy, in two days or more and when no lock keeps it. Then the point is copied. "
+            "Others are copied now.",
         )
 
     def _find_needed(self, recipes: Iterable[Recipe]) -> dict[str, StoredFile]:
@@ -330,15 +341,38 @@ class _Copy:
 
     def _choose_packs(self) -> int:
         """Decide which packs of the store are used again; return the number of the next new one."""
-        present = {
-            stored.key.removeprefix(self._keys.packs)
+        sizes = self._list_packs()
+        numbers = [parse_pack_number(name, self._point_id) for name in sizes]
+        known = self._index.list_packs()
+        self._index.forget([pack.name for pack in known if sizes.get(pack.name) != pack.size_bytes])
+        self._index.forget(self._find_other_packs())
+        self._index.choose_usable(sizes.keys() - self._list_condemned() - self._find_sparse_packs())
+        return max((number + 1 for number in numbers if number is not None), default=0)
+
+    def _list_packs(self) -> dict[str, int]:
+        """Return the size of every pack in the store."""
+        return {
+            stored.key.removeprefix(self._keys.packs): stored.size_bytes
             for stored in self._store.list(self._keys.packs)
             if stored.is_newest and not stored.is_marker
         }
-        numbers = [parse_pack_number(name, self._point_id) for name in present]
-        self._index.forget(present)
-        self._index.choose_usable(present - self._list_condemned() - self._find_sparse_packs())
-        return max((number + 1 for number in numbers if number is not None), default=0)
+
+    def _find_other_packs(self) -> set[str]:
+        """Return the known packs of which a copy in the store says that their bytes are others.
+
+        Of two stores that were filled in the same nights, the packs have the same names and sizes. When their
+        URLs are exchanged, or a disk, the index describes the packs of the other one.
+        """
+        unconfirmed = {pack.name: pack.sha256 for pack in self._index.list_packs()}
+        others: set[str] = set()
+        for point_id in reversed(list_copies(self._store, self._keys)):
+            if not unconfirmed:
+                break
+            with suppress(VerificationError):
+                for pack in read_pack_list(self._store, self._keys, point_id)[1].packs:
+                    if unconfirmed.pop(pack.name, pack.sha256) != pack.sha256:
+                        others.add(pack.name)
+        return others
 
     def _list_condemned(self) -> set[str]:
         return {
@@ -406,7 +440,8 @@ class _Copy:
 
     def _store_file(self, name: str, data: bytes) -> StoredFile:
         """Encrypt a file of the point and store it."""
-        digest = hashlib.sha256(data).hexdigest()
+        # With other recipients, what was encrypted for the former ones is of no use.
+        digest = hashlib.sha256(self._copier.encryptor.readers.encode() + data).hexdigest()
         staged_name = f"{name}.{digest[:16]}"
         encrypted = self._folder.read_staged(self._point_id, staged_name)
         if encrypted is None:
@@ -442,11 +477,7 @@ class _Copy:
             )
         if doomed := condemned & self._needed.keys():
             raise CopyChangedError(f"pack {min(doomed)} is about to be pruned")
-        sizes = {
-            stored.key.removeprefix(self._keys.packs): stored.size_bytes
-            for stored in self._store.list(self._keys.packs)
-            if stored.is_newest and not stored.is_marker
-        }
+        sizes = self._list_packs()
         for name, stored in self._needed.items():
             if sizes.get(name) != stored.size_bytes:
                 raise CopyChangedError(f"pack {name} is missing from the store, or has another size")

@@ -49,6 +49,11 @@ class Encryptor(Protocol):
         """What is appended to the name of an encrypted file."""
         ...
 
+    @property
+    def readers(self) -> str:
+        """Who can read what is encrypted, as a text that changes when they do."""
+        ...
+
     def encrypt(self, data: bytes) -> bytes:
         """Return what is stored for these bytes."""
         ...
@@ -58,6 +63,7 @@ class PlainEncryptor:
     """Stores the bytes as they are, for a store that says `encryption = "none"`."""
 
     suffix = ""
+    readers = "everybody"
 
     def encrypt(self, data: bytes) -> bytes:
         """Return the bytes."""
@@ -80,6 +86,8 @@ class AgeEncryptor:
                 hint='Name the public keys that may read the copies, or say encryption = "none".',
             )
         self._recipients = [_parse_recipient(text) for text in recipients]
+        keys = sorted({" ".join(text.split()[:2]) for text in recipients})
+        self.readers = hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
     def encrypt(self, data: bytes) -> bytes:
         """Return an age file. 500 MB/s on one core in packs of 4 MiB and more (2026-11-28)."""

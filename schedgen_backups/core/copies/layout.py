@@ -29,7 +29,6 @@ from pydantic import AwareDatetime, Field, ValidationError
 from schedgen_backups.core.copies.encryption import ENCRYPTED_SUFFIX
 from schedgen_backups.core.errors import ConfigurationError, KeyMissingError, VerificationError
 from schedgen_backups.core.model import FORMAT_VERSION, FrozenModel, RecoveryPointId
-from schedgen_backups.core.store.open import PROBES_NAME
 from schedgen_backups.core.store.protocol import Store, StoredObject
 
 PACK_LIST_NAME = "packs.json"
@@ -43,6 +42,7 @@ SMALL_FILE_LIMIT_BYTES = 64 << 20
 LARGEST_FILE_BYTES = 256 << 20
 """Four times the largest pack. Whole files are held in memory, and a store can hold anything."""
 _ID = r"[0-9]{8}_[0-9]{6}"
+_SITE_PATTERN = re.compile(r"[0-9a-f]{32}")
 _PACK_PATTERN = re.compile(rf"(?P<id>{_ID})-(?P<number>[0-9]{{4,9}})(\.age)?")
 _KEY_PATTERNS = tuple(
     re.compile(pattern)
@@ -199,9 +199,12 @@ def find_commits(keys: SiteKeys, listing: Iterable[StoredObject]) -> dict[Recove
 
 
 def list_sites(store: Store) -> list[str]:
-    """Return the ids of the sites of which the store holds anything."""
+    """Return the ids of the sites of which the store holds anything.
+
+    Other folders, such as those that a NAS makes for itself, are left out.
+    """
     folders = {stored.key.partition("/")[0] for stored in store.list("") if "/" in stored.key}
-    return sorted(folders - {PROBES_NAME})
+    return sorted(filter(_SITE_PATTERN.fullmatch, folders))
 
 
 def read_whole(store: Store, key: str, limit_bytes: int = SMALL_FILE_LIMIT_BYTES) -> bytes:

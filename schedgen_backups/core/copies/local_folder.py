@@ -49,12 +49,16 @@ class CopyState(FrozenModel):
     """What was last seen of a store. What was not seen is unknown, which is never success."""
 
     format_version: int = FORMAT_VERSION
+    place: str = ""
+    """Where the store was when it was seen."""
     points: tuple[CopiedPoint, ...] = ()
     lost_points: tuple[str, ...] = ()
     """Copies that the store once held and lacks, although its retention keeps them."""
     attempted_at: AwareDatetime | None = None
     problem: str = ""
-    """Why the last attempt failed; empty after a success."""
+    """Why the last attempt failed; empty after a success of the same work."""
+    problem_work: str = ""
+    """What failed: `copy`, `prove` or `prune`."""
     listed_at: AwareDatetime | None = None
     listing_problems: tuple[str, ...] = ()
     stranger_count: int = 0
@@ -113,12 +117,17 @@ class LocalFolder:
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             self.path.mkdir(mode=0o700, exist_ok=True)
 
-    def read_state(self) -> CopyState:
-        """Return what was last seen of the store; nothing if that is lost or damaged."""
+    def read_state(self, place: str = "") -> CopyState:
+        """Return what was last seen of the store; nothing if that is lost or damaged.
+
+        Nothing either if it was seen at another place than the one that is given: the file of stores has
+        changed since, and what the former place holds and can do is not true of the new one.
+        """
         try:
-            return CopyState.model_validate_json(read_small_file(self.path / _STATE_NAME))
+            state = CopyState.model_validate_json(read_small_file(self.path / _STATE_NAME))
         except (OSError, ValidationError):
             return CopyState()
+        return CopyState() if place and state.place and state.place != place else state
 
     def write_state(self, state: CopyState) -> None:
         """Remember what was seen of the store."""

@@ -14,7 +14,7 @@ from schedgen_backups.core.copies.layout import StoredFile
 from schedgen_backups.core.copies.recipe import Segment
 from schedgen_backups.core.errors import StorageError
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS packs (
     name TEXT PRIMARY KEY, plain_bytes INTEGER NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL,
@@ -24,6 +24,9 @@ CREATE TABLE IF NOT EXISTS pieces (
     digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pieces_by_place ON pieces (pack, start);
+CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, reread_at TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS places (place TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS readers (readers TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, locked_until TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
@@ -79,6 +82,28 @@ class PieceIndex:
             database.close()
             raise
         return database
+
+    def settle_readers(self, readers: str) -> None:
+        """Forget where the pieces lie if other keys can read them than those of `readers`.
+
+        They are stored again, since a copy is only readable with a key that opens every pack of it.
+        """
+        if [row[0] for row in self._list_rows("SELECT readers FROM readers")] == [readers]:
+            return
+        with self._writing():
+            self._database.execute("DELETE FROM pieces")
+            self._database.execute("DELETE FROM readers")
+            self._database.execute("INSERT INTO readers VALUES (?)", (readers,))
+
+    def settle_place(self, place: str) -> None:
+        """Forget what was read back and locked if it was at another place than `place`."""
+        if [row[0] for row in self._list_rows("SELECT place FROM places")] == [place]:
+            return
+        with self._writing():
+            self._database.execute("UPDATE packs SET reread_at = ''")
+            for table in ("files", "locks", "places"):
+                self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
+            self._database.execute("INSERT INTO places VALUES (?)", (place,))
 
     def choose_usable(self, packs: Collection[str]) -> None:
         """Use only pieces in these packs."""
@@ -144,10 +169,21 @@ class PieceIndex:
                 (pack.name, pack.size_bytes, pack.sha256),
             )
 
-    def forget(self, present: Collection[str]) -> None:
-        """Forget packs that are not among these, with their pieces."""
-        known = {name for (name,) in self._list_rows("SELECT name FROM packs")}
-        gone = [(name,) for name in known - set(present)]
+    def list_packs(self) -> list[StoredFile]:
+        """Return every known pack as it was stored."""
+        rows = self._list_rows("SELECT name, size_bytes, sha256 FROM packs")
+        return [
+            StoredFile(name=name, size_bytes=size_bytes, sha256=sha256) for name, size_bytes, sha256 in rows
+        ]
+
+    def distrust(self, name: str) -> None:
+        """Forget the pieces of a pack that was found damaged: later copies are not to rely on it."""
+        with self._writing():
+            self._database.execute("DELETE FROM pieces WHERE pack = ?", (name,))
+
+    def forget(self, packs: Collection[str]) -> None:
+        """Forget these packs, with their pieces."""
+        gone = [(name,) for name in packs]
         with self._writing():
             self._database.executemany("DELETE FROM packs WHERE name = ?", gone)
             if gone:
@@ -165,6 +201,23 @@ class PieceIndex:
         """Return when each pack was last read back, by its name; None if never."""
         rows = self._list_rows("SELECT name, reread_at FROM packs")
         return {name: datetime.fromisoformat(at) if at else None for name, at in rows}
+
+    def record_file_reread(self, name: str, at: datetime) -> None:
+        """Remember that a file of a point, as `ID/NAME`, was read back and that its digest was right."""
+        with self._writing():
+            self._database.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?)", (name, at.astimezone(timezone.utc).isoformat())
+            )
+
+    def find_file_rereads(self) -> dict[str, datetime]:
+        """Return when each file of a point was last read back, by `ID/NAME`."""
+        rows = self._list_rows("SELECT name, reread_at FROM files")
+        return {name: datetime.fromisoformat(at) for name, at in rows}
+
+    def forget_files(self, names: Collection[str]) -> None:
+        """Forget when these files of points were read back."""
+        with self._writing():
+            self._database.executemany("DELETE FROM files WHERE name = ?", [(name,) for name in names])
 
     def record_lock(self, key: str, until: datetime) -> None:
         """Remember until when the object is locked."""

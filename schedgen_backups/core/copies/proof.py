@@ -40,6 +40,8 @@ class ListingProof:
     """The commit mark of each copy."""
     problems: tuple[str, ...]
     """What is missing, altered or foreign; empty if everything is as it should be."""
+    foreign: tuple[str, ...] = ()
+    """Those of the problems that concern no copy."""
     stranger_count: int = 0
     """How many of the problems are markers, older versions and foreign files."""
 
@@ -48,18 +50,29 @@ class ListingProof:
         """Every pack that a copy needs, by its name."""
         return {pack.name: pack for pack_list in self.copies.values() for pack in pack_list.packs}
 
+    @property
+    def files(self) -> dict[str, StoredFile]:
+        """Recipes, manifest and verification of every copy, by `ID/NAME`."""
+        return {
+            f"{point_id}/{file.name}": file
+            for point_id, pack_list in self.copies.items()
+            for file in pack_list.files
+        }
+
 
 @dataclass(frozen=True)
 class RereadProof:
     """What reading packs back has shown."""
 
     read_count: int
+    """Number of packs that were read."""
     read_bytes: int
+    """Size of the packs that were read."""
     problems: tuple[str, ...]
     unread_count: int
     """Needed packs that were never read back."""
     oldest_at: datetime | None
-    """When the pack was read whose last reading is longest ago; None if some were never read."""
+    """When the pack or file was read whose last reading is longest ago; None if packs were never read."""
     unread: tuple[str, ...] = ()
     """Names of the needed packs that were never read back."""
 
@@ -69,22 +82,12 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
 
     Names and sizes only. Raises the errors of the store, not of its contents.
     """
-    newest: dict[str, StoredObject] = {}
-    strangers: list[str] = []
-    for stored in store.list(f"{keys.site_id}/"):
-        name = stored.key.removeprefix(f"{keys.site_id}/")
-        if name.startswith("probes/"):
-            # Where nothing keeps a key from being overwritten, a probe is, to find that out.
-            continue
-        if stored.is_marker:
-            strangers.append(f"{name} was hidden by a deletion marker")
-        elif not stored.is_newest:
-            strangers.append(f"{name} has an older version under it: somebody wrote over it")
-        elif not keys.is_known(stored.key):
-            strangers.append(f"{name} was not written by this program")
-        if stored.is_newest and not stored.is_marker:
-            newest[stored.key] = stored
-    problems = list(strangers)
+    # Where nothing keeps a key from being overwritten, a probe is, to find that out.
+    probes = f"{keys.site_id}/probes/"
+    listing = [each for each in store.list(f"{keys.site_id}/") if not each.key.startswith(probes)]
+    newest = {stored.key: stored for stored in listing if stored.is_newest and not stored.is_marker}
+    altered, foreign = _find_strangers(keys, listing)
+    problems = [*altered, *foreign]
     # Of the same listing: another host may commit or prune meanwhile.
     committed = find_commits(keys, newest.values())
     copies: dict[RecoveryPointId, PackList] = {}
@@ -98,7 +101,31 @@ def prove_listing(store: Store, keys: SiteKeys) -> ListingProof:
                 problems.append(error.message)
             continue
         problems += _compare(newest, keys, point_id, copies[point_id])
-    return ListingProof(copies, committed, tuple(dict.fromkeys(problems)), len(set(strangers)))
+    return ListingProof(
+        copies,
+        committed,
+        tuple(dict.fromkeys(problems)),
+        tuple(foreign),
+        stranger_count=len({*altered, *foreign}),
+    )
+
+
+def _find_strangers(keys: SiteKeys, listing: Iterable[StoredObject]) -> tuple[list[str], list[str]]:
+    """Return what somebody hid or wrote over, and what is not ours."""
+    altered: list[str] = []
+    foreign: list[str] = []
+    hidden: set[str] = set()
+    # Of each key, the newest version comes first.
+    for stored in listing:
+        name = stored.key.removeprefix(f"{keys.site_id}/")
+        if stored.is_marker:
+            hidden.add(stored.key)
+            altered.append(f"{name} was hidden by a deletion marker")
+        elif stored.is_newest and not keys.is_known(stored.key):
+            foreign.append(f"{name} was not written by this program")
+        elif not stored.is_newest and stored.key not in hidden:
+            altered.append(f"{name} has an older version under it: somebody wrote over it")
+    return altered, foreign
 
 
 def _compare(
@@ -139,30 +166,30 @@ def reread_packs(
     """Read back the share of the packs that is due, those first whose last reading is longest ago.
 
     Their stored bytes must have the digest of the pack lists. With `reread_days` = 30, a thirtieth of all
-    packs each day, and every pack once in that time. The index remembers when.
+    packs each day, and every pack once in that time. The index remembers when. It forgets the pieces of a
+    damaged pack. Recipes and the other files of a point are read at once when they are new, then like packs.
     """
     packs = proof.packs
     for pack in packs.values():
         index.adopt(pack)
-    last_read = {name: index.find_rereads().get(name) for name in packs}
-    due_before = now - timedelta(days=reread_days)
-    quota = ceil(len(packs) / max(reread_days, 1))
-    ordered = sorted(packs, key=lambda name: (last_read[name] or _NEVER, name))
-    # A day's share, and whatever is overdue because nothing was read for a while: at most twice the share.
-    overdue = [name for name in ordered if (at := last_read[name]) is not None and at <= due_before]
-    chosen = ordered[: max(quota, min(len(overdue), 2 * quota))]
+    rereads = index.find_rereads()
+    last_read = {name: _ignore_future(rereads.get(name), now) for name in packs}
+    chosen = _choose_share(last_read, reread_days, now)
     problems: list[str] = []
     read_bytes = 0
     for name in chosen:
         problem = _read_back(store, keys.pack(name), packs[name])
         if problem:
             problems.append(problem)
+            index.distrust(name)
         else:
             index.record_reread(name, now)
             last_read[name] = now
         read_bytes += packs[name].size_bytes
+    file_problems, files_read = _reread_files(store, keys, proof.files, index, reread_days, now)
+    problems += file_problems
     unread = tuple(name for name, at in last_read.items() if at is None)
-    known = [at for at in last_read.values() if at is not None]
+    known = [at for at in (*last_read.values(), *files_read) if at is not None]
     return RereadProof(
         read_count=len(chosen),
         read_bytes=read_bytes,
@@ -171,6 +198,46 @@ def reread_packs(
         oldest_at=min(known) if known and not unread else None,
         unread=unread,
     )
+
+
+def _reread_files(
+    store: Store,
+    keys: SiteKeys,
+    files: Mapping[str, StoredFile],
+    index: PieceIndex,
+    reread_days: int,
+    now: datetime,
+) -> tuple[list[str], list[datetime]]:
+    """Read back the files of points that are due; return what is wrong, and when each was last read."""
+    rereads = index.find_file_rereads()
+    index.forget_files(rereads.keys() - files.keys())
+    last_read = {name: _ignore_future(rereads.get(name), now) for name in files}
+    unread = [name for name, at in last_read.items() if at is None]
+    read = {name: at for name, at in last_read.items() if at is not None}
+    problems: list[str] = []
+    for name in (*unread, *_choose_share(read, reread_days, now)):
+        problem = _read_back(store, f"{keys.points}{name}", files[name].model_copy(update={"name": name}))
+        if problem:
+            problems.append(problem)
+        else:
+            index.record_file_reread(name, now)
+            last_read[name] = now
+    return problems, [at for at in last_read.values() if at is not None]
+
+
+def _choose_share(last_read: Mapping[str, datetime | None], reread_days: int, now: datetime) -> list[str]:
+    """Return the names that are due, those first that were never read or whose reading is longest ago."""
+    due_before = now - timedelta(days=reread_days)
+    quota = ceil(len(last_read) / max(reread_days, 1))
+    ordered = sorted(last_read, key=lambda name: (last_read[name] or _NEVER, name))
+    # A day's share, and whatever is overdue because nothing was read for a while: at most twice the share.
+    overdue = [name for name in ordered if (at := last_read[name]) is not None and at <= due_before]
+    return ordered[: max(quota, min(len(overdue), 2 * quota))]
+
+
+def _ignore_future(at: datetime | None, now: datetime) -> datetime | None:
+    """Return the time, or None for one that a wrong clock has set: it would be the newest for years."""
+    return at if at is not None and at <= now else None
 
 
 def _read_back(store: Store, key: str, pack: StoredFile) -> str:

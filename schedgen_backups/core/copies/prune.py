@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from schedgen_backups.core.copies.layout import (
     list_copies,
     read_pack_list,
 )
+from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.errors import KeyExistsError, LockedError, StoreError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
@@ -34,7 +35,6 @@ GRACE = timedelta(hours=48)
 UNFINISHED_AGE = timedelta(days=1)
 """Since its last byte. Every upload ends or fails within minutes: a pack has at most 64 MiB, and a connection
 without an answer is given up (`timeout_seconds`)."""
-_UNSAFE_HINT = "Check the store, and remove the damaged copy by hand if it is useless."
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,13 @@ class Pruner:
     def prune(self, *, pinned: Mapping[RecoveryPointId, str] | None = None) -> PruneReport:
         """Remove copies that the policy does not keep by the store's own clock, then what no copy needs.
 
-        `pinned` are reasons by point. VerificationError (permanent), and nothing is removed, while the pack
-        list of any committed copy is missing, unreadable or not the one that was committed.
+        `pinned` are reasons by point. VerificationError (permanent), and nothing is removed, while any
+        committed copy lacks a file, and while anything was hidden, overwritten or cut: what is still needed
+        is not known then.
         """
+        listing = prove_listing(self._store, self._keys)
+        if damages := [problem for problem in listing.problems if problem not in listing.foreign]:
+            raise make_refusal(self._store, damages)
         lists = self._read_lists()
         time = self._read_clock()
         pins = pinned or {}
@@ -104,9 +108,7 @@ class Pruner:
             try:
                 lists[point_id] = read_pack_list(self._store, self._keys, point_id)[1]
             except VerificationError as error:
-                raise VerificationError(
-                    f"nothing is removed from {self._store.label}: {error.message}", hint=_UNSAFE_HINT
-                ) from error
+                raise make_refusal(self._store, [error.message]) from error
         return lists
 
     def _remove_point(self, point_id: RecoveryPointId) -> bool:
@@ -234,12 +236,22 @@ class Pruner:
         return True
 
 
+def make_refusal(store: Store, damages: Sequence[str]) -> VerificationError:
+    """Return the error that says why nothing is removed."""
+    return VerificationError(
+        f"nothing is removed from {store.label}: {name_some(damages, limit=3)}",
+        hint="docs/alerts/copy-damaged.md says what to do.",
+    )
+
+
 def forget_writer(store: Store, keys: SiteKeys, writer_id: str) -> None:
     """Stop waiting for a decommissioned writer; StoreError (permanent) if there is none of this id.
 
     If it still exists, its copy that is under way fails and starts again.
     """
-    versions = [each for each in store.list(f"{keys.writers}{writer_id}") if not each.is_marker]
+    key = f"{keys.writers}{writer_id}"
+    # Not every key that begins so: the beginning of an id is not the id.
+    versions = [each for each in store.list(key) if each.key == key and not each.is_marker]
     if not versions:
         known = [stored.key.removeprefix(keys.writers) for stored in store.list(keys.writers)]
         raise StoreError(

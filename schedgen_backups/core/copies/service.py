@@ -13,12 +13,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event
 
+from pydantic import ValidationError
+
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import pin_temporarily, read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.copier import Copier, CopyReport
 from schedgen_backups.core.copies.encryption import Encryptor
-from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, list_copies, parse_pack_point
+from schedgen_backups.core.copies.layout import (
+    PACK_LIST_NAME,
+    PackList,
+    SiteKeys,
+    StoredFile,
+    list_copies,
+    parse_pack_point,
+)
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState, LocalFolder, now_utc
 from schedgen_backups.core.copies.locks import LockProof, extend_locks
 from schedgen_backups.core.copies.piece_index import PieceIndex
@@ -29,7 +38,7 @@ from schedgen_backups.core.copies.proof import (
     prove_new_packs,
     reread_packs,
 )
-from schedgen_backups.core.copies.prune import Pruner, PruneReport, forget_writer
+from schedgen_backups.core.copies.prune import Pruner, PruneReport, forget_writer, make_refusal
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import (
     BackupError,
@@ -97,14 +106,14 @@ class CopyService:
     @property
     def state(self) -> CopyState:
         """What was last seen of the store."""
-        return self._folder.read_state()
+        return self._folder.read_state(self.settings.location.place)
 
     def copy_due(self) -> tuple[CopyReport, ...]:
         """Copy the verified points that the store lacks and its retention keeps, the newest first.
 
         A point that cannot be copied does not keep the others from it; its error is raised at the end.
         """
-        with self._recording():
+        with self._recording("copy"):
             encryptor = self.settings.make_encryptor()
             store, keys = self._open(), self._find_keys()
             copier = Copier(
@@ -189,7 +198,7 @@ class CopyService:
         except BackupError as error:
             with suppress(BackupError):
                 self.prove()
-            self._write(problem=error.message)
+            self._write(problem=error.message, problem_work="copy")
             raise
         return reports, self.prove()
 
@@ -200,10 +209,11 @@ class CopyService:
     def prove(self, *, now: datetime | None = None) -> CopyProof:
         """List the store, read back the packs that are due, check the locks; record what was seen."""
         now = now or now_utc()
-        with self._recording():
+        with self._recording("prove"):
             store, keys = self._open(), self._find_keys()
             listing = prove_listing(store, keys)
             with PieceIndex(self._folder.index_path) as index:
+                index.settle_place(self.settings.location.place)
                 reread = reread_packs(
                     store, keys, listing, index, reread_days=self.settings.reread_days, now=now
                 )
@@ -216,6 +226,7 @@ class CopyService:
                     self._folder.remove_point(point_id)
             problems = (
                 *listing.problems,
+                *self._find_replaced(listing),
                 *(f"the copy of {point_id} is missing, although retention keeps it" for point_id in lost),
             )
             listing = replace(listing, problems=problems)
@@ -258,10 +269,16 @@ class CopyService:
             return CopyProof(listing, reread, lock)
 
     def prune(self, *, pinned: Mapping[RecoveryPointId, str] | None = None) -> PruneReport:
-        """Remove what the store's retention does not keep, with the credentials that may delete."""
+        """Remove what the store's retention does not keep, with the credentials that may delete.
+
+        VerificationError, and nothing is removed, while a copy is known to be damaged.
+        """
         location = self.settings.prune_location or self.settings.location
-        with self._recording():
+        with self._recording("prune"):
             store = open_store(location, self.settle_capabilities())
+            replaced = self._find_replaced(prove_listing(store, self._find_keys()))
+            if damages := [*self.state.reread_problems, *replaced]:
+                raise make_refusal(store, damages)
             report = Pruner(store, self._find_keys(), self.settings.retention).prune(pinned=pinned)
             removed = set(report.removed_points)
             self._history.record(
@@ -327,6 +344,22 @@ class CopyService:
         kept = {decision.candidate.point_id for decision in plan.kept}
         return sorted((known - committed) & kept)
 
+    def _find_replaced(self, listing: ListingProof) -> list[str]:
+        """Return which copies are not the ones that were sent.
+
+        Whoever can write to the store can make pack list and commit mark fit each other, and altered packs.
+        """
+        problems: list[str] = []
+        for point_id, pack_list in listing.copies.items():
+            sent = self._folder.read_plain(point_id, PACK_LIST_NAME)
+            with suppress(ValidationError):  # damaged on this host
+                if sent is not None and PackList.model_validate_json(sent) != pack_list:
+                    problems.append(
+                        f"the copy of {point_id} is not the one that this host sent: somebody replaced it, "
+                        "or this is another store"
+                    )
+        return problems
+
     def _list_due(self, store: Store, keys: SiteKeys) -> list[PointListing]:
         return self._choose_due(set(list_copies(store, keys)))
 
@@ -361,26 +394,40 @@ class CopyService:
             copied = CopiedPoint(
                 point_id=report.point_id.text, copied_at=now_utc(), size_bytes=report.pack_list.size_bytes
             )
-            others = [point for point in self.state.points if point.point_id != copied.point_id]
+            state = self.state
+            others = [point for point in state.points if point.point_id != copied.point_id]
             self._write(points=(*others, copied))
+            if report.new_packs:
+                # Nothing of it was read back, whatever is known of the packs before it.
+                self._write(
+                    pack_count=state.pack_count + len(report.new_packs),
+                    unread_count=state.unread_count + len(report.new_packs),
+                    oldest_reread_at=None,
+                    oldest_unread_at=state.oldest_unread_at or copied.copied_at,
+                )
 
     @contextmanager
-    def _recording(self) -> Generator[None, None, None]:
-        """Hold the lock, and record the attempt and why it failed."""
+    def _recording(self, work: str) -> Generator[None, None, None]:
+        """Hold the lock, and record the attempt and why it failed.
+
+        That a store can be proved does not show that points can be copied to it.
+        """
         with self._folder.held():
             self._write(attempted_at=now_utc())
             try:
                 yield
             except BackupError as error:
-                self._write(problem=error.message)
+                self._write(problem=error.message, problem_work=work)
                 self._history.record(
                     CopyFailed(at=now_utc(), store=self.settings.name, problem=error.message)
                 )
                 raise
-            self._write(problem="")
+            if self.state.problem_work in {"", work}:
+                self._write(problem="", problem_work="")
 
     def _write(self, **values: object) -> None:
-        self._folder.write_state(self.state.model_copy(update=values))
+        place = self.settings.location.place
+        self._folder.write_state(self.state.model_copy(update={"place": place, **values}))
 
 
 def list_pins(catalog: Catalog, now: datetime) -> dict[RecoveryPointId, str]:

@@ -12,6 +12,7 @@ from enum import Enum
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from schedgen_backups.core.catalog.points import CLOCK_TOLERANCE
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.model import RecoveryPointId
@@ -80,6 +81,11 @@ class StoreStatus:
         return urlsplit(self.settings.location.url).scheme if self.settings is not None else ""
 
     @property
+    def place(self) -> str:
+        """What tells the place from others; the name for a store that is described wrongly."""
+        return self.settings.location.place if self.settings is not None else self.name
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """What the last listing and the last readings have found."""
         return (*self.state.listing_problems, *self.state.reread_problems)
@@ -106,7 +112,8 @@ class StoreStatus:
         """Return what is wrong, described.
 
         `verified` are the verified points of the backup directory. Before the first copy, the age limit
-        counts from `watched_since`.
+        counts from `watched_since`; without that time, a store is in trouble once an attempt has brought
+        none.
         """
         found = {
             Trouble.STALE: self._find_staleness(verified, now, watched_since),
@@ -155,6 +162,8 @@ class StoreStatus:
         if state.listed_at is None or not state.points:
             return CopyCheckResult(check, False, "unknown: no copy has been listed yet", is_warning=True)
         age = now - state.listed_at
+        if age < -CLOCK_TOLERANCE:
+            return CopyCheckResult(check, False, f"unknown: {_describe_future(state.listed_at)}")
         if age > _LISTING_LIFE:
             return CopyCheckResult(
                 check, False, f"unknown: the store was last listed {format_age(age)} ago{_because(state)}"
@@ -171,6 +180,8 @@ class StoreStatus:
             return CopyCheckResult(check, False, "unknown: no pack has been read back yet", is_warning=True)
         limit = self._reread_limit
         described = self.describe_reading(now)
+        if state.oldest_reread_at is not None and state.oldest_reread_at > now + CLOCK_TOLERANCE:
+            return CopyCheckResult(check, False, f"unknown: {_describe_future(state.oldest_reread_at)}")
         if state.oldest_reread_at is not None:
             is_passed = now - state.oldest_reread_at <= limit
             return CopyCheckResult(check, is_passed, described + ("" if is_passed else _because(state)))
@@ -204,13 +215,21 @@ class StoreStatus:
     ) -> str:
         if self.settings is None:
             return ""
-        newest = self.state.newest
+        # A copy ahead of the clock, which was wrong once, would hide that no other one follows.
+        points = [
+            copy
+            for copy in self.state.points
+            if RecoveryPointId.parse(copy.point_id).taken_at <= now + CLOCK_TOLERANCE
+        ]
+        newest = max(points, key=lambda copy: copy.point_id, default=None)
         # A store that has every point is not late. Another alert reports that no newer point was taken.
         lacking = [each for each in verified if newest is None or each.text > newest.point_id]
         if not lacking:
             return ""
         begin = RecoveryPointId.parse(newest.point_id).taken_at if newest is not None else watched_since
         hours = self.settings.max_age_hours
+        if begin is None and self.state.attempted_at is not None:
+            return f"no copy exists; the store lacks {max(lacking)}{_because(self.state)}"
         if begin is None or now - begin <= timedelta(hours=hours):
             return ""
         held = (
@@ -250,16 +269,34 @@ class Spread:
         return f"{count(self.copy_count, 'copy', 'copies')}, {kinds}, {self.elsewhere_count} elsewhere"
 
 
-def measure_spread(point_id: RecoveryPointId, statuses: Iterable[StoreStatus]) -> Spread:
-    """Count the places of this point; a store in which problems were found does not count."""
-    holding = [
-        status for status in statuses if status.find_copy(point_id) is not None and not status.problems
-    ]
+def measure_spread(point_id: RecoveryPointId, statuses: Iterable[StoreStatus], now: datetime) -> Spread:
+    """Count the places of this point.
+
+    A store in which problems were found does not count, nor one where the point was not seen lately. Two
+    descriptions of one place count once.
+    """
+    holding = {
+        status.place: status
+        for status in statuses
+        if not status.problems and _is_seen_lately(status, point_id, now)
+    }.values()
     return Spread(
         copy_count=1 + len(holding),
         kind_count=len({"backup directory", *(status.kind for status in holding)}),
         elsewhere_count=sum(status.is_elsewhere for status in holding),
     )
+
+
+def _is_seen_lately(status: StoreStatus, point_id: RecoveryPointId, now: datetime) -> bool:
+    copied, listed_at = status.find_copy(point_id), status.state.listed_at
+    if copied is None:
+        return False
+    seen = [copied.copied_at] if listed_at is None else [copied.copied_at, listed_at]
+    return any(-CLOCK_TOLERANCE <= now - at <= _LISTING_LIFE for at in seen)
+
+
+def _describe_future(at: datetime) -> str:
+    return f"the last proof is of {at:%Y-%m-%d %H:%M} UTC, ahead of this host's clock"
 
 
 def _because(state: CopyState) -> str:

@@ -29,3 +29,9 @@ class StoreLocation:
     """PEM file of the certificate authorities to trust; None for the public ones."""
     timeout_seconds: int = 60
     """Time without an answer after which a request has failed."""
+
+    @property
+    def place(self) -> str:
+        """What tells this place from others: server, account and URL, without secrets."""
+        account = self.access_key if self.url.startswith("azure:") else ""
+        return " ".join(filter(None, (self.endpoint.rstrip("/"), account, self.url.rstrip("/"))))

@@ -175,6 +175,13 @@ def test_list_needs_no_key_and_show_does(elsewhere: CopiedSite) -> None:
     assert "users" in tables.stdout
 
 
+def test_show_names_the_store_and_no_file_that_is_gone(elsewhere: CopiedSite) -> None:
+    shown = elsewhere.site.cli("show", "latest", *elsewhere.source).stdout
+    assert ".sql.gz, in nas" in shown
+    assert ".fetched" not in shown
+    assert "unread" not in shown
+
+
 def test_verify_reads_the_whole_copy(elsewhere: CopiedSite) -> None:
     answer = elsewhere.site.cli("verify", "latest", *elsewhere.source, "--json")
     assert answer.code == 0, answer.stdout
@@ -187,6 +194,22 @@ def test_a_drill_of_the_copy_is_remembered(copied: CopiedSite) -> None:
     assert answer.code == 0, answer.stdout
     [store] = json.loads(copied.site.cli("stores", "--json").stdout)["stores"]
     assert store["state"]["opened_point_id"] == copied.site.points()[0].point_id.text
+
+
+def test_a_drill_of_another_site_is_not_remembered_as_one_of_this_host(
+    elsewhere: CopiedSite,
+) -> None:
+    directory = load_config().backup_directory
+    catalog = Catalog(directory)
+    catalog.prepare()
+    catalog.settle_site()
+    refused = elsewhere.site.cli("drill", "latest", *elsewhere.source)
+    assert refused.code == 4
+    assert "add --site" in refused.stderr
+    [site_id] = [path.parent.name for path in elsewhere.store.glob("*/points")]
+    assert elsewhere.site.cli("drill", "latest", *elsewhere.source, "--site", site_id).code == 0
+    [store] = json.loads(elsewhere.site.cli("stores", "--json").stdout)["stores"]
+    assert store["state"]["opened_at"] is None
 
 
 def test_a_drill_of_the_copy_reads_the_copy_and_not_the_local_point(copied: CopiedSite) -> None:
@@ -221,6 +244,12 @@ def test_another_key_opens_nothing(elsewhere: CopiedSite, tmp_path: Path) -> Non
     answer = elsewhere.site.cli("verify", "latest", "--from", "nas", "--identity", str(wrong))
     assert answer.code == 3
     assert "cannot be decrypted" in answer.stderr
+
+
+def test_an_identity_of_windows_is_read(elsewhere: CopiedSite, tmp_path: Path) -> None:
+    identity = tmp_path / "key.txt"
+    identity.write_bytes(f"\ufeff# a comment\r\n\r\n{elsewhere.key_pair.private}\r\n".encode())
+    assert elsewhere.site.cli("show", "latest", "--from", "nas", "--identity", str(identity)).code == 0
 
 
 @pytest.mark.parametrize("which", ["key_pair", "safe"])
@@ -321,6 +350,8 @@ def test_make_key_prints_a_pair_that_works(copied: CopiedSite) -> None:
         (("show", "latest", "--identity", "x"), "need --from"),
         (("verify", "--all", "--from", "nas"), "--from needs a recovery point"),
         (("fetch", "latest", "--to", "x"), "no store is given"),
+        (("stores", "prove", "nas", "again"), "nothing but the name of a store"),
+        (("list", "--from", "nas", "--as-of-version-time", "2026-11-30"), "keeps no versions"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(copied: CopiedSite, words: tuple[str, ...], said: str) -> None:

@@ -85,10 +85,14 @@ BAD = {
     ),
     "another encryption": ('url = "file:///mnt/nas"\nencryption = "aes"', "encryption"),
     "an unknown scheme": ('url = "ftp://host/x"\nrecipients = ["{public}"]', "unknown scheme"),
-    "an unknown setting": ('url = "file:///mnt/nas"\nrecipients = ["{public}"]\nbuckett = "x"', "buckett"),
+    "an unknown setting": (
+        'url = "file:///mnt/nas"\nrecipients = ["{public}"]\nbuckett = "x"',
+        "buckett: unknown setting",
+    ),
+    "no URL": ('recipients = ["{public}"]', "url: it is required"),
     "a secret in the file": (
         'url = "s3://b/p"\nrecipients = ["{public}"]\naccess_key = "a"\nsecret_key = "hunter2"',
-        "secret_key",
+        "name its file in secret_key_file",
     ),
     "a wrong type": (
         'url = "file:///mnt/nas"\nrecipients = ["{public}"]\nreread_days = "hunter2"',

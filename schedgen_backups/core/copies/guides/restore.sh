@@ -3,8 +3,17 @@
 # Usage: sh restore.sh ID KEYFILE DIRECTORY, in the folder of the site: the one that holds packs/ and points/.
 # KEYFILE is a private key of age or ssh; it is not used for a store that is not encrypted.
 set -eu
+umask 077
+test $# -eq 3 || { echo "usage: sh restore.sh ID KEYFILE DIRECTORY" >&2; exit 2; }
 id=$1 key=$2 directory=$3
 test -f "points/$id/committed.json" || { echo "points/$id holds no committed copy" >&2; exit 1; }
+# Without this, a missing file would only be missed by somebody who knows what a point consists of.
+value() { grep -o "\"$1\": *\"[^\"]*\"" "points/$id/$2" | cut -d '"' -f 4; }
+test "$(sha256sum < "points/$id/packs.json")" = "$(value packs_sha256 committed.json)  -" \
+  || { echo "points/$id/packs.json is not the one that was committed" >&2; exit 1; }
+value name packs.json | while IFS= read -r name; do
+  test -f "points/$id/$name" || test -f "packs/$name" || { echo "$name is missing" >&2; exit 1; }
+done
 mkdir -p "$directory" "$directory/.packs"
 decrypt() { case $1 in *.age) age -d -i "$key" "$1" ;; *) cat "$1" ;; esac; }
 for stored in "points/$id"/*.recipe.gz "points/$id"/*.recipe.gz.age; do

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.copies.encryption import PlainEncryptor
+from schedgen_backups.core.copies.encryption import (
+    AgeEncryptor,
+    Decryptor,
+    Encryptor,
+    PlainEncryptor,
+    make_key_pair,
+)
 from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies
+from schedgen_backups.core.copies.local_folder import LocalFolder
 from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.copies.recipe import Recipe, read_recipe, write_recipe
 from schedgen_backups.core.errors import KeyExistsError, StoreError, StoreUnreachableError, VerificationError
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups_tests.support.artifacts import TableText, damage
 from schedgen_backups_tests.support.copies import (
+    KEY_PAIR,
     KEYS,
     CopiedSite,
     list_objects,
@@ -210,6 +219,40 @@ def test_a_pack_that_somebody_removed_is_uploaded_again(site: CopiedSite, tmp_pa
     site.assert_equal(1, tmp_path / "fetched")
 
 
+def test_a_pack_that_somebody_shortened_is_uploaded_again(site: CopiedSite, tmp_path: Path) -> None:
+    make_point(site.catalog, 0, list_objects(60), ROWS)
+    site.copy(0)
+    stored = next(site.store.list(KEYS.packs))
+    data = site.store.get_range(stored.key, 0, stored.size_bytes - 1)
+    site.store.delete(stored)
+    site.store.put_new(stored.key, data)
+    make_point(site.catalog, 1, list_objects(60), ROWS)
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_when_two_stores_change_places_no_copy_relies_on_the_packs_of_the_other(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    others = LocalFolder(tmp_path / "backups", "other")
+    stores = [site.store, MemoryStore()]
+    make_point(site.catalog, 0, list_objects(60), ROWS)
+    make_point(site.catalog, 1, list_objects(60), ROWS)
+    for folder, store in zip((site.folder, others), stores, strict=True):
+        site.folder, site.store = folder, store
+        site.copy(0)
+    names = [[each.key for each in store.list(KEYS.packs)] for store in stores]
+    assert names[0] == names[1]
+    # The size of an age file is random: of many packs, some have the same one.
+    sizes = {stored.key: stored.size_bytes for stored in stores[0].list(KEYS.packs)}
+    with closing(sqlite3.connect(others.index_path)) as database, database:
+        for key, size_bytes in sizes.items():
+            name = key.removeprefix(KEYS.packs)
+            database.execute("UPDATE packs SET size_bytes = ? WHERE name = ?", (size_bytes, name))
+    site.store = stores[0]
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+
+
 def test_a_sparse_pack_is_left_behind(site: CopiedSite) -> None:
     site.pack_bytes = 1 << 20
     objects = list_objects(60, size_bytes=3000)
@@ -389,3 +432,42 @@ def test_stopping_leaves_no_commit(site: CopiedSite) -> None:
     with pytest.raises(StoreError, match="stopped"):
         site.copy(0, stop=stop)
     assert not list_copies(site.store, KEYS)
+
+
+@pytest.mark.parametrize("is_index_lost", [False, True])
+@pytest.mark.parametrize("before", [AgeEncryptor([make_key_pair().public]), PlainEncryptor()])
+def test_new_recipients_can_read_every_pack_of_the_next_copy(
+    tmp_path: Path, before: Encryptor, *, is_index_lost: bool
+) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore(), encryptor=before)
+    make_point(site.catalog, 0, list_objects(40), ROWS)
+    site.copy(0)
+    site.encryptor = AgeEncryptor([KEY_PAIR.public])
+    make_point(site.catalog, 1, list_objects(40), ROWS)
+    if is_index_lost:
+        site.folder.index_path.unlink()
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+    assert all(pack.name.endswith(".age") for pack in site.open_reader(1).pack_list.packs)
+
+
+def test_the_order_and_the_comments_of_recipients_cost_no_upload(site: CopiedSite, tmp_path: Path) -> None:
+    other = make_key_pair()
+    site.encryptor = AgeEncryptor([KEY_PAIR.public, other.public])
+    make_point(site.catalog, 0, list_objects(40))
+    site.copy(0)
+    site.encryptor = AgeEncryptor([other.public, KEY_PAIR.public + " ", other.public])
+    make_point(site.catalog, 1, list_objects(40))
+    assert site.copy(1).reused_bytes > 0
+    site.decryptor = Decryptor([other.private])
+    site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_an_unfinished_copy_is_not_continued_for_other_recipients(site: CopiedSite) -> None:
+    make_point(site.catalog, 0, list_objects(3))
+    site.copy(0)
+    for stored in list(site.store.list(f"{KEYS.points}{make_point_id(0)}/committed")):
+        site.store.delete(stored)
+    site.encryptor = AgeEncryptor([make_key_pair().public])
+    with pytest.raises(StoreError, match="cannot be continued"):
+        site.copy(0)

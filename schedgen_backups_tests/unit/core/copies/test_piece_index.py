@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedgen_backups.core.copies.layout import StoredFile
@@ -22,12 +22,15 @@ STEPS = st.lists(
         st.tuples(st.just("add"), st.sampled_from(PACKS), st.lists(st.sampled_from(DIGESTS), unique=True)),
         st.tuples(st.just("choose"), _packs),
         st.tuples(st.just("forget"), _packs),
+        st.tuples(st.just("distrust"), st.sampled_from(PACKS)),
         st.tuples(st.just("find"), st.sampled_from(DIGESTS)),
     ),
     max_size=20,
 )
 
 
+# Each step is written to a disk that other tests may keep busy.
+@settings(deadline=None)
 @given(steps=STEPS)
 def test_every_piece_is_found_where_it_was_put_last_while_its_pack_is_usable(
     steps: list[tuple[Any, ...]],
@@ -51,9 +54,12 @@ def test_every_piece_is_found_where_it_was_put_last_while_its_pack_is_usable(
                 usable = known & set(values[0])
             elif step == "forget":
                 index.forget(values[0])
-                known &= set(values[0])
+                known -= set(values[0])
                 usable &= known
                 places = {digest: place for digest, place in places.items() if place.pack in known}
+            elif step == "distrust":
+                index.distrust(values[0])
+                places = {digest: place for digest, place in places.items() if place.pack != values[0]}
             found = {digest: index.find(digest) for digest in DIGESTS}
             assert found == {
                 digest: place if (place := places.get(digest)) and place.pack in usable else None

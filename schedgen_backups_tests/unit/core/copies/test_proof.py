@@ -63,6 +63,7 @@ def test_a_hidden_file_is_a_problem(site: CopiedSite) -> None:
     problems = " ".join(prove_listing(site.store, KEYS).problems)
     assert "was hidden by a deletion marker" in problems
     assert "lacks" in problems
+    assert "wrote over" not in problems
 
 
 def test_an_overwritten_file_is_a_problem(site: CopiedSite) -> None:
@@ -118,6 +119,17 @@ def test_an_altered_pack_is_found_and_reported_every_night(site: CopiedSite, how
         assert reread(site, day).problems == (f"{name} was altered: its digest is another one",)
 
 
+def test_a_later_copy_does_not_rely_on_a_pack_that_was_found_altered(
+    site: CopiedSite, tmp_path: Path
+) -> None:
+    stored = next(iter(site.store.list(KEYS.packs)))
+    replace_data(site, stored.key, damage(site.store.get_range(stored.key, 0, 1 << 20), 8 * 100))
+    assert reread(site, 0).problems != ()
+    make_point(site.catalog, 1, list_objects(60))
+    site.copy(1)
+    site.assert_equal(1, tmp_path / "fetched")
+
+
 def test_without_the_local_index_everything_counts_as_unread(site: CopiedSite) -> None:
     for day in range(5):
         reread(site, day)
@@ -126,3 +138,34 @@ def test_without_the_local_index_everything_counts_as_unread(site: CopiedSite) -
     assert proof.unread_count > 0
     assert proof.problems == ()
     assert make_point_id(0) in prove_listing(site.store, KEYS).copies
+
+
+@pytest.mark.parametrize("family", ["recipe", "manifest", "verification"])
+def test_an_altered_file_of_a_point_is_found_and_reported_every_night(site: CopiedSite, family: str) -> None:
+    for day in range(6):
+        assert reread(site, day).problems == ()
+    stored = next(each for each in site.store.list(KEYS.points) if family in each.key)
+    replace_data(site, stored.key, damage(site.store.get_range(stored.key, 0, 1 << 20), 8 * 50))
+    assert prove_listing(site.store, KEYS).problems == ()
+    name = stored.key.removeprefix(KEYS.points)
+    # Of four files one is read each day.
+    found = {problem for day in range(6, 11) for problem in reread(site, day).problems}
+    assert found == {f"{name} was altered: its digest is another one"}
+    assert reread(site, 11).problems == tuple(found)
+
+
+def test_the_files_of_a_new_point_are_read_back_in_the_first_proof(site: CopiedSite) -> None:
+    stored = next(each for each in site.store.list(KEYS.points) if "recipe" in each.key)
+    replace_data(site, stored.key, damage(site.store.get_range(stored.key, 0, 1 << 20), 8 * 50))
+    assert len(reread(site, 0).problems) == 1
+
+
+def test_a_reading_in_the_future_does_not_count(site: CopiedSite) -> None:
+    for day in range(3650, 3656):
+        assert reread(site, day).problems == ()
+    days = [reread(site, day) for day in range(6)]
+    assert days[0].unread_count > 0
+    assert days[0].oldest_at is None
+    assert days[5].unread_count == 0
+    assert days[5].oldest_at is not None
+    assert days[5].oldest_at >= NOW

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,8 @@ def test_a_writer_that_is_gone_is_waited_for_until_it_is_forgotten(
     assert report.removed_packs == 0
     with pytest.raises(StoreError, match="knows no writer"):
         forget_writer(site.store, KEYS, "0" * 32)
+    with pytest.raises(StoreError, match="knows no writer"):
+        forget_writer(site.store, KEYS, writer_id[:4])
     forget_writer(site.store, KEYS, writer_id)
     prune(site, clock)
     clock.time += GRACE
@@ -195,6 +198,48 @@ def test_nothing_is_removed_while_a_pack_list_is_not_as_committed(
     with pytest.raises(VerificationError, match="nothing is removed"):
         prune(site, clock)
     assert [stored.key for stored in site.store.list("")] == keys
+
+
+@pytest.mark.parametrize(
+    ("family", "how"),
+    [
+        *product(
+            ["packs/", "recipe", "manifest", PACK_LIST_NAME], ["hidden", "overwritten", "removed", "cut"]
+        ),
+        # A copy without its commit mark does not count.
+        *product([COMMIT_NAME], ["hidden", "overwritten", "cut"]),
+    ],
+)
+def test_nothing_is_removed_while_a_file_of_a_copy_is_not_as_sent(
+    tmp_path: Path, clock: Clock, family: str, how: str
+) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore(now=clock, has_versions=True))
+    for night in range(3):
+        make_point(site.catalog, night, list_objects(3 + night))
+        copy(site, clock, night)
+    stored = next(each for each in site.store.list("") if family in each.key)
+    data = site.store.get_range(stored.key, 0, 1 << 20)
+    if how == "hidden":
+        site.store.hide(stored.key)  # type: ignore[attr-defined]
+    elif how == "overwritten":
+        site.store.overwrite(stored.key, data)  # type: ignore[attr-defined]
+    else:
+        site.store.delete(stored)
+        if how == "cut":
+            site.store.put_new(stored.key, data[:-1])
+    before = {stored.key for stored in site.store.list("")}
+    for _pass in range(2):
+        with pytest.raises(VerificationError, match="nothing is removed"):
+            prune(site, clock)
+        clock.time += GRACE
+    assert {stored.key for stored in site.store.list("")} == before
+
+
+def test_a_foreign_file_does_not_keep_old_copies(site: CopiedSite, clock: Clock) -> None:
+    copy(site, clock, 0)
+    copy(site, clock, 1)
+    site.store.put_new(f"{KEYS.site_id}/Thumbs.db", b"x")
+    assert prune(site, clock).removed_points == (make_point_id(0),)
 
 
 def test_what_only_a_lock_keeps_is_said_with_its_date(tmp_path: Path, clock: Clock) -> None:

@@ -322,6 +322,49 @@ def test_the_script_in_the_store_uses_nothing_but_packs(tmp_path: Path, line: st
     assert not list((tmp_path / "store").rglob("evil*"))
 
 
+@pytest.mark.parametrize("family", ["recipe", "manifest", "pack"])
+def test_the_script_in_the_store_fails_if_a_file_is_missing(tmp_path: Path, family: str) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store, encryptor=PlainEncryptor())
+    make_point(site.catalog, 0, list_objects(2))
+    site.copy(0)
+
+    def run_script() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "restore.sh", make_point_id(0).text, "none", "out"],
+            cwd=tmp_path / "store" / KEYS.site_id,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run_script().returncode == 0
+    lists = site.open_reader(0).pack_list
+    files = lists.packs if family == "pack" else lists.files
+    name = next(file.name for file in files if family == "pack" or family in file.name)
+    next((tmp_path / "store").rglob(name)).unlink()
+    done = run_script()
+    assert done.returncode == 1
+    assert f"{name} is missing" in done.stderr
+
+
+def test_what_the_script_restores_is_private(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store, encryptor=PlainEncryptor())
+    make_point(site.catalog, 0, list_objects(2))
+    site.copy(0)
+    subprocess.run(
+        ["sh", "restore.sh", make_point_id(0).text, "none", "out"],
+        cwd=tmp_path / "store" / KEYS.site_id,
+        check=True,
+    )
+    restored = list((tmp_path / "store" / KEYS.site_id / "out").iterdir())
+    assert len(restored) == 4
+    assert {path.stat().st_mode & 0o77 for path in restored} == {0}
+
+
 def test_fetching_into_a_directory_in_use_changes_nothing_there(tmp_path: Path) -> None:
     site = CopiedSite(tmp_path / "backups", MemoryStore())
     for night in range(2):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,8 +15,8 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.copies.encryption import Decryptor
-from schedgen_backups.core.copies.layout import COMMIT_NAME, list_copies
-from schedgen_backups.core.copies.local_folder import LocalFolder, open_fetch_folder
+from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies, read_pack_list
+from schedgen_backups.core.copies.local_folder import CopyState, LocalFolder, now_utc, open_fetch_folder
 from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.copies.settings import StoreSettings
@@ -244,3 +247,100 @@ def test_the_share_of_a_day_is_read_back_and_remembered(copied: CopiedFolder) ->
     state = copied.service.state
     assert (state.unread_count, state.reread_problems) == (0, ())
     assert state.oldest_reread_at is not None
+
+
+def test_a_copy_whose_lists_were_replaced_together_is_reported(copied: CopiedFolder) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    assert copied.service.prove().listing.problems == ()
+    commit, pack_list = read_pack_list(copied.store, KEYS, make_point_id(0))
+    altered = pack_list.packs[0].model_copy(update={"sha256": "0" * 64})
+    data = pack_list.model_copy(update={"packs": (altered, *pack_list.packs[1:])}).model_dump_json().encode()
+    digest = hashlib.sha256(data).hexdigest()
+    for name, content in (
+        (PACK_LIST_NAME, data),
+        (COMMIT_NAME, commit.model_copy(update={"packs_sha256": digest}).model_dump_json().encode()),
+    ):
+        key = KEYS.file(make_point_id(0), name)
+        stored = copied.store.head(key)
+        assert stored is not None
+        copied.store.delete(stored)
+        copied.store.put_new(key, content)
+    with pytest.raises(VerificationError, match="nothing is removed"):
+        copied.service.prune()
+    assert "is not the one that this host sent" in " ".join(copied.service.prove().listing.problems)
+    assert copied.service.state.listing_problems != ()
+
+
+def test_nothing_is_pruned_while_a_pack_is_known_to_be_altered(tmp_path: Path) -> None:
+    copied = CopiedFolder(tmp_path, keep_days=1)
+    for night in range(2):
+        make_point(copied.catalog, night, list_objects(3 + night))
+        copied.service.copy_due()
+    stored = next(copied.store.list(KEYS.packs))
+    data = copied.store.get_range(stored.key, 0, stored.size_bytes)
+    copied.store.delete(stored)
+    copied.store.put_new(stored.key, damage(data, 8 * 300))
+    copied.service.prove()
+    with pytest.raises(VerificationError, match="was altered"):
+        copied.service.prune()
+    copied.store.delete(stored)
+    copied.store.put_new(stored.key, data)
+    copied.service.prove()
+    assert copied.service.prune().plan.refusal == ""
+
+
+def test_a_proof_does_not_hide_that_nothing_can_be_copied(
+    copied: CopiedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    put_new = FolderStore.put_new
+
+    def refuse(store: FolderStore, key: str, data: bytes) -> None:
+        if "/packs/" in key:
+            raise StoreError("No space left on device")
+        put_new(store, key, data)
+
+    monkeypatch.setattr(FolderStore, "put_new", refuse)
+    with pytest.raises(StoreError):
+        copied.service.copy_due()
+    copied.service.prove()
+    assert copied.service.state.problem == "No space left on device"
+    monkeypatch.undo()
+    copied.service.copy_due()
+    assert copied.service.state.problem == ""
+
+
+def test_what_was_seen_at_a_former_place_is_not_said_of_the_new_one(
+    copied: CopiedFolder, tmp_path: Path
+) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    for day in range(8):
+        copied.service.prove(now=now_utc() - timedelta(days=8 - day))
+    assert copied.service.state.unread_count == 0
+    shutil.copytree(tmp_path / "nas", tmp_path / "moved")
+    location = StoreLocation(f"file://{tmp_path / 'moved'}")
+    moved = CopyService(copied.catalog, replace(copied.service.settings, location=location))
+    assert moved.state == CopyState()
+    assert len(moved.list_due()) == 1, "nothing is known of the new place"
+    assert moved.copy_due() == (), "it holds the copy"
+    assert moved.prove().reread.unread_count > 0
+    assert len(moved.state.points) == 1
+    assert moved.state.capabilities is not None
+
+
+def test_after_a_copy_without_a_proof_not_every_pack_counts_as_read_back(copied: CopiedFolder) -> None:
+    make_point(copied.catalog, 0, list_objects(3))
+    copied.service.copy_due()
+    for day in range(8):
+        copied.service.prove(now=now_utc() - timedelta(days=8 - day))
+    assert copied.service.state.oldest_reread_at is not None
+    make_point(copied.catalog, 1, list_objects(6))
+    [report] = copied.service.copy_due()
+    state = copied.service.state
+    assert state.oldest_reread_at is None
+    assert state.unread_count == len(report.new_packs) > 0
+    assert state.oldest_unread_at is not None
+    copied.service.prove()
+    assert copied.service.state.pack_count == state.pack_count

@@ -175,10 +175,53 @@ def test_places_are_counted_by_kind_and_by_whether_they_are_elsewhere() -> None:
         make_status(1, endpoint="http://127.0.0.1:9000"),
         make_status(2),
     ]
-    assert str(measure_spread(point_id, stores)) == "4 copies, 3 kinds of place, 1 elsewhere"
-    assert str(measure_spread(point_id, stores[:1])) == "2 copies, 2 kinds of place, 0 elsewhere"
+    assert str(measure_spread(point_id, stores, NOW)) == "4 copies, 3 kinds of place, 1 elsewhere"
+    assert str(measure_spread(point_id, stores[:1], NOW)) == "2 copies, 2 kinds of place, 0 elsewhere"
 
 
 def test_a_damaged_copy_is_not_counted() -> None:
     damaged = make_status(1, reread_problems=("x was altered",))
-    assert str(measure_spread(name_point(1), [damaged])) == "the only copy is on this host"
+    assert str(measure_spread(name_point(1), [damaged], NOW)) == "the only copy is on this host"
+
+
+@pytest.mark.parametrize("days", [3, -3])
+def test_a_copy_that_was_not_seen_lately_is_not_counted(days: int) -> None:
+    seen = NOW - timedelta(days=days)
+    point_id = name_point(24 * 5)
+    copied = CopiedPoint(point_id=point_id.text, copied_at=seen)
+    status = make_status(points=(copied,), listed_at=seen)
+    assert str(measure_spread(point_id, [status], NOW)) == "the only copy is on this host"
+
+
+def test_a_copy_that_was_just_sent_is_counted() -> None:
+    status = make_status(1, listed_at=NOW - timedelta(days=30))
+    assert measure_spread(name_point(1), [status], NOW).copy_count == 2
+
+
+def test_two_descriptions_of_one_place_count_once() -> None:
+    stores = [make_status(1, url="s3://bucket/prefix"), make_status(1, url="s3://bucket/prefix/")]
+    assert measure_spread(name_point(1), stores, NOW).copy_count == 2
+
+
+@pytest.mark.parametrize(
+    ("check", "field"),
+    [(CopyCheck.IS_COMPLETE, "listed_at"), (CopyCheck.READS_BACK, "oldest_reread_at")],
+)
+def test_a_proof_ahead_of_the_clock_is_not_green(check: CopyCheck, field: str) -> None:
+    result = judge(make_status(1, **{field: NOW + timedelta(days=300)}), check)
+    assert not result.is_passed
+    assert not result.is_warning
+    assert "ahead of this host's clock" in result.description
+
+
+def test_a_copy_ahead_of_the_clock_does_not_hide_that_no_other_one_follows() -> None:
+    status = make_status(-24 * 300, 100)
+    assert Trouble.STALE in status.find_troubles([name_point(1)], NOW)
+
+
+def test_a_store_to_which_no_attempt_has_brought_a_copy_is_in_trouble() -> None:
+    due = [name_point(1)]
+    assert make_status().find_troubles(due, NOW) == {}
+    tried = make_status(attempted_at=NOW, problem="no space")
+    assert "no copy exists" in tried.find_troubles(due, NOW)[Trouble.STALE]
+    assert tried.find_troubles(due, NOW, watched_since=NOW) == {}
