@@ -32,7 +32,8 @@ OUTBOX_AREA = "outbox"
 COPY_AGE_AREA = "copy age"
 COPY_DAMAGE_AREA = "copy damage"
 COPY_LOCK_AREA = "copy lock"
-"""Subjects of these three are the names of stores."""
+COPY_PROOF_AREA = "copy proof"
+"""Subjects of these four are the names of stores."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,14 @@ GUIDES = (
         "HIGH",
         "sensor freshness_watch",
         "a proof of that store that finds everything locked",
+    ),
+    Guide(
+        "copy-not-proved",
+        COPY_PROOF_AREA,
+        "The copies in a store were not listed for two days, or packs not read back in time",
+        "HIGH",
+        "sensor freshness_watch",
+        "a proof of that store",
     ),
     Guide(
         "copy-retention-failed",

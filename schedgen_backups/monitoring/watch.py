@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 from pydantic import AwareDatetime
 
-from schedgen_backups.alerts.guides import COPY_AGE_AREA, COPY_DAMAGE_AREA, COPY_LOCK_AREA
+from schedgen_backups.alerts.guides import COPY_AGE_AREA, COPY_DAMAGE_AREA, COPY_LOCK_AREA, COPY_PROOF_AREA
 from schedgen_backups.alerts.service import CLOCK_KEY, DAMAGE_KEY, STALE_CLOCK_KEY, STALE_KEY, AlertService
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import Overview, list_verified, look_over
@@ -30,17 +30,21 @@ _COPY_AREAS = {
     Trouble.STALE: COPY_AGE_AREA,
     Trouble.DAMAGED: COPY_DAMAGE_AREA,
     Trouble.UNLOCKED: COPY_LOCK_AREA,
+    Trouble.UNPROVED: COPY_PROOF_AREA,
 }
 _COPY_TITLES = {
     Trouble.STALE: "No recent copy in the store {}",
     Trouble.DAMAGED: "Copies in the store {} are damaged",
     Trouble.UNLOCKED: "Locks in the store {} run out",
+    Trouble.UNPROVED: "The copies in the store {} are not proved",
 }
 _COPY_STEPS = {
     Trouble.STALE: "Check whether the store can be reached, and the runs of its job in the UI. A store that "
     "is new in the file gets its job when the code location is reloaded.",
     Trouble.DAMAGED: "Do not rely on this store until you know the cause. Other copies, and the recovery "
     "points on this host, are not affected.",
+    Trouble.UNPROVED: "Check the runs of its job in the UI. Without the daemon, run "
+    "`schedgen-backups stores prove NAME` every day by cron.",
     Trouble.UNLOCKED: "Check that the credentials may extend locks, and that the bucket's object lock is on.",
 }
 _REPEAT = timedelta(hours=6)

@@ -41,6 +41,7 @@ class Trouble(str, Enum):
     STALE = "no recent copy"
     DAMAGED = "damaged"
     UNLOCKED = "lock"
+    UNPROVED = "not proved"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class StoreStatus:
             Trouble.STALE: self._find_staleness(verified, now, watched_since),
             Trouble.DAMAGED: name_some(self.problems, limit=3),
             Trouble.UNLOCKED: self._find_lock_trouble(now),
+            Trouble.UNPROVED: self._find_proof_trouble(now),
         }
         return {trouble: text for trouble, text in found.items() if text}
 
@@ -239,6 +241,19 @@ class StoreStatus:
         )
         return f"{held} (limit {hours} h); the store lacks {max(lacking)}{_because(self.state)}"
 
+    def _find_proof_trouble(self, now: datetime) -> str:
+        """Return which proof is overdue: copies that nobody checks may be missing."""
+        state = self.state
+        if self.settings is None or not state.points:
+            return ""
+        since = state.listed_at or min(copy.copied_at for copy in state.points)
+        if now - since > _LISTING_LIFE:
+            return f"the store was {_describe_last('listed', state.listed_at, now)}{_because(state)}"
+        since = state.oldest_reread_at or state.oldest_unread_at
+        if since is not None and now - since > self._reread_limit:
+            return f"{self.describe_reading(now)}, although reread_days is {self.settings.reread_days}"
+        return ""
+
     def _find_lock_trouble(self, now: datetime) -> str:
         state = self.state
         lock_days = self.settings.lock_days if self.settings is not None else 0
@@ -305,6 +320,10 @@ def _because(state: CopyState) -> str:
 
 def _describe_age(at: datetime | None, now: datetime) -> str:
     return f"{format_age(max(now - at, timedelta(0)))} ago" if at is not None else "never"
+
+
+def _describe_last(what: str, at: datetime | None, now: datetime) -> str:
+    return f"last {what} {_describe_age(at, now)}" if at is not None else f"never {what}"
 
 
 def _is_loopback(host: str) -> bool:

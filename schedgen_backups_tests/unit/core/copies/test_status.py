@@ -225,3 +225,26 @@ def test_a_store_to_which_no_attempt_has_brought_a_copy_is_in_trouble() -> None:
     tried = make_status(attempted_at=NOW, problem="no space")
     assert "no copy exists" in tried.find_troubles(due, NOW)[Trouble.STALE]
     assert tried.find_troubles(due, NOW, watched_since=NOW) == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ({}, ""),
+        ({"listed_at": NOW - timedelta(days=2)}, ""),
+        ({"listed_at": NOW - timedelta(days=2, minutes=1)}, "the store was last listed 2 d 0 h ago"),
+        ({"listed_at": None}, "the store was never listed"),
+        ({"oldest_reread_at": NOW - timedelta(days=32)}, ""),
+        ({"oldest_reread_at": NOW - timedelta(days=33)}, "although reread_days is 30"),
+        (
+            {"oldest_reread_at": None, "oldest_unread_at": NOW - timedelta(days=33)},
+            "although reread_days is 30",
+        ),
+        ({"oldest_reread_at": None, "oldest_unread_at": NOW - timedelta(days=3)}, ""),
+    ],
+)
+def test_copies_that_nobody_checks_are_a_trouble(state: dict[str, object], text: str) -> None:
+    found = make_status(100, **state).find_troubles([], NOW)
+    assert (Trouble.UNPROVED in found) == bool(text)
+    assert text in found.get(Trouble.UNPROVED, "")
+    assert Trouble.UNPROVED not in make_status(**state).find_troubles([], NOW)
