@@ -78,7 +78,7 @@ def stores(
         _make_key(as_json=as_json)
         return
     if action is StoreAction.LIST:
-        _list_stores(config, as_json=as_json)
+        _list_stores(config, store, as_json=as_json)
         return
     if writer and action is not StoreAction.FORGET_WRITER:
         raise ConfigurationError(
@@ -146,8 +146,10 @@ def _make_key(*, as_json: bool) -> None:
     )
 
 
-def _list_stores(config: Config, *, as_json: bool) -> None:
-    statuses = config.read_store_statuses()
+def _list_stores(config: Config, name: str, *, as_json: bool) -> None:
+    statuses = [status for status in config.read_store_statuses() if name in {"", status.name}]
+    if name and not statuses:
+        raise ConfigurationError(f"unknown store {name!r}", hint="`schedgen-backups stores` lists them.")
     if as_json:
         print_json(
             {

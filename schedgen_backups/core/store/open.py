@@ -32,7 +32,15 @@ def open_store(location: StoreLocation, capabilities: Capabilities = UNPROBED) -
     Nothing is asked of the store yet. ConfigurationError if the URL, or a setting that such a store needs, is
     missing or wrong, or if its library is not installed, or if the file of certificates cannot be read.
     """
-    scheme = urlsplit(location.url).scheme
+    parts = urlsplit(location.url)
+    scheme = parts.scheme
+    if parts.query or parts.fragment or parts.password is not None:
+        # Not the URL itself: what it contains may be a secret.
+        raise ConfigurationError(
+            f"the URL of a store ({scheme}://{parts.hostname or ''}) contains a password, a query or "
+            "a fragment",
+            hint="Leave out `:`, `?` and `#`; credentials are settings of their own.",
+        )
     if location.certificates_path is not None:
         _check_certificates(location.url, location.certificates_path)
     if scheme == "file":

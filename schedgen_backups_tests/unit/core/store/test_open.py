@@ -41,12 +41,17 @@ _LIST_LIBRARIES = (
         ("sftp://user@host", "not the URL of a folder on a server"),
         ("sftp://user@host:port/folder", "not the URL of a folder on a server"),
         ("sftp://user@host/folder", "host key"),
+        ("s3://bucket/prefix?canary", "a query or a fragment"),
+        ("azure://container/prefix#canary", "a query or a fragment"),
+        ("s3://key:canary@bucket/prefix", "contains a password"),
+        ("sftp://user:canary@host/folder", "contains a password"),
     ],
 )
 def test_a_wrong_url_or_a_missing_setting_is_refused(url: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason) as refused:
         open_store(StoreLocation(url))
     assert refused.value.hint
+    assert "canary" not in refused.value.message
 
 
 @pytest.mark.parametrize("endpoint", ["host:9000", "ftp://host", "https://"])
