@@ -85,6 +85,7 @@ def test_shellcheck_accepts_the_scripts() -> None:
         find_program("shellcheck"),
         ".ci/run",
         ".ci/docker",
+        ".ci/prometheus",
         "docker/gate/dagster-webserver",
         *(PROJECT / "docker/image").iterdir(),
     )
