@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import typer
+import yaml
 
 from schedgen_backups.alerts.guides import GUIDES
 from schedgen_backups.cli import main
@@ -39,6 +40,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 WIDTH = 110
 NOTICE = "<!-- Written by `make docs`; edit its source instead. -->"
 START, END = "# make docs: start", "# make docs: end"
+_MARKDOWN_MARKS = ("<!-- make docs: start -->", "<!-- make docs: end -->")
 _NAMES_IMAGES = (
     "docker/Dockerfile",
     "docker/compose.yaml",
@@ -63,6 +65,9 @@ def make_files() -> dict[Path, str]:
         reference / "json.md": _make_page(_list_shapes()),
         reference / "stores.md": _make_page(_list_store_settings()),
         reference / "metrics.md": _make_page(_list_metrics()),
+        PROJECT / "docs" / "monitoring.md": _replace_marked(
+            PROJECT / "docs" / "monitoring.md", [*_list_alarms()], _MARKDOWN_MARKS
+        ),
         PROJECT / "docs" / "schedgen-backups.1": make_manual(),
         PROJECT / ".env.example": "\n".join(_list_example()) + "\n",
         PROJECT / "docker" / "compose.yaml": _replace_marked(
@@ -99,11 +104,12 @@ def _wrap(text: str, indent: str = "") -> str:
     )
 
 
-def _replace_marked(path: Path, lines: list[str]) -> str:
-    before, rest = path.read_text(encoding="utf-8").split(START, 1)
+def _replace_marked(path: Path, lines: list[str], marks: tuple[str, str] = (START, END)) -> str:
+    start, end = marks
+    before, rest = path.read_text(encoding="utf-8").split(start, 1)
     margin = before.rpartition("\n")[2]
     first_line, rest = rest.split("\n", 1)
-    return "\n".join([f"{before}{START}{first_line}", *lines, f"{margin}{END}{rest.split(END, 1)[1]}"])
+    return "\n".join([f"{before}{start}{first_line}", *lines, f"{margin}{end}{rest.split(end, 1)[1]}"])
 
 
 def _list_settings() -> Iterator[str]:
@@ -218,6 +224,17 @@ def _list_metrics() -> Iterator[str]:
     for family in FAMILIES:
         labels = ", ".join(f"`{label}`" for label in family.labels)
         yield f"| `{family.full_name}` | {labels} | {family.meaning} |"
+
+
+def _list_alarms() -> Iterator[str]:
+    rules = yaml.safe_load((PROJECT / "deploy" / "monitoring" / "rules.yml").read_text(encoding="utf-8"))
+    yield "| alarm | severity | fires after | what is wrong |"
+    yield "| --- | --- | --- | --- |"
+    for rule in rules["groups"][0]["rules"]:
+        # The names of the other labels, in italics.
+        summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", rule["annotations"]["summary"])
+        name, severity = rule["alert"], rule["labels"]["severity"]
+        yield f"| [{name}](#{name.lower()}) | {severity} | {rule['for']} | {summary.partition(': ')[2]} |"
 
 
 def _list_alerts() -> Iterator[str]:
