@@ -40,6 +40,12 @@ def read_rules() -> list[dict[str, Any]]:
     return group["rules"]
 
 
+def read_dashboard_expressions() -> list[str]:
+    """Return the expression of each query of each panel of the dashboard."""
+    dashboard = json.loads((FILES / "dashboard.json").read_text(encoding="utf-8"))
+    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
 class Prometheus:
     """A Prometheus on loopback with the given rules and targets; a context manager."""
 
