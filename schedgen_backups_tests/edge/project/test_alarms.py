@@ -46,7 +46,7 @@ SHORTER = (
     # The hour without a file, without a tick, and after a failure.
     (r"> 3600\b", "> 15"),
 )
-_HAS_NO_VALUE = re.compile("_drill_(rto|rpo|timestamp)_|_incident_oldest_|_locked_until_|_copy_lock_|ALERTS")
+_HAS_NO_VALUE = re.compile("_drill_(rto|rpo|timestamp)_|_incident_oldest_|_locked_until_|_copy_lock_")
 """Nothing was drilled, locked or wrong here."""
 _HOLDS_SECONDS = 4
 """An alarm is watched this much longer, which is four evaluations."""
@@ -191,12 +191,11 @@ def watched(
         made = Watched(folder, stores, stack)
         make_point(made.catalog, find_night(timedelta(hours=30)), list_objects(3))  # type: ignore[arg-type]
         make_point(made.file_catalog, find_night(timedelta(hours=2)), list_objects(3))  # type: ignore[arg-type]
+        take_point(made)
+        take_point(made)
         for name in ("nas", "usb"):
             assert site.cli("stores", "copy", name).code == 0
-        take_point(made)
-        take_point(made)
-        assert site.cli("stores", "copy", "nas").code == 0
-        assert site.cli("stores", "copy", "usb").code == 0
+        assert site.cli("stores", "prove", "nas").code == 0
         made.start()
         for name in ("port", "file"):
             wait_for(lambda name=name: made.ask("max_age_seconds", name) is not None, f"{name} is seen")
@@ -288,8 +287,9 @@ def test_a_store_that_lags(watched: Watched) -> None:
     """Its newest copy is that of 30 hours ago: the others are as if they had not been sent."""
     state = watched.stores.read_state("usb")
     assert len(state.points) > 1
+    oldest = min(state.points, key=lambda point: point.point_id)
     with watched.expect("BackupCopyTooOld"):
-        watched.stores.write_state("usb", state.model_copy(update={"points": state.points[:1]}))
+        watched.stores.write_state("usb", state.model_copy(update={"points": (oldest,)}))
     assert watched.prometheus.list_alarms("firing")["BackupCopyTooOld"]["labels"]["store"] == "usb"
     assert (
         watched.prometheus.read_value('schedgen_backup_copy_lacking_points{site="port", store="usb"}') or 0
@@ -310,11 +310,7 @@ def test_every_expression_of_alarms_and_dashboard_is_answered(watched: Watched) 
     """Those of the dashboard with values, but for what a healthy site without locks and incidents lacks."""
     for rule in read_rules():
         watched.prometheus.ask(rule["expr"])
-    empty = {
-        expression
-        for expression in read_dashboard_expressions()
-        if not watched.prometheus.ask(expression.replace("$site", ".*"))
-    }
-    assert empty == {
-        expression for expression in read_dashboard_expressions() if _HAS_NO_VALUE.search(expression)
-    }
+    # An alarm of another test may have ended a moment ago.
+    expressions = [each for each in read_dashboard_expressions() if "ALERTS" not in each]
+    empty = [each for each in expressions if not watched.prometheus.ask(each.replace("$site", ".*"))]
+    assert empty == [each for each in expressions if _HAS_NO_VALUE.search(each)]

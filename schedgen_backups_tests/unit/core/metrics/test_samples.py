@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState
 from schedgen_backups.core.copies.settings import StoreSettings
@@ -120,6 +121,29 @@ def test_broken_points_are_those_that_status_warns_of(catalog: Catalog) -> None:
     values = read(make_site(catalog))
     assert values["broken_points"] == 2
     assert values["last_verified_timestamp_seconds"] == name_night(0).taken_at.timestamp()
+
+
+def test_pins_count_until_they_expire(catalog: Catalog) -> None:
+    for day in range(4):
+        add_point(catalog, name_night(day))
+    for day, expires_at in ((0, None), (1, NOW + HOUR), (2, NOW - HOUR)):
+        write_pin(
+            catalog, Pin(point_id=name_night(day).text, reason="x", pinned_at=NOW, expires_at=expires_at)
+        )
+    assert read(make_site(catalog))["pinned_points"] == 2
+
+
+def test_levels_are_judged_anew_for_other_results(catalog: Catalog) -> None:
+    """The levels of unchanged results are kept, also by a copy of the value."""
+    add_point(catalog, name_night(0))
+    assert read(make_site(catalog))["level{stored}"] == 1
+    [point] = catalog.list_points()
+    failed = make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED)
+    changed = point.verification.with_results((failed,))
+    assert changed.level(VerificationLevel.STORED).status is CheckStatus.FAILED
+    assert point.verification.level(VerificationLevel.STORED).status is CheckStatus.PASSED
+    catalog.record_results(name_night(0), (failed,))
+    assert read(make_site(catalog))["level{stored}"] == 0
 
 
 def test_a_store_without_problems_is_a_place_of_the_newest_point(catalog: Catalog) -> None:
