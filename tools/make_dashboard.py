@@ -71,7 +71,7 @@ def _plot(
     return panel.datasource(SOURCE).line_width(2).fill_opacity(5).span(width).height(8)
 
 
-def _tell(
+def _show(
     title: str,
     unit: str,
     query: str,
@@ -108,12 +108,12 @@ def _colour(panel: table.Panel, column: str, least: float) -> table.Panel:
 
 def _list_proofs() -> Iterable[stat.Panel | table.Panel]:
     share = f"({age(families.LAST_VERIFIED)}) / {name(families.MAX_AGE)}"
-    yield _tell("Age of the newest verified point", "s", age(families.LAST_VERIFIED), _limits((None, _GREEN)))
-    yield _tell(
+    yield _show("Age of the newest verified point", "s", age(families.LAST_VERIFIED), _limits((None, _GREEN)))
+    yield _show(
         "Share of the allowed age", "percentunit", share, _limits((None, _GREEN), (0.8, _ORANGE), (1, _RED))
     )
-    yield _tell("Damaged points", "none", name(families.POINTS_BROKEN), _limits((None, _GREEN), (1, _RED)))
-    yield _tell("Last drill", "s", age(families.DRILL_ENDED), _limits((None, _GREEN))).description(
+    yield _show("Damaged points", "none", name(families.POINTS_BROKEN), _limits((None, _GREEN), (1, _RED)))
+    yield _show("Last drill", "s", age(families.DRILL_ENDED), _limits((None, _GREEN))).description(
         "Time since the last restore drill of a local point ended."
     )
     yield _matrix(

@@ -133,7 +133,7 @@ def test_pins_count_until_they_expire(catalog: Catalog) -> None:
     assert read(make_site(catalog))["pinned_points"] == 2
 
 
-def test_levels_are_judged_anew_for_other_results(catalog: Catalog) -> None:
+def test_other_results_are_judged_again(catalog: Catalog) -> None:
     """The levels of unchanged results are kept, also by a copy of the value."""
     add_point(catalog, name_night(0))
     assert read(make_site(catalog))["level{stored}"] == 1
