@@ -138,6 +138,7 @@ def test_other_results_are_judged_again(catalog: Catalog) -> None:
     add_point(catalog, name_night(0))
     assert read(make_site(catalog))["level{stored}"] == 1
     [point] = catalog.list_points()
+    assert point.verification.level(VerificationLevel.STORED).status is CheckStatus.PASSED
     failed = make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED)
     changed = point.verification.with_results((failed,))
     assert changed.level(VerificationLevel.STORED).status is CheckStatus.FAILED
