@@ -11,10 +11,12 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 import typer
+import yaml
 
 from schedgen_backups.alerts.guides import GUIDES
 from schedgen_backups.cli import main
@@ -39,6 +41,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 WIDTH = 110
 NOTICE = "<!-- Written by `make docs`; edit its source instead. -->"
 START, END = "# make docs: start", "# make docs: end"
+_MARKDOWN_MARKS = ("<!-- make docs: start -->", "<!-- make docs: end -->")
 _NAMES_IMAGES = (
     "docker/Dockerfile",
     "docker/compose.yaml",
@@ -63,6 +66,9 @@ def make_files() -> dict[Path, str]:
         reference / "json.md": _make_page(_list_shapes()),
         reference / "stores.md": _make_page(_list_store_settings()),
         reference / "metrics.md": _make_page(_list_metrics()),
+        PROJECT / "docs" / "monitoring.md": _replace_marked(
+            PROJECT / "docs" / "monitoring.md", [*_list_alarms()], _MARKDOWN_MARKS
+        ),
         PROJECT / "docs" / "schedgen-backups.1": make_manual(),
         PROJECT / ".env.example": "\n".join(_list_example()) + "\n",
         PROJECT / "docker" / "compose.yaml": _replace_marked(
@@ -73,6 +79,10 @@ def make_files() -> dict[Path, str]:
             PROJECT / "docker" / "dagster.yaml", [f"      - {name}" for name in list_passed_on()]
         ),
     }
+    if sys.version_info >= (3, 11):
+        # Grafana's builders need it.
+        make_dashboard = import_module("tools.make_dashboard").make_dashboard
+        files[PROJECT / "deploy" / "monitoring" / "dashboard.json"] = make_dashboard()
     for name in _NAMES_IMAGES:
         path = PROJECT / name
         files[path] = _IMAGE_VERSION.sub(
@@ -99,11 +109,12 @@ def _wrap(text: str, indent: str = "") -> str:
     )
 
 
-def _replace_marked(path: Path, lines: list[str]) -> str:
-    before, rest = path.read_text(encoding="utf-8").split(START, 1)
+def _replace_marked(path: Path, lines: list[str], marks: tuple[str, str] = (START, END)) -> str:
+    start, end = marks
+    before, rest = path.read_text(encoding="utf-8").split(start, 1)
     margin = before.rpartition("\n")[2]
     first_line, rest = rest.split("\n", 1)
-    return "\n".join([f"{before}{START}{first_line}", *lines, f"{margin}{END}{rest.split(END, 1)[1]}"])
+    return "\n".join([f"{before}{start}{first_line}", *lines, f"{margin}{end}{rest.split(end, 1)[1]}"])
 
 
 def _list_settings() -> Iterator[str]:
@@ -220,6 +231,17 @@ def _list_metrics() -> Iterator[str]:
         yield f"| `{family.full_name}` | {labels} | {family.meaning} |"
 
 
+def _list_alarms() -> Iterator[str]:
+    rules = yaml.safe_load((PROJECT / "deploy" / "monitoring" / "rules.yml").read_text(encoding="utf-8"))
+    yield "| alarm | severity | fires after | what is wrong |"
+    yield "| --- | --- | --- | --- |"
+    for rule in rules["groups"][0]["rules"]:
+        # The names of the other labels, in italics.
+        summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", rule["annotations"]["summary"])
+        name, severity = rule["alert"], rule["labels"]["severity"]
+        yield f"| [{name}](#{name.lower()}) | {severity} | {rule['for']} | {summary.partition(': ')[2]} |"
+
+
 def _list_alerts() -> Iterator[str]:
     yield "# Alerts\n"
     yield _wrap(
@@ -281,7 +303,7 @@ def check_files() -> None:
     stale = [
         str(path.relative_to(PROJECT))
         for path, text in make_files().items()
-        if path.read_text(encoding="utf-8") != text
+        if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
     if stale:
         sys.exit(f"run `make docs`; stale: {', '.join(stale)}")

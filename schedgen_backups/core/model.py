@@ -131,7 +131,9 @@ class ArtifactName:
         name = quote(self.source_name, safe=" +@,=")
         return f"{self.kind.file_prefix}_{name}_{self.point_id}{self.kind.file_suffix}"
 
+    # Each scrape and each tick asks for the same names again.
     @classmethod
+    @lru_cache(maxsize=4096)
     def from_file_name(cls, file_name: str) -> ArtifactName | None:
         """Return the parts of such a file name, or None for any other name."""
         match = _FILE_PATTERN.fullmatch(file_name)

@@ -43,22 +43,25 @@ _IMAGE_FILES = (
 _IMAGE_FOLDERS = ("docker", "deploy", "locks")
 _USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 """useradd(8), "Caveats"."""
+PLACEHOLDER_URL = "https://schedgen-backups.example/docs"
+"""Where the rules link to if BACKUP_DOCUMENTATION_URL does not name a place (pyproject.toml)."""
 _MANUAL = "docs/schedgen-backups.1"
 
 
 class Kind(str, Enum):
-    """What starts the backups."""
+    """What starts the backups, or what watches them."""
 
     SYSTEMD = "systemd"
     CRON = "cron"
     COMPOSE = "compose"
     HELM = "helm"
+    MONITORING = "monitoring"
 
 
 @app.command()
 def deploy(
     context: typer.Context,
-    kind: Annotated[Kind, typer.Argument(help="What starts the backups.")],
+    kind: Annotated[Kind, typer.Argument(help="What starts the backups, or what watches them.")],
     *,
     to: Annotated[
         Path, typer.Option(metavar="DIRECTORY", help="Directory for the files; it must be empty or new.")
@@ -86,7 +89,9 @@ def deploy(
             _plan(config, kind, sources, folder, state_dir.absolute(), log_dir.absolute(), service_user)
         )
     else:
-        paths = _copy(kind, sources, folder)
+        # Only there: wrong settings of alerts must not prevent another deployment.
+        documentation_url = config.alerts.documentation_url if kind is Kind.MONITORING else ""
+        paths = _copy(kind, sources, folder, documentation_url)
     if as_json:
         print_json({"kind": kind.value, "files": [str(path) for path in paths]})
         return
@@ -106,6 +111,8 @@ _NEXT = {
     Kind.HELM: "fill in secret.example.yaml and values.yaml, then run: helm install backups "
     "dagster/dagster -f "
     "DIR/values.yaml (docs/deploy.md)",
+    Kind.MONITORING: "name DIR/rules.yml in rule_files of Prometheus, take over what you need from the "
+    "examples, and import DIR/dashboard.json into Grafana (docs/monitoring.md)",
 }
 
 
@@ -137,10 +144,16 @@ def _plan(
     return (*plan_cron(sources / "deploy", folder, place, cron), rotation)
 
 
-def _copy(kind: Kind, sources: Path, folder: Path) -> tuple[Path, ...]:
+def _copy(kind: Kind, sources: Path, folder: Path, documentation_url: str) -> tuple[Path, ...]:
     try:
         if kind is Kind.HELM:
             shutil.copytree(sources / "deploy" / "kubernetes", folder, dirs_exist_ok=True)
+        elif kind is Kind.MONITORING:
+            shutil.copytree(sources / "deploy" / "monitoring", folder, dirs_exist_ok=True)
+            if documentation_url:
+                rules = folder / "rules.yml"
+                text = rules.read_text(encoding="utf-8").replace(PLACEHOLDER_URL, documentation_url)
+                rules.write_text(text, encoding="utf-8")
         else:
             folder.mkdir(parents=True, exist_ok=True)
             for name in (*_IMAGE_FILES, _MANUAL):

@@ -21,7 +21,7 @@ from schedgen_backups.config.variables import ENV_FILE_VARIABLE
 from schedgen_backups.core.errors import ConfigurationError, StorageError
 from schedgen_backups.core.system.files import write_atomically
 from schedgen_backups.runs.home import HOME_VARIABLE
-from schedgen_backups.setup.plan import SERVICE_USER, UNITS, Deployment, Place, PlannedFile
+from schedgen_backups.setup.plan import SERVICE_USER, Deployment, Place, PlannedFile
 
 SYSTEMD_RUNS = Path("/run/systemd/system")
 """sd_booted(3): it exists if systemd is the init system."""
@@ -183,9 +183,14 @@ def start_timer() -> None:
         _run(["systemctl", *words])
 
 
-def stop_units() -> None:
-    """Stop and disable our units; raise ConfigurationError with systemctl's message."""
-    _run(["systemctl", "disable", "--now", *(name for name in UNITS if name != "schedgen-backup.service")])
+def stop_units(installed: Sequence[str]) -> None:
+    """Stop and disable those of our units; raise ConfigurationError with systemctl's message.
+
+    An earlier version did not install them all, and systemctl refuses a unit that does not exist.
+    """
+    _run(
+        ["systemctl", "disable", "--now", *(name for name in installed if name != "schedgen-backup.service")]
+    )
 
 
 def reload_units() -> None:

@@ -33,7 +33,9 @@ UNITS = (
     "schedgen-backup.timer",
     DAEMON_UNIT,
     "schedgen-backups-webserver.service",
+    "schedgen-backups-metrics.service",
 )
+"""Only the timer is enabled by `setup`."""
 CRON_FILE = "schedgen-backups"
 MASK = "********"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@,+%=-]*")

@@ -269,7 +269,7 @@ def _remove_files(deployment: Deployment | None, wishes: Wishes) -> tuple[Path, 
         and any(map(Path.exists, paths))
     )
     if uses_systemctl:
-        install.stop_units()
+        install.stop_units([path.name for path in paths if path.exists()])
     removed = install.remove_files(paths)
     if uses_systemctl:
         install.reload_units()

@@ -54,7 +54,6 @@ from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private,
 from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
 STAGING_NAME = ".staging"
-_MANIFEST_GLOB = "manifest_*.json"
 _RECORDS_LOCK_NAME = ".records.lock"
 _STALE_SECONDS = 3600
 """Writing a small file takes milliseconds: an older temporary file belongs to a process that was killed."""
@@ -294,10 +293,9 @@ class Catalog:
 
         VerificationError when the file is damaged.
         """
-        found = self.read_description(self.verification_path(point_id).name, Verification)
-        require_id(
-            point_id, found.point_id if found is not None else point_id.text, self.verification_path(point_id)
-        )
+        path = self.verification_path(point_id)
+        found = read_model(path, Verification)
+        require_id(point_id, found.point_id if found is not None else point_id.text, path)
         return found or Verification(point_id=point_id.text)
 
     def read_manifest(self, point_id: RecoveryPointId) -> Manifest | None:
@@ -305,10 +303,9 @@ class Catalog:
 
         VerificationError when the file is damaged.
         """
-        found = self.read_description(self.manifest_path(point_id).name, Manifest)
-        require_id(
-            point_id, found.point_id if found is not None else point_id.text, self.manifest_path(point_id)
-        )
+        path = self.manifest_path(point_id)
+        found = read_model(path, Manifest)
+        require_id(point_id, found.point_id if found is not None else point_id.text, path)
         return found
 
     def _read_manifests(self) -> Iterator[Manifest]:
@@ -391,17 +388,25 @@ class Catalog:
 
     def _find_committed(self) -> set[RecoveryPointId]:
         found: set[RecoveryPointId] = set()
-        for path in self.directory.glob(_MANIFEST_GLOB):
-            with suppress(ConfigurationError):  # a copy under another name
-                found.add(RecoveryPointId.parse(path.stem.removeprefix("manifest_")))
+        for name in self._list_names():
+            if name.startswith("manifest_") and name.endswith(".json"):
+                with suppress(ConfigurationError):  # a copy under another name
+                    found.add(RecoveryPointId.parse(name[len("manifest_") : -len(".json")]))
         return found
+
+    def _list_names(self) -> list[str]:
+        # A directory that is missing or hidden has no names, as with `glob`.
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            return os.listdir(self.directory)  # noqa: PTH208 - paths of all files are what takes long
+        return []
 
     def _find_artifacts(self) -> list[FoundArtifact]:
         found: list[FoundArtifact] = []
-        for path in sorted(self.directory.glob("*.gz")):
-            name = ArtifactName.from_file_name(path.name)
+        for file_name in sorted(self._list_names()):
+            name = ArtifactName.from_file_name(file_name) if file_name.endswith(".gz") else None
             if name is None:
                 continue
+            path = self.directory / file_name
             with suppress(FileNotFoundError):  # removed by prune meanwhile, or a dangling link
                 status = path.stat()
                 if not stat.S_ISREG(status.st_mode):

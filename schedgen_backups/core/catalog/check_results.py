@@ -8,6 +8,7 @@ were checked, so it does not apply to other files. Values only: `verify` and `re
 from __future__ import annotations
 
 from enum import Enum
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import AliasChoices, AwareDatetime, Field
@@ -133,6 +134,20 @@ class Verification(FrozenModel):
 
         Failed if any check failed, passed if all passed, otherwise incomplete, not configured or unknown.
         """
+        results, known = self._known_levels
+        if results is not self.results:
+            # A copy with other results took it along.
+            return self._judge(level)
+        if level not in known:
+            known[level] = self._judge(level)
+        return known[level]
+
+    @cached_property
+    def _known_levels(self) -> tuple[tuple[CheckResult, ...], dict[VerificationLevel, LevelResult]]:
+        """The levels judged so far, of these results: the same value is asked at each scrape and tick."""
+        return self.results, {}
+
+    def _judge(self, level: VerificationLevel) -> LevelResult:
         found = [self.result(check) for check in CHECKS_BY_LEVEL[level]]
         results = [result for result in found if result is not None]
         statuses = {result.status for result in results}

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.catalog.small_files import read_model
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import FrozenModel, RecoveryPointId
 
@@ -40,7 +41,7 @@ def write_pin(catalog: Catalog, pin: Pin) -> None:
 
 def read_pin(catalog: Catalog, point_id: RecoveryPointId) -> Pin | None:
     """Return the point's pin, or None; VerificationError when the pin is damaged."""
-    return catalog.read_description(catalog.pin_path(point_id).name, Pin)
+    return read_model(catalog.pin_path(point_id), Pin)
 
 
 def describe_pin(catalog: Catalog, point_id: RecoveryPointId) -> str:

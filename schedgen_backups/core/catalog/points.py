@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, Verification
@@ -71,7 +72,7 @@ class PointListing:
         """Total size of its artifacts."""
         return sum(artifact.size_bytes for artifact in self.artifacts)
 
-    @property
+    @cached_property
     def state(self) -> PointState:
         """The state of the point; unverified when never checked, or checked on other content."""
         if self.is_foreign:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 
@@ -197,7 +198,11 @@ def _name_problem(point: PointListing) -> str:
 
 def look_over(catalog: Catalog, now: datetime) -> Overview:
     """Return the state of all points; no points when the directory does not exist."""
-    points = catalog.list_points() if catalog.directory.is_dir() else ()
+    return judge_points(catalog.list_points() if catalog.directory.is_dir() else (), now)
+
+
+def judge_points(points: Sequence[PointListing], now: datetime) -> Overview:
+    """Return the state of these points, oldest first, as `look_over` does."""
     newest = next((point for point in reversed(points) if point.state is PointState.VERIFIED), None)
     broken = [
         point

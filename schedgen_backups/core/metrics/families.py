@@ -36,6 +36,9 @@ LAST_VERIFIED = MetricFamily(
     "last_verified_timestamp_seconds",
     "When the newest verified recovery point was taken; absent if there is none",
 )
+OLDEST_VERIFIED = MetricFamily(
+    "oldest_verified_timestamp_seconds", "When the oldest verified recovery point was taken"
+)
 LAST_ATTEMPT = MetricFamily(
     "last_attempt_timestamp_seconds", "When the last backup began; absent if none is known"
 )
@@ -45,6 +48,10 @@ LAST_FAILURE = MetricFamily(
 MAX_AGE = MetricFamily("max_age_seconds", "Allowed age of the newest verified recovery point")
 SCHEDULE_GAP = MetricFamily("schedule_gap_seconds", "Longest time between two scheduled backups")
 POINTS = MetricFamily("points", "Recovery points in the backup directory, by state", ("state",))
+POINTS_BROKEN = MetricFamily(
+    "broken_points",
+    "Committed recovery points that are damaged, failed or ahead of the clock; 0 is what `status` calls OK",
+)
 POINTS_UNREAD = MetricFamily(
     "points_to_read_again", "Recovery points whose files changed since they were read"
 )
@@ -65,6 +72,11 @@ MISSING_REFERENCES = MetricFamily(
     "missing_references",
     "References of the newest verified point without an object in it, by verdict",
     ("verdict",),
+)
+PLACES = MetricFamily(
+    "newest_point_places",
+    "Places of the newest verified point: `copies` with the local one, `kinds` of place, `elsewhere`",
+    ("what",),
 )
 NEWLY_MISSING = MetricFamily(
     "newly_missing_objects", "Objects that the live system has lost since the site's first point"

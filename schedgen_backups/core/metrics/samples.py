@@ -13,7 +13,8 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
-from schedgen_backups.core.copies.status import StoreStatus
+from schedgen_backups.core.catalog.selection import judge_points
+from schedgen_backups.core.copies.status import StoreStatus, measure_spread
 from schedgen_backups.core.errors import BackupError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
@@ -84,14 +85,27 @@ def _measure_points(site: MonitoredSite, points: Sequence[PointListing], now: da
     states = Counter(point.state for point in points)
     for state in PointState:
         yield Sample(families.POINTS, states[state], (state.value,))
+    overview = judge_points(points, now)
+    yield Sample(families.POINTS_BROKEN, len(overview.broken) + len(overview.ahead))
     yield Sample(families.POINTS_UNREAD, sum(bool(point.unread_files) for point in points))
-    yield Sample(families.PINNED, sum(_is_pinned(site.catalog, point, now) for point in points))
+    # Listed once: most points have no pin, and a missing file takes as long to find.
+    pins = set(site.catalog.directory.glob("pin_*.json"))
+    pinned = [point for point in points if site.catalog.pin_path(point.point_id) in pins]
+    yield Sample(families.PINNED, sum(_is_pinned(site.catalog, point, now) for point in pinned))
     yield Sample(families.STORED_BYTES, sum(point.size_bytes for point in points))
     with suppress(OSError):
         yield Sample(families.FREE_BYTES, shutil.disk_usage(site.catalog.directory).free)
     verified = [point for point in points if point.state is PointState.VERIFIED]
     if verified:
+        yield Sample(families.OLDEST_VERIFIED, verified[0].point_id.taken_at.timestamp())
         yield from _measure_newest(verified[-1])
+        spread = measure_spread(verified[-1].point_id, site.stores)
+        for what, number in (
+            ("copies", spread.copy_count),
+            ("kinds", spread.kind_count),
+            ("elsewhere", spread.elsewhere_count),
+        ):
+            yield Sample(families.PLACES, number, (what,))
         for kind, size_bytes in _list_sizes(verified[-1]):
             yield Sample(families.LAST_SIZE, size_bytes, (kind.value,))
     for kind, size_bytes in _list_sizes(verified[-2]) if len(verified) > 1 else ():

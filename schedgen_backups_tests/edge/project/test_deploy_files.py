@@ -39,6 +39,7 @@ RUN_VOLUMES = (
     "BACKUP_RUN_LOGIN",
     "BACKUP_RUN_STATE",
 )
+PROFILES = ("--profile", "cli", "--profile", "metrics")
 COMPOSE_FILES = ["docker/compose.yaml", "docker/compose.demo.yaml"]
 
 
@@ -85,6 +86,7 @@ def test_shellcheck_accepts_the_scripts() -> None:
         find_program("shellcheck"),
         ".ci/run",
         ".ci/docker",
+        ".ci/prometheus",
         "docker/gate/dagster-webserver",
         *(PROJECT / "docker/image").iterdir(),
     )
@@ -102,7 +104,7 @@ def read_compose(*files: str, **values: str) -> dict[str, Any]:
     }
     options = [word for file in files for word in ("--file", file)]
     # Ignore a developer's .env.
-    words = (docker, "compose", "--env-file", "/dev/null", *options, "--profile", "cli", "config")
+    words = (docker, "compose", "--env-file", "/dev/null", *options, *PROFILES, "config")
     done = run(*words, environment={**environment, "DOCKER_GID": "999", **values})
     assert (done.returncode, done.stderr) == (0, "")
     return yaml.safe_load(done.stdout)
@@ -148,6 +150,15 @@ def test_only_the_proxy_has_the_socket_and_only_daemon_and_webserver_reach_it() 
     assert with_socket == {"backup-docker"}
     assert on_its_network == {"backup-docker", "backup-daemon", "backup-webserver"}
     assert found["networks"]["backups-docker"]["internal"] is True
+
+
+def test_metrics_are_served_by_choice_on_loopback_and_only_read() -> None:
+    service = read_compose("docker/compose.yaml")["services"]["backup-metrics"]
+    assert service["profiles"] == ["metrics"]
+    [port] = service["ports"]
+    assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "9854", 9854)
+    mounted = {volume["target"]: volume.get("read_only", False) for volume in service["volumes"]}
+    assert mounted == {"/backups": True, "/run/secrets": True}
 
 
 def test_every_own_service_is_hardened_and_rotates_its_log() -> None:
@@ -207,7 +218,7 @@ def installed_units(tmp_path: Path) -> list[Path]:
 
 def test_systemd_accepts_the_units(installed_units: list[Path]) -> None:
     """Warnings about unknown keys also exit with 0, so the output must be empty."""
-    assert len(installed_units) == 4
+    assert len(installed_units) == 5
     assert_accepts(find_program("systemd-analyze"), "verify", "--man=no", *installed_units)
 
 

@@ -47,6 +47,8 @@ NOT_RUN = {
     "test_cli and test_restore",
     "BACKUP_AUTOMATION.md": "the same commands as in the quick reference, which are run; setup is run in "
     "test_setup",
+    "monitoring.md": "needs Prometheus, root or Docker; deploy monitoring and promtool are run in "
+    "test_monitoring_rules",
     "receipts.md": "run in edge/cli/test_evidence",
     "report.md": "run in edge/cli/test_evidence",
     "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or sends alerts: run in test_setup, "

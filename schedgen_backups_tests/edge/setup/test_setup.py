@@ -189,7 +189,7 @@ def test_wrong_answers_are_reported_at_once_and_right_ones_lead_to_a_verified_po
         sorted(path.name for path in machine.places[name].glob("*")) for name in ("unit-dir", "cron-dir")
     )
     if deployment == "systemd":
-        assert len(units) == 4
+        assert len(units) == 5
         assert "OnCalendar=Mon,Tue,Wed,Thu,Fri *-*-* 1:30:00 Africa/Johannesburg\n" in (
             machine.places["unit-dir"] / "schedgen-backup.timer"
         ).read_text(encoding="utf-8")
@@ -278,7 +278,7 @@ def test_a_deployment_is_recognized_replaced_and_removed(machine: Machine) -> No
     assert ([path.name for path in cron.iterdir()], list(units.glob("*"))) == (["schedgen-backups"], [])
     code, seen = machine.run(*answers, "--deployment", "systemd")
     assert (code, f"removed: {cron / 'schedgen-backups'}" in seen) == (0, True), seen
-    assert (list(cron.iterdir()), len(list(units.iterdir()))) == ([], 4)
+    assert (list(cron.iterdir()), len(list(units.iterdir()))) == ([], 5)
     code, seen = machine.run("--remove")
     assert (code, list(units.iterdir())) == (0, [])
     assert f"Not removed: {machine.env}" in seen
@@ -359,7 +359,7 @@ def test_without_a_terminal_flags_suffice_and_a_second_run_changes_nothing(
     before = machine.snapshot()
     code, seen = machine.run("--deployment", "systemd", "--yes")
     assert (code, machine.snapshot()) == (0, before), seen
-    assert len(re.findall(r"^unchanged: ", seen, flags=re.MULTILINE)) == 5
+    assert len(re.findall(r"^unchanged: ", seen, flags=re.MULTILINE)) == 6
     assert "written" not in seen
     assert "a verified recovery point already exists" in seen
     assert len([received for received in inbox.received if "test alert" in str(received.json["text"])]) == 1

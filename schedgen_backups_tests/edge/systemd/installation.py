@@ -29,6 +29,7 @@ USER = "schedgen-backups"
 UNITS = tuple(sorted(path.name for path in (PROJECT / "deploy" / "systemd").iterdir()))
 TIMER, BACKUP = "schedgen-backup.timer", "schedgen-backup.service"
 SERVICES = ("schedgen-backups-daemon.service", "schedgen-backups-webserver.service")
+METRICS_URL = "http://127.0.0.1:9854/metrics"
 UI_URL = "http://127.0.0.1:3000"
 _APPLICATION_AT = "/srv/application"
 _GET = """import sys, urllib.request
@@ -165,6 +166,10 @@ class Installation:
     def read_server_info(self) -> str:
         """What the webserver answers to probes; nothing while it does not."""
         return self.machine.try_run(f"{ENVIRONMENT}/bin/python", "-c", _GET, f"{UI_URL}/server_info")[1]
+
+    def read_metrics(self) -> str:
+        """Return what the metrics unit answers, or why it does not."""
+        return self.machine.try_run(f"{ENVIRONMENT}/bin/python", "-c", _GET, METRICS_URL)[1]
 
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
         """What the webserver answered to GraphQL; an error fails."""

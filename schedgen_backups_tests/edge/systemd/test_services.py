@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.edge, pytest.mark.exhaustive, pytest.mark.timeout(900)
 
 LAUNCH = """mutation($parameters: ExecutionParams!) { launchRun(executionParams: $parameters) {
   __typename ... on LaunchRunSuccess { run { runId } } } }"""
+METRICS = "schedgen-backups-metrics.service"
 RUN = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
@@ -56,6 +57,21 @@ def test_daemon_and_webserver_work_in_their_sandbox_and_come_back_after_a_kill(
         )
         assert installation.show(unit, "NRestarts") == "1"
     installation.wait_for_services()
+
+
+def test_the_metrics_unit_serves_a_point_in_its_sandbox(installation: Installation) -> None:
+    installation.add_units()
+    machine = installation.machine
+    assert installation.show(METRICS, "UnitFileState") == "disabled"
+    machine.run("systemctl", "start", BACKUP)
+    machine.run("systemctl", "enable", "--now", METRICS)
+    text = wait_for(
+        lambda: seen if "last_verified" in (seen := installation.read_metrics()) else None, "the port answers"
+    )
+    assert 'schedgen_backup_points{site="default",state="verified"} 1.0' in text
+    process_id = installation.show(METRICS, "MainPID")
+    code, seen = machine.try_run("nsenter", "--target", process_id, "--mount", "touch", f"{POINTS}/changed")
+    assert (code, "Read-only file system" in seen) == (1, True), seen
 
 
 def test_a_killed_backup_fails_the_unit_and_the_daemon_alerts(installation: Installation) -> None:

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState
 from schedgen_backups.core.copies.settings import StoreSettings
@@ -106,6 +107,56 @@ def test_points_count_by_state_however_they_were_taken(catalog: Catalog) -> None
     assert {kind: values[f"last_size_bytes{{{kind}}}"] for kind in sizes} == sizes
     assert values["previous_size_bytes{bucket}"] > 0
     assert (values["last_rows"], values["last_objects"]) == (1, 1)
+    assert values["oldest_verified_timestamp_seconds"] == name_night(0).taken_at.timestamp()
+
+
+def test_broken_points_are_those_that_status_warns_of(catalog: Catalog) -> None:
+    add_point(catalog, name_night(0))
+    add_point(catalog, name_night(1), PointState.FAILED)
+    add_point(catalog, name_night(2), PointState.PARTIAL)
+    assert read(make_site(catalog))["broken_points"] == 1
+    name = add_point(catalog, name_night(3))[0]
+    with (catalog.directory / name).open("r+b") as file:
+        file.truncate(10)
+    values = read(make_site(catalog))
+    assert values["broken_points"] == 2
+    assert values["last_verified_timestamp_seconds"] == name_night(0).taken_at.timestamp()
+
+
+def test_pins_count_until_they_expire(catalog: Catalog) -> None:
+    for day in range(4):
+        add_point(catalog, name_night(day))
+    for day, expires_at in ((0, None), (1, NOW + HOUR), (2, NOW - HOUR)):
+        write_pin(
+            catalog, Pin(point_id=name_night(day).text, reason="x", pinned_at=NOW, expires_at=expires_at)
+        )
+    assert read(make_site(catalog))["pinned_points"] == 2
+
+
+def test_other_results_are_judged_again(catalog: Catalog) -> None:
+    """The levels of unchanged results are kept, also by a copy of the value."""
+    add_point(catalog, name_night(0))
+    assert read(make_site(catalog))["level{stored}"] == 1
+    [point] = catalog.list_points()
+    assert point.verification.level(VerificationLevel.STORED).status is CheckStatus.PASSED
+    failed = make_result(Check.DUMP_IS_STORED, CheckStatus.FAILED)
+    changed = point.verification.with_results((failed,))
+    assert changed.level(VerificationLevel.STORED).status is CheckStatus.FAILED
+    assert point.verification.level(VerificationLevel.STORED).status is CheckStatus.PASSED
+    catalog.record_results(name_night(0), (failed,))
+    assert read(make_site(catalog))["level{stored}"] == 0
+
+
+def test_a_store_without_problems_is_a_place_of_the_newest_point(catalog: Catalog) -> None:
+    add_point(catalog, name_night(0))
+
+    def count_places(**fields: object) -> dict[str, float]:
+        copied = CopiedPoint(point_id=name_night(0).text, copied_at=NOW)
+        values = read(make_site(catalog, [make_store(CopyState(points=(copied,), **fields))]))  # type: ignore[arg-type]
+        return {what: values[f"newest_point_places{{{what}}}"] for what in ("copies", "kinds", "elsewhere")}
+
+    assert count_places() == {"copies": 2, "kinds": 2, "elsewhere": 0}
+    assert count_places(listing_problems=("x is missing",)) == {"copies": 1, "kinds": 1, "elsewhere": 0}
 
 
 def test_a_level_is_what_was_seen_last_and_keeps_the_time_of_its_last_success(catalog: Catalog) -> None:
