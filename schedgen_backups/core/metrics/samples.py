@@ -99,7 +99,7 @@ def _measure_points(site: MonitoredSite, points: Sequence[PointListing], now: da
     if verified:
         yield Sample(families.OLDEST_VERIFIED, verified[0].point_id.taken_at.timestamp())
         yield from _measure_newest(verified[-1])
-        spread = measure_spread(verified[-1].point_id, site.stores)
+        spread = measure_spread(verified[-1].point_id, site.stores, now)
         for what, number in (
             ("copies", spread.copy_count),
             ("kinds", spread.kind_count),
