@@ -227,7 +227,7 @@ class Installation:
         for path in programs.iterdir():
             if path.is_symlink():
                 path.unlink()
-            elif path.read_bytes().startswith(f"#!{sys.prefix}/bin/".encode()):
+            elif path.is_file() and path.read_bytes().startswith(f"#!{sys.prefix}/bin/".encode()):
                 path.write_bytes(
                     path.read_bytes().replace(
                         f"#!{sys.prefix}/bin/".encode(), f"#!{ENVIRONMENT}/bin/".encode(), 1
