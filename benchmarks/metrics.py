@@ -21,14 +21,15 @@ from schedgen_backups_tests.support.copies import list_objects, make_point
 _SCRAPES = 21
 _MEASURE = """
 import json, statistics, sys, time
-from schedgen_backups.alerts.metrics import make_exposition
+from schedgen_backups.core.metrics.exposition import render_metrics
+from schedgen_backups.evidence.metrics import measure
 from schedgen_backups.config.config import load_config
 
 config = load_config()
 seconds, processor = [], []
 for _number in range(int(sys.argv[1])):
     wall, cpu = time.perf_counter(), time.process_time()
-    text = make_exposition(config.reload())
+    text = render_metrics(measure(config.reload()))
     seconds.append(time.perf_counter() - wall)
     processor.append(time.process_time() - cpu)
 print(json.dumps({

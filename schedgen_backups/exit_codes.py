@@ -14,6 +14,7 @@ from schedgen_backups.core.errors import (
     CommandError,
     ConfigurationError,
     DatabaseError,
+    DeliveryError,
     LockHeldError,
     PointNotFoundError,
     RestoreError,
@@ -78,6 +79,7 @@ STATUS_MEANINGS: Mapping[int, str] = MappingProxyType(
 _BY_ERROR: tuple[tuple[type[BackupError], int], ...] = (
     (PointNotFoundError, NO_POINT_EXIT_CODE),
     (CommandError, COMMAND_EXIT_CODE),
+    (DeliveryError, ALERT_EXIT_CODE),
     (DatabaseError, DATABASE_EXIT_CODE),
     (BucketError, BUCKET_EXIT_CODE),
     (ConfigurationError, CONFIGURATION_EXIT_CODE),

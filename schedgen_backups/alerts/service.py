@@ -66,8 +66,11 @@ class AlertService:
     def raise_failure(self, failure: Failure) -> Outcome:
         """Send an alert for the failed step or run."""
         run_kind = find_run_kind(failure.job_name, failure.subject)
-        # While no channel accepts an alert, the same failure is raised again and again.
-        History(self.catalog.directory).record_once(
+        history = History(self.catalog.directory)
+        # While no channel accepts an alert, the same failure of a run is raised again and again. What failed
+        # before there was a run is raised once, and tomorrow's is another one.
+        record = history.record_once if failure.run_id else history.record
+        record(
             RunFailed(
                 at=datetime.now(timezone.utc),
                 kind=run_kind.area,

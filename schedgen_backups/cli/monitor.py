@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 import typer
 from rich.table import Table
 
-from schedgen_backups.alerts.metrics import write_metrics_file
 from schedgen_backups.alerts.service import AlertService, send_test_alert
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
 from schedgen_backups.cli.copy_status import KnownCopies, list_store_troubles
@@ -18,6 +17,7 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
 from schedgen_backups.doctor.checks import examine
 from schedgen_backups.doctor.results import Verdict
+from schedgen_backups.evidence.metrics import write_metrics_file
 from schedgen_backups.exit_codes import ALERT_EXIT_CODE, CONFIGURATION_EXIT_CODE, VERIFICATION_EXIT_CODE
 
 _WARNING_SHARE = 0.8

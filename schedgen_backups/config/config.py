@@ -17,8 +17,10 @@ from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.config.reader import Reader, read_value_files
 from schedgen_backups.config.schedules import (
     DefinitionSettings,
+    HousekeepingSettings,
     ScheduleSettings,
     read_definition_settings,
+    read_housekeeping,
     read_schedule,
     read_timezone,
 )
@@ -219,6 +221,14 @@ class Config:
         """When backups run, and their limits on this machine."""
         reader = self.open_reader()
         settings = read_schedule(reader)
+        reader.check()
+        return settings
+
+    @cached_property
+    def housekeeping(self) -> HousekeepingSettings:
+        """When a report is made, and how long Dagster keeps runs."""
+        reader = self.open_reader()
+        settings = read_housekeeping(reader)
         reader.check()
         return settings
 

@@ -33,6 +33,13 @@ class ScheduleSettings:
     nice: int
     """Niceness of a run, 0 to 19."""
     max_hours: int
+
+
+@dataclass(frozen=True)
+class HousekeepingSettings:
+    """When a report is made, and how long Dagster keeps runs; no backup depends on them."""
+
+    report_cron: str
     keep_days: int
     """Days to keep runs in Dagster's history; 0 keeps all."""
 
@@ -76,7 +83,13 @@ def read_schedule(reader: Reader) -> ScheduleSettings:
         timezone=read_timezone(reader),
         nice=reader.number("BACKUP_NICE", 0, 19),
         max_hours=_read_max_hours(reader),
-        keep_days=reader.number("DAGSTER_KEEP_DAYS", 0, 36500),
+    )
+
+
+def read_housekeeping(reader: Reader) -> HousekeepingSettings:
+    """Return the settings of housekeeping."""
+    return HousekeepingSettings(
+        report_cron=_read_report_cron(reader), keep_days=reader.number("DAGSTER_KEEP_DAYS", 0, 36500)
     )
 
 
@@ -91,7 +104,7 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         backup_timezone=str(cron_timezone),
         drill_cron=drill_cron,
         audit_cron=reader.parsed("AUDIT_SCHEDULE", parse_cron, "a cron string", DEFAULT_AUDIT_SCHEDULE),
-        report_cron=reader.parsed("REPORT_SCHEDULE", parse_cron, "a cron string", DEFAULT_REPORT_SCHEDULE),
+        report_cron=_read_report_cron(reader),
         max_age=read_max_age(reader),
         schedule_gap=find_max_gap(cron, cron_timezone),
         max_hours=_read_max_hours(reader),
@@ -130,6 +143,10 @@ def _read_cron(reader: Reader) -> str:
     return reader.parsed(
         "BACKUP_SCHEDULE", parse_cron, "a cron string of five fields such as '0 2 * * *'", DEFAULT_SCHEDULE
     )
+
+
+def _read_report_cron(reader: Reader) -> str:
+    return reader.parsed("REPORT_SCHEDULE", parse_cron, "a cron string", DEFAULT_REPORT_SCHEDULE)
 
 
 def _read_max_hours(reader: Reader) -> int:

@@ -14,6 +14,7 @@
     │   ├── BucketMissingError    the server has no bucket of that name      permanent
     │   └── ObjectError           one object could not be read or written    retryable
     ├── CommandError              a command of the operator failed           permanent
+    ├── DeliveryError             a channel refused a message                permanent
     ├── StorageError              the backup directory cannot be used        permanent
     │   └── DiskFullError         no space is left there                     permanent
     ├── StoreError                a store of copies refused or is unusable   permanent unless noted
@@ -108,6 +109,10 @@ class ObjectError(BucketError):
 
 class CommandError(BackupError):
     """A command configured by the operator failed or took too long. Permanent."""
+
+
+class DeliveryError(BackupError):
+    """A channel did not accept a message that has no other recipient. Permanent until that is repaired."""
 
 
 class StorageError(BackupError):

@@ -13,14 +13,14 @@ from typing import Any
 
 import dagster as dg
 
-from schedgen_backups.alerts.report import describe_counts, make_report, write_report
 from schedgen_backups.alerts.service import AlertService
-from schedgen_backups.core.errors import StorageError
-from schedgen_backups.core.notify.channels import AppriseChannel, make_mail_channel
+from schedgen_backups.core.errors import DeliveryError, StorageError
+from schedgen_backups.core.notify.channels import make_mail_channel
 from schedgen_backups.core.system.files import make_private_folder
 from schedgen_backups.core.units import count
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_housekeeping
 from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.evidence.report import describe_counts, make_report, write_report
 from schedgen_backups.exit_codes import ALERT_EXIT_CODE, STORAGE_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
@@ -36,6 +36,8 @@ def monthly_report(context: dg.OpExecutionContext, backup: dg.ResourceParam[Back
     """Write the report of the last whole month into BACKUP_DIR/reports; send it by mail if that is set."""
     config = backup.config
     with explain_failure(STORAGE_EXIT_CODE):
+        # Otherwise a wrong REPORT_SCHEDULE would quietly be the default.
+        _ = config.housekeeping
         report = make_report(config)
         folder = config.site_directory / REPORTS_NAME
         try:
@@ -54,19 +56,16 @@ def monthly_report(context: dg.OpExecutionContext, backup: dg.ResourceParam[Back
         if settings.mail is None:
             return
         channel = make_mail_channel(settings.mail_recipients, settings.mail)
-        if isinstance(channel, AppriseChannel):
-            name = f"{settings.name}: " if settings.name else ""
-            delivery = channel.send_file(
-                f"{name}Report of backups, {report.begin:%Y-%m}",
-                f"{describe_counts(report)}.",
-                page,
+        name = f"{settings.name}: " if settings.name else ""
+        delivery = channel.send_file(
+            f"{name}Report of backups, {report.begin:%Y-%m}", f"{describe_counts(report)}.", page
+        )
+        context.log.info(f"mail: {delivery.answer}")
+        if not delivery.is_accepted:
+            raise DeliveryError(
+                f"the report was written, but its mail was refused: {delivery.answer}",
+                hint=f"`schedgen-backups alert-test` tests the mail server. The report is in {folder}.",
             )
-            context.log.info(f"mail: {delivery.answer}")
-            if not delivery.is_accepted:
-                raise StorageError(
-                    f"the report was written, but its mail was refused: {delivery.answer}",
-                    hint=f"`schedgen-backups alert-test` tests the mail server. The report is in {folder}.",
-                )
 
 
 @dg.job(
@@ -86,7 +85,7 @@ def make_run_removal_job(check_keys: Sequence[dg.AssetCheckKey]) -> dg.JobDefini
     def old_runs(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
         """Remove runs that ended longer than DAGSTER_KEEP_DAYS ago from Dagster's history."""
         with explain_failure(STORAGE_EXIT_CODE):
-            days = backup.config.schedule.keep_days
+            days = backup.config.housekeeping.keep_days
             if not days:
                 context.log.info("DAGSTER_KEEP_DAYS is 0: every run is kept")
                 return
@@ -132,7 +131,7 @@ def _find_shown_runs(instance: dg.DagsterInstance, check_keys: Iterable[dg.Asset
     shown: set[str] = set()
     for record in instance.get_asset_records():
         entry: Any = record.asset_entry
-        latest = (entry.last_materialization_record, getattr(entry, "last_observation_record", None))
+        latest = (entry.last_materialization_record, entry.last_observation_record)
         shown |= {found.run_id for found in latest if found is not None}
     for key in check_keys:
         found = instance.get_latest_asset_check_evaluation_record(key)

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from schedgen_backups.alerts.metrics import write_metrics_file
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.scratch import sweep_scratch
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.system.priority import lower_priority
 from schedgen_backups.defs.commands import BackupCommands
+from schedgen_backups.evidence.metrics import write_metrics_file
 
 RESOURCE_KEY = "backup"
 POOL = "backup_directory"

@@ -19,7 +19,6 @@ import dagster as dg
 from pydantic import ValidationError
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.metrics import write_metrics_file
 from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -30,6 +29,7 @@ from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notify.ticks import record_tick
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.verify.reread import find_unread
+from schedgen_backups.evidence.metrics import write_metrics_file
 from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor, work_through_outbox
 from schedgen_backups.monitoring.watch import WATCH_NAME, WatchCursor, start_watch, watch_site
 

@@ -64,6 +64,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
         "settings of the backup",
         lambda: config.check("backup_directory", "capture", "schedule", "retention", "git_directory"),
     )
+    yield from _read("settings of housekeeping", lambda: config.housekeeping)
     has_database = yield from _read("settings of the database", lambda: config.database)
     has_bucket = yield from _read("settings of the bucket", lambda: config.bucket)
     has_alerts = yield from _read("settings of alerts", lambda: config.alerts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ from schedgen_backups.core.copies.layout import (
     list_copies,
     read_pack_list,
 )
-from schedgen_backups.core.copies.proof import prove_listing
+from schedgen_backups.core.copies.proof import ListingProof, prove_listing
 from schedgen_backups.core.errors import KeyExistsError, LockedError, StoreError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
@@ -68,20 +68,25 @@ class Pruner:
         self._locked: dict[str, datetime | None] = {}
         self._freed_bytes = 0
 
-    def prune(self, *, pinned: Mapping[RecoveryPointId, str] | None = None) -> PruneReport:
+    def prune(
+        self,
+        *,
+        pinned: Mapping[RecoveryPointId, str] | None = None,
+        find_damages: Callable[[ListingProof], Sequence[str]] = lambda _listing: (),
+    ) -> PruneReport:
         """Remove copies that the policy does not keep by the store's own clock, then what no copy needs.
 
         `pinned` are reasons by point. VerificationError (permanent), and nothing is removed, while any
-        committed copy lacks a file, and while anything was hidden, overwritten or cut: what is still needed
-        is not known then.
+        committed copy lacks a file, while anything was hidden, overwritten or cut, and while `find_damages`
+        finds something: what is still needed is not known then.
         """
         listing = prove_listing(self._store, self._keys)
-        if damages := [problem for problem in listing.problems if problem not in listing.foreign]:
+        damages = [problem for problem in listing.problems if problem not in listing.foreign]
+        if damages := [*damages, *find_damages(listing)]:
             raise make_refusal(self._store, damages)
-        lists = self._read_lists()
         time = self._read_clock()
         pins = pinned or {}
-        candidates = [Candidate(point, PointState.VERIFIED, pins.get(point)) for point in lists]
+        candidates = [Candidate(point, PointState.VERIFIED, pins.get(point)) for point in listing.copies]
         plan = plan_retention(candidates, self._policy, time)
         removed = tuple(
             decision.candidate.point_id

@@ -38,7 +38,7 @@ from schedgen_backups.core.copies.proof import (
     prove_new_packs,
     reread_packs,
 )
-from schedgen_backups.core.copies.prune import Pruner, PruneReport, forget_writer, make_refusal
+from schedgen_backups.core.copies.prune import Pruner, PruneReport, forget_writer
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import (
     BackupError,
@@ -276,10 +276,10 @@ class CopyService:
         location = self.settings.prune_location or self.settings.location
         with self._recording("prune"):
             store = open_store(location, self.settle_capabilities())
-            replaced = self._find_replaced(prove_listing(store, self._find_keys()))
-            if damages := [*self.state.reread_problems, *replaced]:
-                raise make_refusal(store, damages)
-            report = Pruner(store, self._find_keys(), self.settings.retention).prune(pinned=pinned)
+            report = Pruner(store, self._find_keys(), self.settings.retention).prune(
+                pinned=pinned,
+                find_damages=lambda listing: (*self.state.reread_problems, *self._find_replaced(listing)),
+            )
             removed = set(report.removed_points)
             self._history.record(
                 PointsRemoved(

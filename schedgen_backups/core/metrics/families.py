@@ -101,7 +101,9 @@ DAEMON_TICK = MetricFamily(
     "When a sensor of the daemon last ran, to five minutes; absent where no daemon has run",
 )
 DRILL_ENDED = MetricFamily("drill_timestamp_seconds", "When the last drill of a local point ended")
-DRILL_PASSED = MetricFamily("drill_passed", "1 if the last drill passed, else 0")
+DRILL_PASSED = MetricFamily(
+    "drill_passed", "1 if the last drill passed, 0 if it failed or ended without a result"
+)
 DRILL_RTO = MetricFamily("drill_rto_seconds", "Recovery time that the last drill measured")
 DRILL_RPO = MetricFamily("drill_rpo_seconds", "Age of the data when the last drill began")
 DRILL_MAX_AGE = MetricFamily("drill_max_age_seconds", "Longest time between two scheduled drills")

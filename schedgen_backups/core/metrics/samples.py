@@ -28,8 +28,8 @@ from schedgen_backups.core.notify.deliveries import read_last_delivery
 from schedgen_backups.core.notify.notifier import Notifier
 from schedgen_backups.core.notify.ticks import read_ticks
 
-BACKUP_KIND = "run"
-"""The kind of runs that take a recovery point (`alerts.run_kinds`)."""
+BACKUP_KIND, DRILL_KIND = "run", "drill"
+"""The kinds of runs that take and that drill a recovery point (`alerts.run_kinds`)."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,13 @@ def _measure_runs(site: MonitoredSite) -> Iterator[Sample]:
         yield Sample(families.LAST_ATTEMPT, started.at.timestamp())
     if failed is not None:
         yield Sample(families.LAST_FAILURE, failed.at.timestamp())
+    broken_off = history.find_last(RunFailed, lambda event: event.kind == DRILL_KIND)
+    if drill is not None or broken_off is not None:
+        # A drill that ends without a result, as by a damaged file, is the last one, too.
+        is_passed = drill is not None and drill.is_passed and (broken_off is None or broken_off.at < drill.at)
+        yield Sample(families.DRILL_PASSED, int(is_passed))
     if drill is not None:
         yield Sample(families.DRILL_ENDED, drill.at.timestamp())
-        yield Sample(families.DRILL_PASSED, int(drill.is_passed))
         yield Sample(families.DRILL_RTO, drill.rto_seconds)
         yield Sample(families.DRILL_RPO, drill.rpo_seconds)
 

@@ -283,7 +283,7 @@ def _list_schemes(value: object) -> tuple[str, ...]:
     )
 
 
-def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> Channel:
+def make_mail_channel(recipients: tuple[str, ...], mail: MailSettings) -> AppriseChannel:
     """Return the channel for e-mail to these recipients.
 
     ConfigurationError if the server is neither encrypted nor on this machine, or an address is invalid.

@@ -147,6 +147,8 @@ def verify_receipt(path: Path, keys: Mapping[str, Key]) -> Receipt:
         envelope = Envelope.from_dict(json.loads(read_small_file(path)))
         if envelope.payload_type != PAYLOAD_TYPE:
             raise VerificationError(f"{path.name} is not a receipt", hint=hint)
+        if not keys:
+            raise VerificationError(f"{path.name} cannot be verified: no public key is known", hint=hint)
         accepted = envelope.verify(list(keys.values()), threshold=1)
         statement = Statement.model_validate_json(envelope.payload)
     except BackupError:

@@ -38,7 +38,7 @@ from schedgen_backups.core.receipts.receipts import list_receipts, list_subjects
 _EARLY = timedelta(minutes=5)
 """A run that is started by another clock than the daemon's may begin before its time."""
 _DELIVERY_TIME = timedelta(minutes=5)
-"""Time after the beginning of an incident within which its first alert is delivered or refused."""
+"""The answer of a channel is recorded before the incident is."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +287,11 @@ def _list_points(
         if isinstance(event, PointsRemoved) and not event.store
         for each in event.removed
     }
+    # The first point after each due time, however late it was.
+    fulfilling = {
+        next((point_id for point_id in sorted(known) if _is_taken_in(point_id, span)), "")
+        for span in pairwise([*site.scheduled, end])
+    }
     points: list[ReportedPoint] = []
     for point_id, event in sorted(known.items()):
         outcomes = checked.get(point_id, {})
@@ -299,7 +304,7 @@ def _list_points(
                 committed_at=event.at,
                 size_bytes=event.size_bytes,
                 manifest_sha256=event.manifest_sha256,
-                is_scheduled=any(-_EARLY <= taken_at - time < timedelta(hours=1) for time in site.scheduled),
+                is_scheduled=point_id in fulfilling,
                 checks_passed=sum(status == "passed" for status in outcomes.values()),
                 checks_failed=tuple(check for check, status in outcomes.items() if status == "failed"),
                 drilled_at=drilled.get(point_id),
@@ -308,6 +313,10 @@ def _list_points(
             )
         )
     return tuple(points)
+
+
+def _is_taken_in(point_id: str, span: tuple[datetime, datetime]) -> bool:
+    return span[0] - _EARLY <= RecoveryPointId.parse(point_id).taken_at < span[1] - _EARLY
 
 
 def _find_missed(due: Sequence[datetime], end: datetime, taken: Sequence[datetime]) -> tuple[datetime, ...]:
@@ -361,22 +370,31 @@ def _list_incidents(events: Sequence[HistoryEvent], begin: datetime) -> tuple[Re
                 cause=event.cause,
                 began_at=event.at,
                 ended_at=None,
-                deliveries=_describe_deliveries(event, deliveries),
+                deliveries=(),
             )
         elif isinstance(event, IncidentEnded):
             begun = open_ones.pop((event.area, event.subject), None)
             if begun is not None and event.at >= begin:
                 found.append(begun.model_copy(update={"ended_at": event.at}))
-    return tuple(sorted((*found, *open_ones.values()), key=lambda incident: incident.began_at))
-
-
-def _describe_deliveries(event: IncidentBegan, deliveries: Iterable[AlertDelivered]) -> tuple[str, ...]:
     return tuple(
-        f"{each.channel}: {'accepted' if each.is_accepted else f'refused ({each.answer})'} "
-        f"{each.at:%Y-%m-%d %H:%M:%S} UTC"
-        for each in deliveries
-        if each.title.endswith(event.title) and abs(each.at - event.at) <= _DELIVERY_TIME
+        incident.model_copy(update={"deliveries": _describe_deliveries(incident, deliveries)})
+        for incident in sorted((*found, *open_ones.values()), key=lambda incident: incident.began_at)
     )
+
+
+def _describe_deliveries(incident: ReportedIncident, deliveries: Iterable[AlertDelivered]) -> tuple[str, ...]:
+    """Return the answers of each channel until it accepted the alert; reminders follow later."""
+    alerted: set[str] = set()
+    found: list[str] = []
+    for each in deliveries:
+        is_of_it = each.title.endswith(incident.title) and each.at >= incident.began_at - _DELIVERY_TIME
+        if each.channel in alerted or not is_of_it or (incident.ended_at and each.at > incident.ended_at):
+            continue
+        answer = "accepted" if each.is_accepted else f"refused ({each.answer})"
+        found.append(f"{each.channel}: {answer} {each.at:%Y-%m-%d %H:%M:%S} UTC")
+        if each.is_accepted:
+            alerted.add(each.channel)
+    return tuple(found)
 
 
 def _list_stores(events: Sequence[HistoryEvent]) -> tuple[ReportedStore, ...]:

@@ -162,7 +162,11 @@ def test_a_point_a_drill_and_a_restore_leave_receipts_that_verify(site: Site, tm
     assert {RunStarted, PointCommitted, DrillEnded, RestoreEnded} <= kinds
 
 
-def test_the_report_has_the_point_of_this_month(site: Site, tmp_path: Path) -> None:
+def test_the_report_has_the_point_of_this_month(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A shell command may contain a token.
+    monkeypatch.setenv("BACKUP_AFTER_COMMAND", "curl --header token-canary")
     [point] = site.points()
     month = f"{point.point_id.taken_at:%Y-%m}"
     for name in ("report.html", "report.json"):
@@ -177,7 +181,12 @@ def test_the_report_has_the_point_of_this_month(site: Site, tmp_path: Path) -> N
     assert report["valid_receipts"] >= 1
     page = (tmp_path / "report.html").read_text()
     assert point.point_id.text in page
-    for secret in (site.application.database.password, site.application.bucket.secret_key):
+    assert report["settings"]["BACKUP_AFTER_COMMAND"] == "set"
+    for secret in (
+        site.application.database.password,
+        site.application.bucket.secret_key,
+        "token-canary",
+    ):
         assert secret not in page + json.dumps(report)
 
 
@@ -194,6 +203,26 @@ def test_a_report_that_cannot_be_made_says_why(site: Site, words: tuple[str, str
     answer = site.cli("report", *(("--to", "report.html") if words[0] == "--month" else ()), *words)
     assert answer.code in {4, 6}
     assert reason in answer.stderr
+
+
+def test_nothing_to_verify_is_not_success(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = list_receipts(site.directory)[0]
+    monkeypatch.setenv("BACKUP_DIR", str(tmp_path / "other"))
+    answer = site.cli("receipts")
+    assert (answer.code, "no receipts in" in answer.stderr) == (8, True)
+    answer = site.cli("receipts", "verify", str(receipt))
+    assert (answer.code, "no public key is known" in answer.stdout) == (3, True)
+
+
+def test_a_file_of_stores_that_cannot_be_read_fails_the_metrics(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without their series, no alarm would know of the stores."""
+    monkeypatch.setenv("BACKUP_STORES_FILE", "/nowhere/stores.toml")
+    answer = site.cli("metrics")
+    assert (answer.code, "BACKUP_STORES_FILE" in answer.stderr) == (4, True)
 
 
 def test_a_changed_receipt_and_a_changed_manifest_exit_with_3(site: Site, tmp_path: Path) -> None:

@@ -143,6 +143,15 @@ def test_the_removal_job_follows_the_setting(quiet_site: Site, instance: dg.Dags
     quiet_site.set(DAGSTER_KEEP_DAYS="90")
     assert run(quiet_site, instance, "remove_old_runs_job").success
     assert old in {found.run_id for found in instance.get_runs()}
-    quiet_site.set(DAGSTER_KEEP_DAYS="soon")
-    [failure] = failures_of(run(quiet_site, instance, "remove_old_runs_job")).values()
-    assert "DAGSTER_KEEP_DAYS" in failure.description
+
+
+@pytest.mark.parametrize("name", ["DAGSTER_KEEP_DAYS", "REPORT_SCHEDULE"])
+def test_a_wrong_setting_of_housekeeping_fails_its_jobs_and_no_backup(
+    site: Site, instance: dg.DagsterInstance, name: str
+) -> None:
+    site.set(**{name: "soon"})
+    for job in ("remove_old_runs_job", "monthly_report_job"):
+        [failure] = failures_of(run(site, instance, job)).values()
+        assert name in failure.description
+    assert site.run(instance).success
+    assert name in site.cli("doctor").stdout

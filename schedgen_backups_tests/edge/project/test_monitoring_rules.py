@@ -108,7 +108,7 @@ ABSENT = "_x240"
 """promtool's notation for no samples."""
 CASES: tuple[tuple[str, Mapping[str, float | str], set[str]], ...] = (
     ("everything is well", {}, set()),
-    # BackupMetricsMissing; the exporter that is gone takes all series with it (test below).
+    # BackupMetricsMissing; the missing exporter takes all series with it (test below).
     (
         "the file was not written for an hour",
         {
@@ -370,6 +370,17 @@ def test_a_host_that_is_gone_is_one_alarm(tmp_path: Path) -> None:
     ]
     check_alarms(tmp_path, series, {"BackupMetricsMissing"})
     check_alarms(tmp_path, series, {"BackupPointBroken"}, minute=122)
+
+
+def test_copies_that_were_never_listed_are_an_alarm_after_two_days(tmp_path: Path) -> None:
+    minutes = 50 * 60
+    changed = {
+        "metrics_written_timestamp_seconds": f"0+60x{minutes}",
+        f"copy_points{{{NAS}}}": f"3x{minutes}",
+    }
+    series = write_series(changed, site="a", job="schedgen-backups", instance="one:9854")
+    check_alarms(tmp_path, series, set(), minute=47 * 60)
+    check_alarms(tmp_path, series, {"BackupCopyNotProved nas"}, minute=49 * 60)
 
 
 def test_a_missed_scrape_neither_starts_nor_ends_an_alarm(tmp_path: Path) -> None:

@@ -197,6 +197,15 @@ def test_runs_and_drills_are_those_of_the_history(catalog: Catalog) -> None:
     assert (values["drill_passed"], values["drill_rto_seconds"]) == (1, 12.5)
 
 
+def test_a_drill_that_ends_without_a_result_has_not_passed(catalog: Catalog) -> None:
+    test_runs_and_drills_are_those_of_the_history(catalog)
+    failure = RunFailed(at=NOW + HOUR, kind="drill", run_id="3", subject="restore_drill", cause="damaged")
+    History(catalog.directory).record(failure)
+    values = read(make_site(catalog))
+    assert values["drill_passed"] == 0
+    assert values["drill_timestamp_seconds"] == NOW.timestamp()
+
+
 def test_incidents_and_ticks_are_those_of_the_directory(catalog: Catalog) -> None:
     alert = Alert(severity=Severity.HIGH, title="t", cause="c", raised_at=NOW - HOUR)
     Notifier((), catalog.directory).report_trouble(IncidentKey(area="run", subject="s"), alert)

@@ -101,6 +101,14 @@ def test_a_scheduled_time_without_a_point_before_the_next_one_was_missed(reporte
     ]
 
 
+def test_a_late_point_fulfils_the_schedule_and_a_second_one_does_not(reporter: Reporter) -> None:
+    late, second = NIGHTS[0] + timedelta(hours=7), NIGHTS[0] + timedelta(hours=9)
+    reporter.record(commit(late), commit(second))
+    report = reporter.compile(now=NIGHTS[1])
+    assert report.missed == ()
+    assert [point.is_scheduled for point in report.points] == [True, False]
+
+
 def test_times_that_are_still_to_come_are_not_missed(reporter: Reporter) -> None:
     reporter.record(commit(NIGHTS[0]))
     report = reporter.compile(now=NIGHTS[1] - timedelta(hours=1))
@@ -148,6 +156,7 @@ def test_an_incident_of_the_month_before_is_shown_until_it_ends(reporter: Report
         IncidentBegan(at=NIGHTS[5], area="run", subject="b", **fields),
         AlertDelivered(at=NIGHTS[5], channel="mail", title="production: Backup failed", is_accepted=True),
         AlertDelivered(at=NIGHTS[5], channel="slack", title="Backup failed", is_accepted=False, answer="503"),
+        AlertDelivered(at=NIGHTS[6], channel="slack", title="Backup failed", is_accepted=True),
         AlertDelivered(at=NIGHTS[9], channel="mail", title="Backup failed", is_accepted=True),
     )
     first, second = reporter.compile().incidents
@@ -156,6 +165,7 @@ def test_an_incident_of_the_month_before_is_shown_until_it_ends(reporter: Report
     assert second.deliveries == (
         f"mail: accepted {NIGHTS[5]:%Y-%m-%d %H:%M:%S} UTC",
         f"slack: refused (503) {NIGHTS[5]:%Y-%m-%d %H:%M:%S} UTC",
+        f"slack: accepted {NIGHTS[6]:%Y-%m-%d %H:%M:%S} UTC",
     )
 
 

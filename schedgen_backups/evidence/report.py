@@ -36,7 +36,8 @@ def make_report(config: Config, month: str = "") -> Report:
         max_age=settings.max_age,
         max_recovery=timedelta(minutes=config.definitions.drill_max_minutes),
         settings={
-            variable.name: config.values[variable.name]
+            # A shell command may contain a token.
+            variable.name: "set" if variable.name.endswith("_COMMAND") else config.values[variable.name]
             for variable in VARIABLES
             if not variable.is_secret and config.values.get(variable.name)
         },

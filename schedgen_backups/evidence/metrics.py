@@ -1,17 +1,15 @@
-"""The metrics of a configured site: its exposition, and the file for node_exporter's textfile collector."""
+"""The metrics of a configured site, and the file for node_exporter's textfile collector."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.copies.status import StoreStatus
-from schedgen_backups.core.errors import BackupError, ConfigurationError
+from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.metrics.exposition import render_metrics
-from schedgen_backups.core.metrics.samples import MonitoredSite, measure_site
+from schedgen_backups.core.metrics.samples import MonitoredSite, Sample, measure_site
 from schedgen_backups.core.notify.channels import make_channels
 from schedgen_backups.core.system.files import write_atomically
 
@@ -22,8 +20,11 @@ _READABLE_BY_ALL = 0o644
 _LOG = logging.getLogger(__name__)
 
 
-def make_exposition(config: Config) -> bytes:
-    """Return the metrics as text; raise the errors of the settings and of the backup directory."""
+def measure(config: Config) -> dict[str, tuple[Sample, ...]]:
+    """Return the samples by the name of the site; raise the errors of the settings and of the directory.
+
+    Also when the file of stores cannot be read: without their metrics, no alarm would know of the stores.
+    """
     settings = config.alerts
     planned = config.definitions
     site = MonitoredSite(
@@ -34,9 +35,9 @@ def make_exposition(config: Config) -> bytes:
         drill_max_age=planned.drill_max_age,
         drill_max_duration=timedelta(minutes=planned.drill_max_minutes),
         channels=tuple(make_channels(settings.webhook_urls, settings.mail_recipients, settings.mail)),
-        stores=_read_stores(config),
+        stores=tuple(config.read_store_statuses()),
     )
-    return render_metrics({site.name: measure_site(site, datetime.now(timezone.utc))})
+    return {site.name: measure_site(site, datetime.now(timezone.utc))}
 
 
 def write_metrics_file(config: Config) -> None:
@@ -47,15 +48,8 @@ def write_metrics_file(config: Config) -> None:
     try:
         path = config.metrics_file
         if path is not None:
-            write_atomically(path, make_exposition(config), mode=_READABLE_BY_ALL)
+            write_atomically(path, render_metrics(measure(config)), mode=_READABLE_BY_ALL)
     except BackupError as error:
         _LOG.warning("the metrics cannot be written: %s", error.message)
     except OSError as error:
         _LOG.warning("the metrics cannot be written: %s", error)
-
-
-def _read_stores(config: Config) -> tuple[StoreStatus, ...]:
-    # The command `status` and `copy_sensor` report a file that cannot be read.
-    with suppress(ConfigurationError):
-        return tuple(config.read_store_statuses())
-    return ()

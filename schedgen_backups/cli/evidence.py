@@ -1,4 +1,4 @@
-"""The command `receipts`: verify the signed statements of a backup directory, and replace the key."""
+"""The commands `receipts` and `report`: signed statements of a backup directory, and a month as one page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, get_config, out, print_json
 from schedgen_backups.cli.text import escape
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, VerificationError
 from schedgen_backups.core.receipts.keys import (
     find_keys_folder,
     list_public_keys,
@@ -25,7 +25,8 @@ from schedgen_backups.core.receipts.receipts import (
     list_subjects,
     verify_receipt,
 )
-from schedgen_backups.core.units import count
+from schedgen_backups.core.units import be, count
+from schedgen_backups.evidence.report import describe_counts, make_report, write_report
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
@@ -75,7 +76,7 @@ def receipts(
 ) -> None:
     """Verify the receipts of recovery points, drills, copies and restores (docs/receipts.md).
 
-    Exit code 3 if one is not valid.
+    Exit code 3 if one is not valid, 8 if there is none.
     """
     directory = get_config(context).backup_directory
     if action is ReceiptAction.NEW_KEY:
@@ -92,8 +93,14 @@ def receipts(
         return
     folder = find_keys_folder(directory)
     keys = {found.keyid: found for found in map(read_public_key, key)} if key else list_public_keys(folder)
+    paths = files or list_receipts(directory)
+    if not paths:
+        raise PointNotFoundError(
+            f"no receipts in {directory}",
+            hint="The next recovery point leaves one. Is it the right BACKUP_DIR?",
+        )
     verdicts: list[_Verdict] = []
-    for path in files or list_receipts(directory):
+    for path in paths:
         try:
             verdicts.append(_judge(verify_receipt(path, keys), directory))
         except VerificationError as error:
@@ -130,3 +137,21 @@ def _judge(receipt: Receipt, directory: Path) -> _Verdict:
     changed = [each.name for each in subjects if existing.get(each.name, each.digest) != each.digest]
     problem = f"signed, but {', '.join(changed)} is now another file" if changed else ""
     return _Verdict(receipt.path.name, problem, str(receipt.event.get("event", "")), names)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    *,
+    to: Annotated[
+        Path, typer.Option(metavar="FILE", help="File to write: .html for a page, .json for its values.")
+    ],
+    month: Annotated[str, typer.Option(metavar="YYYY-MM", help="Month; by default the last whole one.")] = "",
+) -> None:
+    """Write a month's evidence: points, drills, incidents, copies, removals (docs/report.md)."""
+    made = make_report(get_config(context), month)
+    write_report(made, to)
+    out.print(escape(f"{to}: {describe_counts(made)}"))
+    if made.unreadable_lines:
+        number = made.unreadable_lines
+        out.print(f"{count(number, 'line')} of the history {be(number)} not readable")
