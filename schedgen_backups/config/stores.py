@@ -40,7 +40,7 @@ else:
     import tomli as tomllib
 
 STORES_VARIABLE = "BACKUP_STORES_FILE"
-_NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
+NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
 """Names become names of assets, jobs and folders."""
 _Days = Annotated[int, Field(ge=0, le=36500)]
 _Path = Annotated[str, Field(min_length=1)]
@@ -178,7 +178,7 @@ _HINT = "docs/stores.md shows how stores are described."
 
 def _read_store(path: Path, name: str, table: object, zone: tzinfo, values: Mapping[str, str]) -> StoreEntry:
     try:
-        if not _NAME_PATTERN.fullmatch(name):
+        if not NAME_PATTERN.fullmatch(name):
             raise ConfigurationError(
                 f"{path}: {name!r} cannot be the name of a store",
                 hint="Use at most 31 small letters, digits and underscores, and begin with a letter.",

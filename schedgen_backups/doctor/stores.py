@@ -8,6 +8,7 @@ from functools import partial
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.stores import StoreEntry
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.copies.encryption import read_key
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.store.open import open_store, try_delete_probe
 from schedgen_backups.core.store.protocol import Capabilities
@@ -40,11 +41,11 @@ def _examine(entry: StoreEntry, catalog: Catalog) -> Iterator[PreconditionResult
             'copies are not encrypted: it says encryption = "none"',
             "Name recipients if others can read the store.",
         )
-    elif len(settings.recipients) < FEW_RECIPIENTS:
+    elif (keys := len(set(map(read_key, settings.recipients)))) < FEW_RECIPIENTS:
         yield PreconditionResult(
             subject,
             Verdict.NOTE,
-            f"only {count(len(settings.recipients), 'recipient')}: if that key is lost, so is every copy",
+            f"only {count(keys, 'recipient')}: if that key is lost, so is every copy",
             "Add the public key of a second pair whose private half lies elsewhere.",
         )
     site, capabilities = catalog.read_site(), CopyService(catalog, settings).state.capabilities

@@ -18,8 +18,8 @@ from schedgen_backups.cli.app import out
 from schedgen_backups.cli.progress import print_precondition_results, show_work
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.stores import STORES_VARIABLE
-from schedgen_backups.core.copies.encryption import AgeEncryptor, KeyPair, make_key_pair
+from schedgen_backups.config.stores import NAME_PATTERN, STORES_VARIABLE
+from schedgen_backups.core.copies.encryption import AgeEncryptor, KeyPair, make_key_pair, read_key
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.open import check_reading, open_store, probe_store, try_delete_probe
@@ -32,7 +32,6 @@ from schedgen_backups.setup.store_place import StorePlace
 
 SCHEMES = {"file": "folder", "s3": "s3", "azure": "azure", "gs": "google", "sftp": "sftp"}
 """Scheme of a URL → the name that is suggested for such a store."""
-_NAME_LENGTH = 31
 _DEFAULT_LOCK_DAYS = "30"
 _HIGHEST_DAYS = 36500
 _SHOWN_KEY_CHARACTERS = 6
@@ -221,9 +220,7 @@ class StoreInterview:
             default = f"{suggestion}{number}"
 
         def parse(text: str) -> None:
-            if not (text[:1].islower() and text.isascii() and len(text) <= _NAME_LENGTH):
-                raise ValueError(text)
-            if not text.replace("_", "a").isalnum() or text != text.lower():
+            if not NAME_PATTERN.fullmatch(text):
                 raise ValueError(text)
 
         while True:
@@ -404,7 +401,7 @@ def ask_recipients() -> list[str]:
             continue
         key = _make_pair() if answer == _MAKE else answer
         problem = f"enter a public key, or {_MAKE}" if not key else _find_problem(key)
-        if key in found:
+        if read_key(key) in map(read_key, found):
             problem = "this key is named already"
         if problem:
             out.print(f"[bold red]{escape(problem)}[/]")

@@ -86,7 +86,7 @@ class AgeEncryptor:
                 hint='Name the public keys that may read the copies, or say encryption = "none".',
             )
         self._recipients = [_parse_recipient(text) for text in recipients]
-        keys = sorted({" ".join(text.split()[:2]) for text in recipients})
+        keys = sorted({read_key(text) for text in recipients})
         self.readers = hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
     def encrypt(self, data: bytes) -> bytes:
@@ -95,6 +95,11 @@ class AgeEncryptor:
         encrypted = BytesIO()
         pyrage.encrypt_io(BytesIO(data), encrypted, self._recipients)
         return encrypted.getvalue()
+
+
+def read_key(recipient: str) -> str:
+    """Return the key of a line as `ssh-keygen` writes it, without the comment behind it."""
+    return " ".join(recipient.split()[:2])
 
 
 def _parse_recipient(text: str) -> pyrage.x25519.Recipient | pyrage.ssh.Recipient:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from schedgen_backups.config.config import load_config
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -321,6 +323,16 @@ def test_doctor_says_that_this_host_can_delete_the_copy(copied: CopiedSite) -> N
         copied.stores_file.write_text(text)
     problems = [result["detail"] for result in results if result["state"] == "problem"]
     assert any("append_only = true" in problem for problem in problems)
+
+
+def test_doctor_counts_one_key_with_two_comments_once(copied: CopiedSite, tmp_path: Path) -> None:
+    public = Ed25519PrivateKey.generate().public_key()
+    key = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    file = tmp_path / "stores.toml"
+    recipients = json.dumps([f"{key} operator@laptop", f"{key} safe"])
+    file.write_text(f'[stores.nas]\nurl = "file://{copied.store}"\nrecipients = {recipients}\n')
+    results = json.loads(copied.site.cli("doctor", "--json", BACKUP_STORES_FILE=str(file)).stdout)["results"]
+    assert any(result["detail"].startswith("only 1 recipient") for result in results)
 
 
 def test_the_host_never_holds_a_private_key(copied: CopiedSite) -> None:

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from dotenv import dotenv_values
 from minio.commonconfig import COMPLIANCE
 from minio.objectlockconfig import DAYS, ObjectLockConfig
@@ -80,6 +82,20 @@ def name_two_recipients(person: Person) -> None:
     for number, pair in enumerate(PAIRS, 1):
         person.answer(f"{PUBLIC_KEY} {number}", pair.public)
     person.answer(f"{PUBLIC_KEY} 3")
+
+
+def test_one_key_with_two_comments_is_one_key(machine: Machine, tmp_path: Path) -> None:
+    ssh_key = Ed25519PrivateKey.generate().public_key()
+    public = ssh_key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    person = Person(machine, *list_flags(machine, "--dry-run"))
+    person.answer_all([("Store of copies", f"file://{tmp_path}/copies"), ("Name of the store", "nas")])
+    person.answer(f"{PUBLIC_KEY} 1", f"{public} operator@laptop")
+    person.answer(f"{PUBLIC_KEY} 2", f"{public} safe")
+    person.expect("this key is named already")
+    person.answer(f"{PUBLIC_KEY} 2", PAIRS[0].public)
+    person.answer(f"{PUBLIC_KEY} 3")
+    person.answer("Another store", "")
+    assert person.see_the_end() == 0, person.seen
 
 
 def find_text(folder: Path, text: str) -> list[Path]:

@@ -24,6 +24,7 @@ from schedgen_backups.core.servers.postgres import EmbeddedPostgres, find_embedd
 from schedgen_backups.core.servers.postgres_cluster import NOBODY_ID
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups_tests.support.servers import client_of, connect, run
+from schedgen_backups_tests.support.small_disk import mount_small_disk
 
 if TYPE_CHECKING:
     from schedgen_backups.core.settings import DatabaseSettings
@@ -292,20 +293,12 @@ def test_an_s3_server_creates_no_bucket_implicitly_and_deletes_no_full_one(tmp_p
 
 
 def test_a_small_disk_holds_as_many_buckets_as_needed(tmp_path: Path) -> None:
-    if os.getuid() != 0:
-        pytest.skip("it takes root to mount a disk of 200 MB")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "none", tmp_path], check=True)
-    try:
-        with EmbeddedS3(tmp_path / "s3") as server:
-            client = client_of(server.settings("unused"))
-            for number in range(20):
-                client.make_bucket(f"bucket-{number}")
-                client.put_object(f"bucket-{number}", "a.pdf", io.BytesIO(b"a"), 1)
-            assert [client.get_object(f"bucket-{number}", "a.pdf").data for number in range(20)] == [
-                b"a"
-            ] * 20
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
+    with mount_small_disk(tmp_path, "200m"), EmbeddedS3(tmp_path / "s3") as server:
+        client = client_of(server.settings("unused"))
+        for number in range(20):
+            client.make_bucket(f"bucket-{number}")
+            client.put_object(f"bucket-{number}", "a.pdf", io.BytesIO(b"a"), 1)
+        assert [client.get_object(f"bucket-{number}", "a.pdf").data for number in range(20)] == [b"a"] * 20
 
 
 def test_every_listener_is_on_loopback(tmp_path: Path) -> None:

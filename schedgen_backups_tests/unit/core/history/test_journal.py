@@ -25,6 +25,7 @@ from schedgen_backups.core.history.events import (
     RunStarted,
 )
 from schedgen_backups.core.history.journal import HISTORY_NAME, History
+from schedgen_backups_tests.support.small_disk import mount_small_disk
 
 st.register_type_strategy(AwareDatetime, st.datetimes(timezones=st.just(timezone.utc)))
 AT = datetime(2026, 11, 30, 2, 0, tzinfo=timezone.utc)
@@ -141,15 +142,8 @@ def test_a_history_that_cannot_be_written_is_a_warning(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("it takes root to mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", disk], check=True)
-    try:
+    with mount_small_disk(disk := tmp_path / "disk", "16k"):
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_on_a_full_disk_no_line_is_torn(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,8 +5,6 @@ Points are small real ones. What is planned is tested in `test_plan`.
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +23,7 @@ from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
 from schedgen_backups_tests.support.artifacts import TAKEN_AT, list_files, make_result
 from schedgen_backups_tests.support.histories import add_point, name_night, note_times
+from schedgen_backups_tests.support.small_disk import mount_small_disk
 
 POLICY = RetentionPolicy(keep_days=2, keep_last=2)
 NOW = TAKEN_AT + timedelta(days=6, hours=1)
@@ -379,15 +378,8 @@ def test_a_point_with_an_unreadable_pin_is_planned_with_its_state(tmp_path: Path
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """Return the folder of a disk of a megabyte; `fill_up` fills it."""
-    if os.geteuid() != 0:
-        pytest.skip("it takes root to mount a disk of one megabyte")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
-    try:
+    with mount_small_disk(disk := tmp_path / "disk", "1m"):
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def fill_up(disk: Path) -> None:
