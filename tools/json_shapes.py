@@ -92,7 +92,8 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
     "receipts": {
         "receipts": "for each receipt: `name`, `valid`, `problem`, `event` (what it states), `subjects` "
         "(names of manifests)",
-        "key_id": "with `new-key`: the id of the key that signs from now on",
+        "key_id": "with `show-key` and `new-key`: the id of the key that signs from now on",
+        "public_key": "with `show-key` and `new-key`: its public half, PEM",
     },
     "restore": {
         "equal": "whether the result equals the backup",

@@ -15,9 +15,11 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, VerificationError
 from schedgen_backups.core.receipts.keys import (
     find_keys_folder,
+    find_public_key,
     list_public_keys,
     read_public_key,
     replace_signer,
+    settle_signer,
 )
 from schedgen_backups.core.receipts.receipts import (
     Receipt,
@@ -25,6 +27,7 @@ from schedgen_backups.core.receipts.receipts import (
     list_subjects,
     verify_receipt,
 )
+from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.core.units import be, count
 from schedgen_backups.evidence.report import describe_counts, make_report, write_report
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -34,6 +37,7 @@ class ReceiptAction(str, Enum):
     """What `receipts` does."""
 
     VERIFY = "verify"
+    SHOW_KEY = "show-key"
     NEW_KEY = "new-key"
 
 
@@ -54,8 +58,8 @@ def receipts(
         ReceiptAction,
         typer.Argument(
             metavar="[ACTION]",
-            help="verify: check signatures, and the manifests that still exist. new-key: sign with a new key "
-            "from now on.",
+            help="verify: check signatures, and the manifests that still exist. show-key: print the key that "
+            "verifies new receipts, after making one if needed. new-key: sign with a new key from now on.",
         ),
     ] = ReceiptAction.VERIFY,
     files: Annotated[
@@ -79,17 +83,14 @@ def receipts(
     Exit code 3 if one is not valid, 8 if there is none.
     """
     directory = get_config(context).backup_directory
-    if action is ReceiptAction.NEW_KEY:
+    if action is not ReceiptAction.VERIFY:
         if files or key:
-            raise ConfigurationError("`receipts new-key` takes no file", hint="Leave FILE and --key out.")
-        Catalog(directory).prepare()
-        key_id = replace_signer(directory).public_key.keyid
-        if as_json:
-            print_json({"key_id": key_id})
-        else:
-            out.print(
-                f"receipts are signed with {key_id} from now on; keep a copy of its public key elsewhere"
+            raise ConfigurationError(
+                f"`receipts {action.value}` takes no file", hint="Leave FILE and --key out."
             )
+        Catalog(directory).prepare()
+        settle = replace_signer if action is ReceiptAction.NEW_KEY else settle_signer
+        _print_key(directory, settle(directory).public_key.keyid, as_json=as_json)
         return
     folder = find_keys_folder(directory)
     keys = {found.keyid: found for found in map(read_public_key, key)} if key else list_public_keys(folder)
@@ -126,6 +127,17 @@ def receipts(
             out.print(escape(f"{verdict.name}: {verdict.problem}"))
         out.print(f"{count(len(verdicts) - len(problems), 'valid receipt')}, {len(problems)} not valid")
     raise CommandEnd(VERIFICATION_EXIT_CODE if problems else 0)
+
+
+def _print_key(directory: Path, key_id: str, *, as_json: bool) -> None:
+    path = find_public_key(find_keys_folder(directory), key_id)
+    read_public_key(path)
+    pem = read_small_file(path).decode()
+    if as_json:
+        print_json({"key_id": key_id, "public_key": pem})
+    else:
+        out.print(f"Receipts are signed with the key {key_id}. Keep a copy of its public half elsewhere:")
+        out.print(pem.strip(), soft_wrap=True)
 
 
 def _judge(receipt: Receipt, directory: Path) -> _Verdict:

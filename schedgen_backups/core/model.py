@@ -8,12 +8,14 @@ Every model is frozen and survives a round trip through JSON unchanged. No I/O a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Annotated
 from urllib.parse import quote, unquote
 
@@ -30,6 +32,8 @@ def _find_version() -> str:
 
 
 TOOL_VERSION = _find_version()
+OWN_VERSION: Mapping[str, str] = MappingProxyType({"schedgen-backups": TOOL_VERSION})
+"""This program among the servers and programs that took part in something."""
 
 
 FORMAT_VERSION = 2

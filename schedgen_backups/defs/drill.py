@@ -133,6 +133,7 @@ def _make_event(report: DrillReport, catalog: Catalog, run_id: str, store: str) 
         ),
         drilled_by=run_id,
         store=store,
+        versions=report.versions,
     )
 
 

@@ -230,7 +230,10 @@ def run_visibly(words: Sequence[str], folder: Path) -> int:
 def run_command_line(
     arguments: Sequence[str], place: Place, deployment: Deployment, values: Mapping[str, str]
 ) -> int:
-    """Run `schedgen-backups` as the user of the backups, with the written .env; return its exit code."""
+    """Run `schedgen-backups` as the user of the backups, with the written .env; return its exit code.
+
+    ConfigurationError if that user cannot run it.
+    """
     # The child process needs this environment, such as PATH, but with the answers instead of its settings.
     environment = {**os.environ, **values, ENV_FILE_VARIABLE: str(place.env_file)}
     if deployment in {Deployment.SYSTEMD, Deployment.CRON}:
@@ -238,15 +241,22 @@ def run_command_line(
     user = place.user if os.geteuid() == 0 and place.user != pwd.getpwuid(0).pw_name else None
     group = pwd.getpwnam(user).pw_gid if user else None
     words = [sys.executable, "-m", "schedgen_backups.cli.main", *arguments]
-    return subprocess.run(
-        words,
-        cwd=place.project,
-        env=environment,
-        user=user,
-        group=group,
-        extra_groups=[] if user else None,
-        check=False,
-    ).returncode
+    try:
+        done = subprocess.run(
+            words,
+            cwd=place.project,
+            env=environment,
+            user=user,
+            group=group,
+            extra_groups=[] if user else None,
+            check=False,
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"{user or 'this user'} cannot run {sys.executable} in {place.project}: {error.strerror}",
+            hint="Give the user access to both, or install the program elsewhere.",
+        ) from error
+    return done.returncode
 
 
 def _has_compose() -> bool:

@@ -407,6 +407,13 @@ def _finish_here(
             "the timer is not enabled yet; run: systemctl daemon-reload && systemctl enable --now "
             "schedgen-backup.timer"
         )
+    try:
+        is_key_made = install.run_command_line(("receipts", "show-key"), place, deployment, values) == 0
+    except ConfigurationError as error:
+        out.print(f"[yellow]{escape(error.message)}.[/] {escape(error.hint)}")
+        is_key_made = False
+    if not is_key_made:
+        out.print("[yellow]The key of receipts was not made:[/] the first recovery point makes it.")
     if not wishes.is_first_backup_wanted:
         return False
     if place.points.is_dir() and (newest := find_newest_verified(Catalog(place.points))) is not None:
@@ -430,7 +437,13 @@ def _finish_compose(
     application: Path, sources: Path, wishes: Wishes, new_stores: list[str], *, is_interactive: bool
 ) -> bool:
     words = install.make_compose_words(application, sources)
-    commands = [[*words, "up", "-d", "--build"], [*words, "run", "--rm", "backup-cli", "doctor"]]
+    commands = [
+        [*words, "up", "-d", "--build"],
+        *(
+            [*words, "run", "--rm", "backup-cli", *arguments]
+            for arguments in (("doctor",), ("receipts", "show-key"))
+        ),
+    ]
     if wishes.is_first_backup_wanted:
         commands += [
             [*words, "run", "--rm", "backup-cli", "backup", "--reason", "setup"],

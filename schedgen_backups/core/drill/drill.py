@@ -172,6 +172,7 @@ def _look(
     request = RestoreRequest(point, roles.superuser or roles.loader, scratch.bucket, load_roles=roles)
     with prepare_restore(request, transfer) as prepared:
         snapshot_at = prepared.get_database().record.snapshot_at
+        versions = prepared.list_versions()
         restored = prepared.restore(catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
     compared = time.monotonic()
     sampled = open_referenced_pdfs(
@@ -208,6 +209,7 @@ def _look(
         results=(*restored.results, *signed),
         object_count=restored.object_count,
         target=scratch.description,
+        versions=versions,
         notes=(*scratch.notes, *restored.notes),
     )
 

@@ -35,6 +35,8 @@ class DrillReport(FrozenModel):
     object_count: int
     target: str
     """The servers into which the point was restored."""
+    versions: dict[str, str] = {}
+    """Of the servers and programs that took part."""
     notes: tuple[str, ...] = ()
 
     @property

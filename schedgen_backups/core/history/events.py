@@ -12,6 +12,9 @@ from pydantic import AwareDatetime, Field, FiniteFloat, TypeAdapter
 
 from schedgen_backups.core.model import FrozenModel
 
+Versions = dict[str, str]
+"""Server or program that took part → its version."""
+
 
 class Outcome(FrozenModel):
     """The result of one check."""
@@ -55,6 +58,7 @@ class PointCommitted(FrozenModel):
     run_id: str = ""
     outcomes: tuple[Outcome, ...] = ()
     """The checks that decided."""
+    versions: Versions = {}
 
 
 class PointChecked(FrozenModel):
@@ -83,6 +87,7 @@ class RestoreEnded(FrozenModel):
     reason: str = ""
     user: str = ""
     host: str = ""
+    versions: Versions = {}
 
 
 class DrillEnded(FrozenModel):
@@ -104,6 +109,7 @@ class DrillEnded(FrozenModel):
     drilled_by: str = ""
     store: str = ""
     """The store from which the point was read; empty for the backup directory."""
+    versions: Versions = {}
 
 
 class RemovedPoint(FrozenModel):

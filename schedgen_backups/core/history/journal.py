@@ -101,14 +101,22 @@ class History:
         None if there is none, or the history cannot be read.
         """
         begin = f'{{"event":"{kind.model_fields["event"].default}",'.encode()
-        previous = sorted(self._directory.glob("history-[0-9][0-9][0-9][0-9].jsonl"))
-        for path in (self._path, *previous[-1:]):
+        for path in self._list_recent():
             with suppress(OSError):
                 for line in _read_backwards(path):
                     event = _parse(line) if line.startswith(begin) else None
                     if isinstance(event, kind) and accepts(event):
                         return event
         return None
+
+    def _list_recent(self) -> Iterator[Path]:
+        yield self._path
+        # Most events are of this year: the directory is listed for others only.
+        with suppress(OSError):
+            names = os.listdir(self._directory)  # noqa: PTH208 - paths of all files are what takes long
+            previous = [name for name in names if _YEAR_PATTERN.fullmatch(name)]
+            if previous:
+                yield self._directory / max(previous)
 
     def _append(self, line: bytes, year: int) -> None:
         while True:

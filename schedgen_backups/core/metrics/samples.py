@@ -89,8 +89,8 @@ def _measure_points(site: MonitoredSite, points: Sequence[PointListing], now: da
     yield Sample(families.POINTS_BROKEN, len(overview.broken) + len(overview.ahead))
     yield Sample(families.POINTS_UNREAD, sum(bool(point.unread_files) for point in points))
     # Listed once: most points have no pin, and a missing file takes as long to find.
-    pins = set(site.catalog.directory.glob("pin_*.json"))
-    pinned = [point for point in points if site.catalog.pin_path(point.point_id) in pins]
+    pins = site.catalog.list_pinned()
+    pinned = [point for point in points if point.point_id in pins]
     yield Sample(families.PINNED, sum(_is_pinned(site.catalog, point, now) for point in pinned))
     yield Sample(families.STORED_BYTES, sum(point.size_bytes for point in points))
     with suppress(OSError):

@@ -69,6 +69,8 @@ class SessionFacts:
 
     server_major: int = 0
     """0 if unknown."""
+    server_version: str = ""
+    """As the server states it; empty if unknown."""
     encoding: str = ""
     """The database's encoding, in which a dump is written."""
     is_superuser: bool = False
@@ -83,6 +85,7 @@ def read_session_facts(connection: psycopg.Connection[Any]) -> SessionFacts:
     """Return the facts that programs need; errors are psycopg's."""
     return SessionFacts(
         server_major=connection.info.server_version // 10000,
+        server_version=connection.info.parameter_status("server_version") or "",
         encoding=connection.info.parameter_status("server_encoding") or "",
         is_superuser=connection.info.parameter_status("is_superuser") == "on",
         is_pooled=is_pooled(connection),

@@ -38,6 +38,11 @@ def find_keys_folder(directory: Path) -> Path:
     return directory / RECEIPTS_NAME / _KEYS_NAME
 
 
+def find_public_key(folder: Path, key_id: str) -> Path:
+    """Return the file of the public key with this id in the folder of the keys."""
+    return folder / f"{key_id[:_ID_DIGITS]}{PUBLIC_SUFFIX}"
+
+
 def settle_signer(directory: Path) -> CryptoSigner:
     """Return the key that signs; make one if there is none.
 
@@ -110,7 +115,7 @@ def _make_signer(folder: Path) -> CryptoSigner:
     signer = CryptoSigner(key)
     # The public half first: what is signed must be verifiable whatever happens in between.
     write_atomically(
-        folder / f"{signer.public_key.keyid[:_ID_DIGITS]}{PUBLIC_SUFFIX}",
+        find_public_key(folder, signer.public_key.keyid),
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
         owner=make_private_folder(folder),
     )

@@ -98,11 +98,10 @@ def record_with_receipt(
     subjects: Iterable[Subject],
     *,
     site_id: str = "",
-    versions: Mapping[str, str] | None = None,
 ) -> None:
     """Record the event in the history of this backup directory, and issue a receipt. Best effort, both."""
     History(directory).record(event)
-    issue_receipt(directory, event, subjects, site_id=site_id, versions=versions)
+    issue_receipt(directory, event, subjects, site_id=site_id)
 
 
 def issue_receipt(
@@ -111,7 +110,6 @@ def issue_receipt(
     subjects: Iterable[Subject],
     *,
     site_id: str = "",
-    versions: Mapping[str, str] | None = None,
 ) -> Path | None:
     """Sign a receipt of this event in the backup directory; return its file.
 
@@ -121,7 +119,7 @@ def issue_receipt(
     if not directory.is_dir():
         return None
     try:
-        return _issue(directory, event, tuple(subjects), site_id, dict(versions or {}))
+        return _issue(directory, event, tuple(subjects), site_id)
     except StorageError as error:
         _LOG.warning("no receipt was written: %s", error.message)
     except OSError as error:
@@ -162,9 +160,7 @@ def verify_receipt(path: Path, keys: Mapping[str, Key]) -> Receipt:
     return Receipt(path, statement, next(iter(accepted)))
 
 
-def _issue(
-    directory: Path, event: FrozenModel, subjects: tuple[Subject, ...], site_id: str, versions: dict[str, str]
-) -> Path:
+def _issue(directory: Path, event: FrozenModel, subjects: tuple[Subject, ...], site_id: str) -> Path:
     values = event.model_dump(mode="json")
     statement = Statement.model_validate(
         {
@@ -172,7 +168,10 @@ def _issue(
             "subject": subjects,
             "predicateType": PREDICATE_TYPE,
             "predicate": ReceiptPredicate(
-                event=values, site_id=site_id, tool_version=TOOL_VERSION, versions=versions
+                event=values,
+                site_id=site_id,
+                tool_version=TOOL_VERSION,
+                versions=values.get("versions", {}),
             ),
         }
     )

@@ -145,6 +145,15 @@ class ReportedRestore(FrozenModel):
     user: str
 
 
+class ReportedVersion(FrozenModel):
+    """A version of a server or program that took part in the month."""
+
+    name: str
+    version: str
+    first_at: AwareDatetime
+    last_at: AwareDatetime
+
+
 class ReportedFailure(FrozenModel):
     """A failed step or run."""
 
@@ -181,6 +190,7 @@ class Report(FrozenModel):
     removals: tuple[ReportedRemoval, ...]
     stores: tuple[ReportedStore, ...]
     restores: tuple[ReportedRestore, ...]
+    versions: tuple[ReportedVersion, ...]
     valid_receipts: int
     invalid_receipts: tuple[str, ...]
     settings: dict[str, str]
@@ -248,6 +258,7 @@ def compile_report(site: ReportedSite, begin: datetime, end: datetime, now: date
             for event in events
             if isinstance(event, RestoreEnded)
         ),
+        versions=_list_versions(events),
         valid_receipts=valid_count,
         invalid_receipts=invalid,
         settings=dict(sorted(site.settings.items())),
@@ -395,6 +406,18 @@ def _describe_deliveries(incident: ReportedIncident, deliveries: Iterable[AlertD
         if each.is_accepted:
             alerted.add(each.channel)
     return tuple(found)
+
+
+def _list_versions(events: Sequence[HistoryEvent]) -> tuple[ReportedVersion, ...]:
+    times: dict[tuple[str, str], list[datetime]] = {}
+    for event in events:
+        if isinstance(event, PointCommitted | DrillEnded | RestoreEnded):
+            for used in event.versions.items():
+                times.setdefault(used, []).append(event.at)
+    return tuple(
+        ReportedVersion(name=name, version=version, first_at=min(found), last_at=max(found))
+        for (name, version), found in sorted(times.items())
+    )
 
 
 def _list_stores(events: Sequence[HistoryEvent]) -> tuple[ReportedStore, ...]:

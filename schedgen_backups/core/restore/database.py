@@ -16,6 +16,7 @@ from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
+from schedgen_backups.core.model import OWN_VERSION
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import NO_VALUES, SessionFacts, read_session_facts
 from schedgen_backups.core.postgres.database_properties import carry_properties, read_properties
@@ -178,6 +179,11 @@ class PreparedDatabase:
             f"{captured.collation_label}: text is sorted and compared "
             "differently, and constraints, unique indexes or partitions on text may refuse rows"
         )
+
+    def list_versions(self) -> dict[str, str]:
+        """Return the versions of this program, the target's server and the client that loads."""
+        server_version = self.facts.session.server_version
+        return {**OWN_VERSION, "PostgreSQL (target)": server_version, "psql": self.client.version}
 
     def choose_way(self, jobs: int) -> LoadWay:
         """Return how the dump would be loaded if this many sessions are requested."""

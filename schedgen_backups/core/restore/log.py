@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, ValidationError
 
 from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.history.events import RestoreEnded
-from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.model import OWN_VERSION, FrozenModel
 from schedgen_backups.core.receipts.receipts import list_subjects, record_with_receipt
 from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.core.system.line_file import append_line
@@ -50,6 +50,7 @@ class RestoreLogDraft:
 
     def __init__(self) -> None:
         self.result = "done"
+        self.versions: dict[str, str] = dict(OWN_VERSION)
 
 
 @contextmanager
@@ -98,6 +99,7 @@ def logged_restore(
                 at=ended_at,
                 began_at=started_at,
                 manifest_sha256=subjects[0].digest["sha256"] if subjects else "",
+                versions=draft.versions,
                 **entry.model_dump(exclude={"started_at", "seconds"}),
             ),
             subjects,

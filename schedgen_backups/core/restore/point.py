@@ -26,7 +26,7 @@ from schedgen_backups.core.errors import (
     VerificationError,
 )
 from schedgen_backups.core.formats.records import describe_left_out
-from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.model import OWN_VERSION, ArtifactKind
 from schedgen_backups.core.postgres.connection import NO_VALUES
 from schedgen_backups.core.restore.bucket import (
     PreparedBucket,
@@ -142,6 +142,10 @@ class PreparedRestore:
         if self.database is None:
             raise RestoreError("the restore has no database", hint="Name a database.")
         return self.database
+
+    def list_versions(self) -> dict[str, str]:
+        """Return the versions of this program and, for a database, of the target's server and the client."""
+        return self.database.list_versions() if self.database is not None else dict(OWN_VERSION)
 
     def describe(self) -> tuple[str, ...]:
         """Return what the restore would do, one line each."""

@@ -88,6 +88,7 @@ class RestoreService:
             if target is not None
         ]
         with self._log(request.point, ", ".join(halves), ", ".join(targets)) as draft:
+            draft.versions = prepared.list_versions()
             self._keep_targets(prepared)
             if request.is_swap and request.database is not None:
                 report = self._swap(prepared, request.database, on_progress)

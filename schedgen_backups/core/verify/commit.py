@@ -24,6 +24,7 @@ from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.history.events import Outcome, PointCommitted
 from schedgen_backups.core.model import (
+    OWN_VERSION,
     TOOL_VERSION,
     Artifact,
     ArtifactKind,
@@ -155,17 +156,18 @@ def commit_point(
                 Outcome(check=result.check.value, status=result.status.value, summary=result.summary)
                 for result in verification.results
             ),
+            versions=_read_versions(point),
         ),
         [make_subject(point_id.text, digest)],
         site_id=manifest.site_id,
-        versions=_read_versions(point),
     )
     return manifest, verification
 
 
 def _read_versions(point: PointListing) -> dict[str, str]:
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
-        return {"PostgreSQL": dump.record.server_version, "pg_dump": dump.record.client_version}
+        record = dump.record
+        return {**OWN_VERSION, "PostgreSQL": record.server_version, "pg_dump": record.client_version}
 
 
 def _verify_unseen(

@@ -5,7 +5,9 @@ All tests share one site with one recovery point.
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -24,6 +27,7 @@ from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.receipts.receipts import list_receipts
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.demo.seed import SeedSummary
+from schedgen_backups_tests.support.prometheus import find_prometheus_program
 from schedgen_backups_tests.support.sites import Application, Site, wait_until
 
 pytestmark = [pytest.mark.edge]
@@ -160,6 +164,23 @@ def test_a_point_a_drill_and_a_restore_leave_receipts_that_verify(site: Site, tm
     )
     kinds = {type(event) for event in History(site.directory).read().events}
     assert {RunStarted, PointCommitted, DrillEnded, RestoreEnded} <= kinds
+    receipts = map(_read_statement, list_receipts(site.directory))
+    versions = {each["event"]["event"]: each["versions"] for each in receipts}
+    assert set(versions["point committed"]) == {"schedgen-backups", "PostgreSQL", "pg_dump"}
+    assert set(versions["drill ended"]) == {"schedgen-backups", "PostgreSQL (target)", "psql"}
+    assert re.match("[0-9]+[.][0-9]+", versions["drill ended"]["PostgreSQL (target)"])
+
+
+def _read_statement(receipt: Path) -> dict[str, Any]:
+    return json.loads(base64.b64decode(json.loads(receipt.read_bytes())["payload"]))["predicate"]
+
+
+def test_promtool_finds_no_fault_in_the_exposition(site: Site) -> None:
+    answer = site.cli("metrics")
+    assert answer.code == 0
+    words = [find_prometheus_program("promtool"), "check", "metrics"]
+    done = subprocess.run(words, input=answer.stdout, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_report_has_the_point_of_this_month(
@@ -248,8 +269,10 @@ def test_a_key_kept_elsewhere_exposes_forged_receipts(site: Site, tmp_path: Path
     [key] = (site.directory / "receipts" / "keys").glob("*.pub.pem")
     kept = shutil.copy(key, tmp_path / "kept.pem")
     assert site.cli("receipts", "verify", "--key", str(kept)).code == 0
-    answer = site.cli("receipts", "new-key", "--json")
-    assert json.loads(answer.stdout)["key_id"]
+    assert json.loads(site.cli("receipts", "show-key", "--json").stdout)["public_key"] == key.read_text()
+    new = json.loads(site.cli("receipts", "new-key", "--json").stdout)
+    assert new["public_key"] != key.read_text()
+    assert json.loads(site.cli("receipts", "show-key", "--json").stdout) == new
     assert site.cli("restore-objects", "latest", "*", "--to", str(tmp_path / "out")).code == 0
     assert site.cli("receipts").code == 0
     answer = site.cli("receipts", "verify", "--key", str(kept))

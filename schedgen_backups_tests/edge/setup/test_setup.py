@@ -329,6 +329,7 @@ def test_compose_is_set_up_beside_the_application_and_started_only_on_request(ma
     assert calls == [
         f"{files} up -d --build",
         f"{files} run --rm backup-cli doctor",
+        f"{files} run --rm backup-cli receipts show-key",
         f"{files} run --rm backup-cli backup --reason setup",
         f"{files} run --rm backup-cli verify latest",
     ]
@@ -356,6 +357,8 @@ def test_without_a_terminal_flags_suffice_and_a_second_run_changes_nothing(
     assert_secrets_are_kept(machine, seen)
     assert_first_point_is_verified(machine)
     assert dotenv_values(machine.env)["BACKUP_RETENTION_DAYS"] == "21"
+    [key] = machine.points.glob("receipts/keys/*.pub.pem")
+    assert key.read_text().splitlines()[1] in seen
     before = machine.snapshot()
     code, seen = machine.run("--deployment", "systemd", "--yes")
     assert (code, machine.snapshot()) == (0, before), seen
@@ -431,7 +434,9 @@ def test_a_group_readable_env_becomes_private_to_the_backup_user(machine: Machin
         "--service-user",
         user,
     )
-    assert machine.run(*flags)[0] == 0
+    code, seen = machine.run(*flags)
+    assert code == 0, seen
+    assert "Receipts are signed" in seen or "The key of receipts was not made" in seen
     os.chown(machine.env, os.geteuid(), os.getegid())
     machine.env.chmod(0o640)
     code, seen = machine.run(*flags)

@@ -30,14 +30,19 @@ from schedgen_backups.core.receipts.receipts import (
 
 AT = datetime(2026, 11, 30, 2, 0, tzinfo=timezone.utc)
 EVENT = PointCommitted(
-    at=AT, point_id="20261130_020000", snapshot_at=AT, manifest_sha256="ab" * 32, size_bytes=7
+    at=AT,
+    point_id="20261130_020000",
+    snapshot_at=AT,
+    manifest_sha256="ab" * 32,
+    size_bytes=7,
+    versions={"PostgreSQL": "16.4"},
 )
 SUBJECT = make_subject("20261130_020000", "ab" * 32)
 DOCUMENT = Path(__file__).resolve().parents[4] / "docs" / "receipts.md"
 
 
 def issue(directory: Path, event: PointCommitted = EVENT) -> Path:
-    path = issue_receipt(directory, event, [SUBJECT], site_id="5" * 32, versions={"PostgreSQL": "16.4"})
+    path = issue_receipt(directory, event, [SUBJECT], site_id="5" * 32)
     assert path is not None
     return path
 

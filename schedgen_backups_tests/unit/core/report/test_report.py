@@ -146,6 +146,18 @@ def test_a_point_shows_its_drill_and_its_removal(reporter: Reporter) -> None:
     assert report.removals[0].removed == (f"{point.point_id}: older than 7 days",)
 
 
+def test_each_version_is_shown_with_its_first_and_last_use(reporter: Reporter) -> None:
+    used = ({"psql": "16.4"}, {"psql": "16.4"}, {"psql": "17.0", "PostgreSQL": "16.4"})
+    reporter.record(*(drill(night, versions=each) for night, each in zip(NIGHTS, used, strict=False)))
+    shown = [(each.name, each.version, each.first_at, each.last_at) for each in reporter.compile().versions]
+    ended = [night + timedelta(minutes=5) for night in NIGHTS]
+    assert shown == [
+        ("PostgreSQL", "16.4", ended[2], ended[2]),
+        ("psql", "16.4", ended[0], ended[1]),
+        ("psql", "17.0", ended[2], ended[2]),
+    ]
+
+
 def test_an_incident_of_the_month_before_is_shown_until_it_ends(reporter: Reporter) -> None:
     fields = {"severity": "HIGH", "title": "Backup failed", "cause": "no disk"}
     reporter.record(
