@@ -21,9 +21,9 @@ from typing import Any
 
 from benchmarks.memory import read_peak
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.copies.encryption import AgeEncryptor, Decryptor, make_key_pair
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.packs.encryption import AgeEncryptor, Decryptor, make_key_pair
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.store.protocol import StoredObject
 from schedgen_backups_tests.support.copies import CopiedSite, make_point, make_point_id

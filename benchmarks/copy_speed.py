@@ -26,8 +26,8 @@ from minio import Minio
 
 from benchmarks.memory import read_peak
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.copies.encryption import AgeEncryptor, make_key_pair
 from schedgen_backups.core.copies.settings import LARGE_SITE_PACK_BYTES, PACK_BYTES
+from schedgen_backups.core.packs.encryption import AgeEncryptor, make_key_pair
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.store.location import StoreLocation

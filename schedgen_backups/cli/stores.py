@@ -30,9 +30,9 @@ from schedgen_backups.cli.copies import (
 from schedgen_backups.cli.progress import show_progress, show_work
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.copies.encryption import make_key_pair
 from schedgen_backups.core.copies.service import CopyService, list_pins
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups.core.store.open import open_store
 from schedgen_backups.core.store.protocol import MadeStore
 from schedgen_backups.core.units import format_bytes

@@ -8,8 +8,8 @@ from functools import partial
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.stores import StoreEntry
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.copies.encryption import read_key
 from schedgen_backups.core.copies.service import CopyService
+from schedgen_backups.core.packs.encryption import read_key
 from schedgen_backups.core.store.open import open_store, try_delete_probe
 from schedgen_backups.core.store.protocol import Capabilities
 from schedgen_backups.core.units import count

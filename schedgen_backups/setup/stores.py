@@ -19,8 +19,8 @@ from schedgen_backups.cli.progress import print_precondition_results, show_work
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.stores import NAME_PATTERN, STORES_VARIABLE
-from schedgen_backups.core.copies.encryption import AgeEncryptor, KeyPair, make_key_pair, read_key
 from schedgen_backups.core.errors import BackupError, ConfigurationError
+from schedgen_backups.core.packs.encryption import AgeEncryptor, KeyPair, make_key_pair, read_key
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.open import check_reading, open_store, probe_store, try_delete_probe
 from schedgen_backups.core.store.protocol import Capabilities, MadeStore

@@ -10,7 +10,6 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, STORED_CHECKS, Verification
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.copies.copier import Copier, CopyReport
-from schedgen_backups.core.copies.encryption import AgeEncryptor, Decryptor, Encryptor, KeyPair, make_key_pair
 from schedgen_backups.core.copies.layout import SiteKeys
 from schedgen_backups.core.copies.local_folder import LocalFolder
 from schedgen_backups.core.copies.reader import CopyReader
@@ -23,6 +22,7 @@ from schedgen_backups.core.model import (
     ReferenceState,
     ReferenceSummary,
 )
+from schedgen_backups.core.packs.encryption import AgeEncryptor, Decryptor, Encryptor, KeyPair, make_key_pair
 from schedgen_backups.core.store.protocol import Store
 from schedgen_backups_tests.support.artifacts import (
     TableText,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
-from schedgen_backups.core.copies.encryption import make_key_pair
+from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups.core.store.folder import FolderStore
 
 PROJECT = Path(__file__).resolve().parents[2]

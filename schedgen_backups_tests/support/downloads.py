@@ -18,7 +18,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from schedgen_backups.core.copies.encryption import Encryptor, PlainEncryptor
+from schedgen_backups.core.packs.encryption import Encryptor, PlainEncryptor
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups_tests.support.artifacts import TableText
 from schedgen_backups_tests.support.copies import (

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone, tzinfo
 
 from schedgen_backups.core.catalog.selection import LATEST, parse_time
-from schedgen_backups.core.copies.encryption import Decryptor
 from schedgen_backups.core.copies.layout import SiteKeys, list_copies, list_sites
 from schedgen_backups.core.copies.reader import CopyReader
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.encryption import Decryptor
 from schedgen_backups.core.store.as_of import StoreAsOf
 from schedgen_backups.core.store.open import open_store
 from schedgen_backups.core.store.protocol import UNPROBED, Store

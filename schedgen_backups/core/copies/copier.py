@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
-from schedgen_backups.core.copies.encryption import Encryptor
 from schedgen_backups.core.copies.layout import (
     COMMIT_NAME,
     MANIFEST_NAME,
@@ -26,19 +25,14 @@ from schedgen_backups.core.copies.layout import (
     CopyCommit,
     PackList,
     SiteKeys,
-    StoredFile,
     list_copies,
     make_recipe_name,
-    parse_pack_number,
     read_guides,
     read_pack_list,
     read_whole,
 )
 from schedgen_backups.core.copies.local_folder import LocalFolder, now_utc
-from schedgen_backups.core.copies.pack_writer import PackWriter
-from schedgen_backups.core.copies.piece_index import NewPack, PieceIndex
 from schedgen_backups.core.copies.pieces import cut_artifact
-from schedgen_backups.core.copies.recipe import Recipe, Segments, read_recipe, write_recipe
 from schedgen_backups.core.copies.settings import (
     LARGE_SITE_BYTES,
     LARGE_SITE_PACK_BYTES,
@@ -52,8 +46,13 @@ from schedgen_backups.core.errors import (
     UnreadableFileError,
     VerificationError,
 )
+from schedgen_backups.core.formats.recipe import Recipe, Segments, read_recipe, write_recipe
 from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import TOOL_VERSION, Artifact, Manifest, RecoveryPointId
+from schedgen_backups.core.packs.encryption import Encryptor
+from schedgen_backups.core.packs.pack_files import StoredFile, parse_pack_number
+from schedgen_backups.core.packs.pack_writer import PackWriter
+from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex
 from schedgen_backups.core.store.protocol import Store
 from schedgen_backups.core.system.files import read_small_file
 
@@ -217,8 +216,7 @@ class _Copy:
         self._refuse_foreign_files()
         first_number = self._choose_packs()
         with PackWriter(
-            self._store,
-            self._keys,
+            lambda name, data: self._store.put_new(self._keys.pack(name), data),
             self._copier.encryptor,
             self._index,
             self._point_id,

@@ -22,13 +22,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, ValidationError
 
-from schedgen_backups.core.copies.encryption import ENCRYPTED_SUFFIX
 from schedgen_backups.core.errors import ConfigurationError, KeyMissingError, VerificationError
 from schedgen_backups.core.model import FORMAT_VERSION, FrozenModel, RecoveryPointId
+from schedgen_backups.core.packs.encryption import ENCRYPTED_SUFFIX
+from schedgen_backups.core.packs.pack_files import PACK_PATTERN, StoredFile
 from schedgen_backups.core.store.protocol import Store, StoredObject
 
 PACK_LIST_NAME = "packs.json"
@@ -39,15 +39,12 @@ RECIPE_SUFFIX = ".recipe.gz"
 GUIDE_NAMES = ("RESTORE.txt", "restore.sh")
 SMALL_FILE_LIMIT_BYTES = 64 << 20
 """Many times what the list of a million packs takes."""
-LARGEST_FILE_BYTES = 256 << 20
-"""Four times the largest pack. Whole files are held in memory, and a store can hold anything."""
 _ID = r"[0-9]{8}_[0-9]{6}"
 _SITE_PATTERN = re.compile(r"[0-9a-f]{32}")
-_PACK_PATTERN = re.compile(rf"(?P<id>{_ID})-(?P<number>[0-9]{{4,9}})(\.age)?")
 _KEY_PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"packs/{_PACK_PATTERN.pattern}",
+        rf"packs/{PACK_PATTERN.pattern}",
         rf"points/{_ID}/[^/]+",
         r"writers/[0-9a-f]{32}",
         rf"condemned/({_ID}|{_ID}-[0-9]{{4,9}}(\.age)?)",
@@ -57,15 +54,6 @@ _KEY_PATTERNS = tuple(
         *map(re.escape, GUIDE_NAMES),
     )
 )
-
-
-class StoredFile(FrozenModel):
-    """A pack, or another file of a copy, as it lies in the store."""
-
-    name: str
-    size_bytes: Annotated[int, Field(ge=0, le=LARGEST_FILE_BYTES)]
-    sha256: str
-    """Digest of the stored bytes, which are encrypted ones if the name ends with `.age`."""
 
 
 class PackList(FrozenModel):
@@ -148,25 +136,6 @@ def read_guides() -> dict[str, bytes]:
     """Return name and text of what explains a store to somebody without this program."""
     folder = Path(__file__).with_name("guides")
     return {name: (folder / name).read_bytes() for name in GUIDE_NAMES}
-
-
-def make_pack_name(point_id: RecoveryPointId, number: int, suffix: str) -> str:
-    """Return the name of a pack: of the point with which it was written, and its number there."""
-    return f"{point_id}-{number:04d}{suffix}"
-
-
-def parse_pack_number(name: str, point_id: RecoveryPointId) -> int | None:
-    """Return the number of a pack that was written with this point, otherwise None."""
-    match = _PACK_PATTERN.fullmatch(name)
-    return int(match["number"]) if match is not None and match["id"] == point_id.text else None
-
-
-def parse_pack_point(name: str) -> RecoveryPointId | None:
-    """Return the point with which a pack was written; None for other names."""
-    match = _PACK_PATTERN.fullmatch(name)
-    with suppress(ConfigurationError):
-        return RecoveryPointId.parse(match["id"]) if match is not None else None
-    return None
 
 
 def make_recipe_name(file_name: str, suffix: str) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, SiteKeys
-from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.proof import ListingProof
 from schedgen_backups.core.errors import StoreError, StoreUnreachableError
+from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups.core.store.protocol import Store
 
 

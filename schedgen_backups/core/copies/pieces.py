@@ -7,7 +7,6 @@ input gives equal pieces, since members depend on their content only (docs/decis
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 from schedgen_backups.core.errors import VerificationError
@@ -16,19 +15,11 @@ from schedgen_backups.core.formats.dump_file import DumpFile
 from schedgen_backups.core.formats.gzip_members import MEMBER_HEADER, SMALLEST_FILLER_BYTES, measure_filler
 from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.packs.pack_writer import Piece
 
 LARGEST_PIECE_BYTES = 4 << 20
 _READ_BYTES = 1 << 20
 _HINT = "Use another copy or another recovery point."
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of an artifact. All pieces, one behind the other, are the artifact."""
-
-    data: bytes
-    is_tail: bool = False
-    """Whether it is a part of the index, of which hardly anything is the same the next time."""
 
 
 def cut_artifact(kind: ArtifactKind, artifact: ArtifactFile) -> Iterator[Piece]:

@@ -12,17 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from math import ceil
 
-from schedgen_backups.core.copies.layout import (
-    COMMIT_NAME,
-    PackList,
-    SiteKeys,
-    StoredFile,
-    find_commits,
-    read_pack_list,
-)
-from schedgen_backups.core.copies.piece_index import PieceIndex
+from schedgen_backups.core.copies.layout import COMMIT_NAME, PackList, SiteKeys, find_commits, read_pack_list
 from schedgen_backups.core.errors import KeyMissingError, VerificationError
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.pack_files import StoredFile
+from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups.core.store.protocol import Store, StoredObject
 from schedgen_backups.core.units import name_some
 

@@ -19,21 +19,21 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.small_files import SITE_NAME, translate_storage_errors
-from schedgen_backups.core.copies.encryption import ENCRYPTED_SUFFIX, Decryptor
 from schedgen_backups.core.copies.layout import (
     MANIFEST_NAME,
     VERIFICATION_NAME,
     PackList,
     SiteKeys,
-    StoredFile,
     make_recipe_name,
     read_pack_list,
 )
 from schedgen_backups.core.copies.local_folder import now_utc, open_fetch_folder
-from schedgen_backups.core.copies.recipe import Recipe, read_recipe, slice_segments
 from schedgen_backups.core.errors import KeyMissingError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES, read_footer
+from schedgen_backups.core.formats.recipe import Recipe, read_recipe, slice_segments
 from schedgen_backups.core.model import Artifact, ArtifactName, Manifest, RecoveryPointId, Site
+from schedgen_backups.core.packs.encryption import ENCRYPTED_SUFFIX, Decryptor
+from schedgen_backups.core.packs.pack_files import StoredFile
 from schedgen_backups.core.store.protocol import Store
 from schedgen_backups.core.system.files import create_private, sync_path, write_atomically
 from schedgen_backups.core.units import name_some

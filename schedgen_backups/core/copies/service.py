@@ -19,18 +19,9 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import pin_temporarily, read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.copies.copier import Copier, CopyReport
-from schedgen_backups.core.copies.encryption import Encryptor
-from schedgen_backups.core.copies.layout import (
-    PACK_LIST_NAME,
-    PackList,
-    SiteKeys,
-    StoredFile,
-    list_copies,
-    parse_pack_point,
-)
+from schedgen_backups.core.copies.layout import PACK_LIST_NAME, PackList, SiteKeys, list_copies
 from schedgen_backups.core.copies.local_folder import CopiedPoint, CopyState, LocalFolder, now_utc
 from schedgen_backups.core.copies.locks import LockProof, extend_locks
-from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.proof import (
     ListingProof,
     RereadProof,
@@ -59,6 +50,9 @@ from schedgen_backups.core.history.events import (
 )
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.encryption import Encryptor
+from schedgen_backups.core.packs.pack_files import StoredFile, parse_pack_point
+from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups.core.receipts.keys import PUBLIC_SUFFIX, find_keys_folder
 from schedgen_backups.core.receipts.receipts import list_receipts, list_subjects, record_with_receipt
 from schedgen_backups.core.retention.plan import Candidate, plan_retention

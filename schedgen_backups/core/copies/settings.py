@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from schedgen_backups.core.copies.encryption import AgeEncryptor, Encryptor, PlainEncryptor
+from schedgen_backups.core.packs.encryption import AgeEncryptor, Encryptor, PlainEncryptor
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.location import StoreLocation
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from schedgen_backups.config.config import load_config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing
-from schedgen_backups.core.copies.encryption import KeyPair, make_key_pair
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.packs.encryption import KeyPair, make_key_pair
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.support.artifacts import damage, list_files

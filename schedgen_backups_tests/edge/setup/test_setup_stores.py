@@ -20,7 +20,7 @@ from minio.commonconfig import COMPLIANCE
 from minio.objectlockconfig import DAYS, ObjectLockConfig
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.copies.encryption import make_key_pair
+from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups_tests.support.servers import client_of
 from schedgen_backups_tests.support.setup_machine import Machine, Person

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.copies.copier import Copier
-from schedgen_backups.core.copies.encryption import AgeEncryptor, KeyPair, make_key_pair
 from schedgen_backups.core.copies.layout import SiteKeys
 from schedgen_backups.core.copies.local_folder import LocalFolder
+from schedgen_backups.core.packs.encryption import AgeEncryptor, KeyPair, make_key_pair
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.verify.commit import verify_point

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from schedgen_backups.config.stores import StoreEntry, read_stores
-from schedgen_backups.core.copies.encryption import make_key_pair
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups_tests.support.certificates import make_certificate
 
 PAIR = make_key_pair()

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.copies.encryption import (
+from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies
+from schedgen_backups.core.copies.local_folder import LocalFolder
+from schedgen_backups.core.copies.proof import prove_listing
+from schedgen_backups.core.errors import KeyExistsError, StoreError, StoreUnreachableError, VerificationError
+from schedgen_backups.core.formats.recipe import Recipe, read_recipe, write_recipe
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.packs.encryption import (
     AgeEncryptor,
     Decryptor,
     Encryptor,
     PlainEncryptor,
     make_key_pair,
 )
-from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies
-from schedgen_backups.core.copies.local_folder import LocalFolder
-from schedgen_backups.core.copies.proof import prove_listing
-from schedgen_backups.core.copies.recipe import Recipe, read_recipe, write_recipe
-from schedgen_backups.core.errors import KeyExistsError, StoreError, StoreUnreachableError, VerificationError
-from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups_tests.support.artifacts import TableText, damage
 from schedgen_backups_tests.support.copies import (
     KEY_PAIR,

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.copies.encryption import PlainEncryptor
 from schedgen_backups.core.copies.layout import COMMIT_NAME, list_copies
 from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.copies.prune import Pruner
 from schedgen_backups.core.errors import BackupError, StoreUnreachableError
+from schedgen_backups.core.packs.encryption import PlainEncryptor
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.protocol import Store, StoredObject
 from schedgen_backups_tests.support.copies import FIRST_NIGHT, KEYS, CopiedSite, list_objects, make_point

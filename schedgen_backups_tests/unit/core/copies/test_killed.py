@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.exhaustive]
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
-from schedgen_backups.core.copies.encryption import PlainEncryptor
+from schedgen_backups.core.packs.encryption import PlainEncryptor
 from schedgen_backups.core.copies.prune import Pruner
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.folder import FolderStore

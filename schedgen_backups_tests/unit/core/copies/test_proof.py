@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME
-from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.proof import RereadProof, prove_listing, prove_new_packs, reread_packs
+from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.copies import KEYS, CopiedSite, list_objects, make_point, make_point_id
 from schedgen_backups_tests.support.memory_store import MemoryStore

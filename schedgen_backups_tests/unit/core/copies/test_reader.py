@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.copies.encryption import Decryptor, PlainEncryptor
-from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, StoredFile, read_pack_list
+from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, read_pack_list
 from schedgen_backups.core.copies.reader import join_ranges
-from schedgen_backups.core.copies.recipe import (
+from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.recipe import (
     Recipe,
     Segment,
     Segments,
@@ -26,9 +27,9 @@ from schedgen_backups.core.copies.recipe import (
     slice_segments,
     write_recipe,
 )
-from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
-from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.packs.encryption import Decryptor, PlainEncryptor
+from schedgen_backups.core.packs.pack_files import StoredFile
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups_tests.support.artifacts import damage, list_files
 from schedgen_backups_tests.support.copies import (
@@ -200,9 +201,9 @@ def test_a_recipe_larger_than_any_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     segments = Segments(Segment("a", 3 * index, 2) for index in range(100))
     data = write_recipe(Recipe(segments, "0" * 64))
     size_bytes = len(gzip.decompress(data))
-    monkeypatch.setattr("schedgen_backups.core.copies.recipe._LARGEST_RECIPE_BYTES", size_bytes)
+    monkeypatch.setattr("schedgen_backups.core.formats.recipe._LARGEST_RECIPE_BYTES", size_bytes)
     assert read_recipe("x", data).size_bytes == 200
-    monkeypatch.setattr("schedgen_backups.core.copies.recipe._LARGEST_RECIPE_BYTES", size_bytes - 1)
+    monkeypatch.setattr("schedgen_backups.core.formats.recipe._LARGEST_RECIPE_BYTES", size_bytes - 1)
     with pytest.raises(VerificationError, match="not a recipe"):
         read_recipe("x", data)
 
@@ -280,7 +281,7 @@ def test_a_forged_manifest_writes_nothing_elsewhere(tmp_path: Path, file_name: s
 
 
 def test_a_recipe_that_unpacks_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schedgen_backups.core.copies.recipe._LARGEST_RECIPE_BYTES", 10_000)
+    monkeypatch.setattr("schedgen_backups.core.formats.recipe._LARGEST_RECIPE_BYTES", 10_000)
     line = f"{make_point_id(0)}-0000 0 1\n"
     with pytest.raises(VerificationError, match="not a recipe"):
         read_recipe("x", gzip.compress(f"{line * 1000}# sha256 {'0' * 64}\n".encode()))

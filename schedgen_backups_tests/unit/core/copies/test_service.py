@@ -14,15 +14,15 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import read_pin
-from schedgen_backups.core.copies.encryption import Decryptor
 from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, list_copies, read_pack_list
 from schedgen_backups.core.copies.local_folder import CopyState, LocalFolder, now_utc, open_fetch_folder
-from schedgen_backups.core.copies.piece_index import PieceIndex
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.errors import StorageError, StoreError, VerificationError
 from schedgen_backups.core.history.events import CopyFailed
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.packs.encryption import Decryptor
+from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups.core.receipts.keys import list_public_keys
 from schedgen_backups.core.receipts.receipts import issue_receipt, verify_receipt
 from schedgen_backups.core.retention.plan import RetentionPolicy

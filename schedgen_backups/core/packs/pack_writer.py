@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
-from schedgen_backups.core.copies.encryption import Encryptor
-from schedgen_backups.core.copies.layout import SiteKeys, StoredFile, make_pack_name
-from schedgen_backups.core.copies.piece_index import NewPack, PieceIndex
-from schedgen_backups.core.copies.pieces import Piece
-from schedgen_backups.core.copies.recipe import Segment
 from schedgen_backups.core.errors import CopyChangedError, KeyExistsError
+from schedgen_backups.core.formats.recipe import Segment
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.store.protocol import Store
+from schedgen_backups.core.packs.encryption import Encryptor
+from schedgen_backups.core.packs.pack_files import StoredFile, make_pack_name
+from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex
 
+PutNew = Callable[[str, bytes], object]
+"""Stores a pack of this name; KeyExistsError when there is one."""
 _UPLOAD_BYTES = 48 << 20
 """Packs on their way at the same time, so that memory stays below 300 MiB whatever the size."""
 _UPLOAD_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an artifact. All pieces, one behind the other, are the artifact."""
+
+    data: bytes
+    is_tail: bool = False
+    """Whether it is a part of the index, of which hardly anything is the same the next time."""
 
 
 class PackWriter:
@@ -28,8 +39,7 @@ class PackWriter:
 
     def __init__(
         self,
-        store: Store,
-        keys: SiteKeys,
+        put: PutNew,
         encryptor: Encryptor,
         index: PieceIndex,
         point_id: RecoveryPointId,
@@ -37,8 +47,7 @@ class PackWriter:
         first_number: int,
         pack_bytes: int,
     ) -> None:
-        self._store = store
-        self._keys = keys
+        self._put_new = put
         self._encryptor = encryptor
         self._index = index
         self._point_id = point_id
@@ -94,7 +103,7 @@ class PackWriter:
 
     def _put(self, stored: StoredFile, data: bytes) -> StoredFile:
         try:
-            self._store.put_new(self._keys.pack(stored.name), data)
+            self._put_new(stored.name, data)
         except KeyExistsError as error:
             raise CopyChangedError(error.message, hint="Is another host copying the same point?") from error
         return stored

@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from schedgen_backups.core.copies.layout import StoredFile
-from schedgen_backups.core.copies.recipe import Segment
 from schedgen_backups.core.errors import StorageError
+from schedgen_backups.core.formats.recipe import Segment
+from schedgen_backups.core.packs.pack_files import StoredFile
 
 _VERSION = 2
 _SCHEMA = f"""

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from schedgen_backups.core.copies.encryption import AgeEncryptor, Decryptor, make_key_pair
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.packs.encryption import AgeEncryptor, Decryptor, make_key_pair
 from schedgen_backups_tests.support.artifacts import damage, make_noise, spoken_by
 
 PAIR = make_key_pair()

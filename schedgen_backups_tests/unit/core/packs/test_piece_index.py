@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.core.copies.layout import StoredFile
-from schedgen_backups.core.copies.piece_index import NewPack, PieceIndex
-from schedgen_backups.core.copies.recipe import Segment
+from schedgen_backups.core.formats.recipe import Segment
+from schedgen_backups.core.packs.pack_files import StoredFile
+from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex
 
 DIGESTS = [hashlib.sha256(bytes([number])).digest() for number in range(12)]
 PACKS = ("one", "two", "three")
