@@ -26,6 +26,7 @@ from pathlib import Path
 from pydantic import AwareDatetime, ValidationError
 
 from schedgen_backups.core.errors import ConfigurationError, KeyMissingError, VerificationError
+from schedgen_backups.core.formats.packed_file import RECIPE_SUFFIX
 from schedgen_backups.core.model import FORMAT_VERSION, FrozenModel, RecoveryPointId
 from schedgen_backups.core.packs.encryption import ENCRYPTED_SUFFIX
 from schedgen_backups.core.packs.pack_files import PACK_PATTERN, StoredFile
@@ -35,7 +36,6 @@ PACK_LIST_NAME = "packs.json"
 COMMIT_NAME = "committed.json"
 MANIFEST_NAME = "manifest.json"
 VERIFICATION_NAME = "verification.json"
-RECIPE_SUFFIX = ".recipe.gz"
 GUIDE_NAMES = ("RESTORE.txt", "restore.sh")
 SMALL_FILE_LIMIT_BYTES = 64 << 20
 """Many times what the list of a million packs takes."""

@@ -19,8 +19,8 @@ from tempfile import mkdtemp
 from pydantic import AwareDatetime, ValidationError
 
 from schedgen_backups.core.catalog.small_files import translate_storage_errors
-from schedgen_backups.core.copies.layout import RECIPE_SUFFIX
 from schedgen_backups.core.errors import BackupError, ConfigurationError, LockHeldError
+from schedgen_backups.core.formats.packed_file import RECIPE_SUFFIX
 from schedgen_backups.core.model import FORMAT_VERSION, FrozenModel, RecoveryPointId
 from schedgen_backups.core.store.protocol import Capabilities
 from schedgen_backups.core.system.files import read_small_file, write_atomically

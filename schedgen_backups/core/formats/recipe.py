@@ -1,7 +1,9 @@
 """Recipes: where in the packs the pieces of an artifact lie, as text that a shell script can read.
 
-Lines `PACK OFFSET LENGTH`, neighbours joined; the last line is `# sha256 DIGEST` of the artifact. OFFSET and
-LENGTH count plain bytes of the pack, once it is decrypted.
+Lines `PACK OFFSET LENGTH`, neighbours joined. OFFSET and LENGTH count plain bytes of the pack, once it is
+decrypted. In a store, the last line is `# sha256 DIGEST` of the artifact. In the backup directory, where
+nobody reads the whole artifact at once, the first lines are `# pack NAME SIZE SHA256`, one for each pack, and
+the last one is `# bytes SIZE` of the artifact.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ _LINE_PATTERN = re.compile(rb"([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9]{1,18}
 _LARGEST_RECIPE_BYTES = 256 << 20
 """Lines of about eight million pieces that do not lie side by side. More is not unpacked: a store can hold
 anything."""
+_PACK_PATTERN = re.compile(rb"# pack ([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9a-f]{64})\n")
+_BYTES_PATTERN = re.compile(rb"# bytes ([0-9]{1,19})\n")
 _DIGEST_PATTERN = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
 _LINE_LIMIT_BYTES = 200
 _LARGEST_ARTIFACT_BYTES = 1 << 62
@@ -35,6 +39,15 @@ class Segment:
     pack: str
     offset: int
     length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatedPack:
+    """A pack as a recipe of the backup directory states it."""
+
+    name: str
+    size_bytes: int
+    sha256: str
 
 
 class Segments:
@@ -83,10 +96,13 @@ class Segments:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The segments that make up an artifact, in order, and the digest of the artifact."""
+    """The segments that make up an artifact, in order, and what is known of the artifact and the packs."""
 
     segments: Segments
-    sha256: str
+    sha256: str = ""
+    """Digest of the artifact; empty in the backup directory."""
+    stated_packs: tuple[StatedPack, ...] = ()
+    """In the backup directory, every pack that the segments name."""
 
     @property
     def size_bytes(self) -> int:
@@ -103,42 +119,75 @@ def write_recipe(recipe: Recipe) -> bytes:
     """Return the recipe as gzip-compressed text."""
     compressor = zlib.compressobj(zlib.Z_BEST_COMPRESSION, wbits=_GZIP)
     parts: list[bytes] = []
-    lines: list[str] = []
+    lines = [f"# pack {each.name} {each.size_bytes} {each.sha256}\n" for each in recipe.stated_packs]
     for each in recipe.segments:
         lines.append(f"{each.pack} {each.offset} {each.length}\n")
-        if len(lines) == _WRITTEN_LINES:
+        if len(lines) >= _WRITTEN_LINES:
             parts.append(compressor.compress("".join(lines).encode()))
             lines.clear()
-    lines.append(f"# sha256 {recipe.sha256}\n")
+    lines.append(f"# sha256 {recipe.sha256}\n" if recipe.sha256 else f"# bytes {recipe.size_bytes}\n")
     return b"".join((*parts, compressor.compress("".join(lines).encode()), compressor.flush()))
 
 
 def read_recipe(name: str, data: bytes) -> Recipe:
     """Return the recipe that these bytes hold; VerificationError (permanent) when they hold none."""
-    segments = Segments()
-    digest: bytes | None = None
+    reading = _Reading()
     size_bytes = 0
     try:
         with gzip.open(BytesIO(data)) as file:
             while line := file.readline(_LINE_LIMIT_BYTES):
                 size_bytes += len(line)
-                match = _LINE_PATTERN.fullmatch(line)
-                last = _DIGEST_PATTERN.fullmatch(line) if match is None else None
-                if (
-                    digest is not None
-                    or size_bytes > _LARGEST_RECIPE_BYTES
-                    or (match is None and last is None)
-                ):
+                if size_bytes > _LARGEST_RECIPE_BYTES or not reading.take(line):
                     raise _make_error(name)
-                if match is not None:
-                    segments.append(Segment(match[1].decode("ascii"), int(match[2]), int(match[3])))
-                elif last is not None:
-                    digest = last[1]
     except (OSError, EOFError, zlib.error) as error:
         raise _make_error(name) from error
-    if digest is None or segments.size_bytes > _LARGEST_ARTIFACT_BYTES:
+    recipe = reading.finish()
+    if recipe is None:
         raise _make_error(name)
-    return Recipe(segments, digest.decode("ascii"))
+    return recipe
+
+
+class _Reading:
+    """The lines of a recipe so far."""
+
+    def __init__(self) -> None:
+        self._segments = Segments()
+        self._packs: dict[str, StatedPack] = {}
+        self._digest: str | None = None
+        self._size_bytes: int | None = None
+
+    def take(self, line: bytes) -> bool:
+        """Take in the next line; return whether it may stand there."""
+        if self._digest is not None or self._size_bytes is not None:
+            return False
+        if (match := _LINE_PATTERN.fullmatch(line)) is not None:
+            segment = Segment(match[1].decode("ascii"), int(match[2]), int(match[3]))
+            pack = self._packs.get(segment.pack)
+            self._segments.append(segment)
+            return pack is None or segment.offset + segment.length <= pack.size_bytes
+        if (match := _PACK_PATTERN.fullmatch(line)) is not None:
+            pack = StatedPack(match[1].decode("ascii"), int(match[2]), match[3].decode("ascii"))
+            is_new = pack.name not in self._packs
+            self._packs[pack.name] = pack
+            return is_new and not self._segments.packs
+        if (match := _DIGEST_PATTERN.fullmatch(line)) is not None:
+            self._digest = match[1].decode("ascii")
+        elif (match := _BYTES_PATTERN.fullmatch(line)) is not None:
+            self._size_bytes = int(match[1])
+        else:
+            return False
+        return True
+
+    def finish(self) -> Recipe | None:
+        """Return the recipe; None if a line is missing or what they state does not agree."""
+        size_bytes = self._segments.size_bytes
+        if size_bytes > _LARGEST_ARTIFACT_BYTES:
+            return None
+        if self._digest is not None:
+            return Recipe(self._segments, self._digest) if not self._packs else None
+        if size_bytes != self._size_bytes or set(self._segments.packs) != set(self._packs):
+            return None
+        return Recipe(self._segments, stated_packs=tuple(self._packs.values()))
 
 
 def slice_segments(

@@ -8,16 +8,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 _ROOTS = frozenset({"ListBucketResult", "ListVersionsResult"})
-_FRACTION = re.compile(r".{19}\.([0-9]+)")
+_TIME = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?", re.ASCII
+)
 _LINES = frozenset({"Contents", "Version", "DeleteMarker"})
 
 
-@dataclass(frozen=True)
-class ListedObject:
+class ListedObject(NamedTuple):
     """One entry of the bucket's listing."""
 
     key: str
@@ -52,16 +54,27 @@ def read_page(data: bytes) -> ListingPage:
         root = ET.fromstring(data)  # noqa: S314 - expat of these Pythons limits entities, and the answer's length is limited
     except ET.ParseError as error:
         raise ValueError(str(error)) from error
-    if _strip_namespace(root.tag) not in _ROOTS:
+    kind = _strip_namespace(root.tag)
+    if kind not in _ROOTS:
         raise ValueError(f"not a listing: {root.tag}")
-    top = {_strip_namespace(child.tag): child.text or "" for child in root}
+    # Stripped once for each name instead of once for each element.
+    names = _Names()
+    top: dict[str, str] = {}
+    elements: list[tuple[str, ET.Element]] = []
+    for child in root:
+        name = names[child.tag]
+        if name in _LINES:
+            elements.append((name, child))
+        else:
+            top[name] = child.text or ""
     is_escaped = top.get("EncodingType") == "url"
     objects = tuple(
-        _read_object(child, is_escaped=is_escaped) for child in root if _strip_namespace(child.tag) in _LINES
+        _read_object(name, {names[field.tag]: field.text or "" for field in element}, is_escaped=is_escaped)
+        for name, element in elements
     )
     if top.get("IsTruncated", "").strip().lower() != "true":
         return ListingPage(objects, None)
-    if _strip_namespace(root.tag) == "ListVersionsResult":
+    if kind == "ListVersionsResult":
         marker = top.get("NextKeyMarker", "")
         query = {
             "key-marker": unquote_plus(marker) if is_escaped else marker,
@@ -73,10 +86,11 @@ def read_page(data: bytes) -> ListingPage:
     return ListingPage(objects, {"continuation-token": token})
 
 
-def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
-    found = {_strip_namespace(child.tag): child.text or "" for child in element}
-    key = unquote_plus(found.get("Key", "")) if is_escaped else found.get("Key", "")
-    is_marker = _strip_namespace(element.tag) == "DeleteMarker"
+def _read_object(name: str, found: dict[str, str], *, is_escaped: bool) -> ListedObject:
+    key = found.get("Key", "")
+    if is_escaped and ("%" in key or "+" in key):
+        key = unquote_plus(key)
+    is_marker = name == "DeleteMarker"
     size = "0" if is_marker else found.get("Size", "").strip()
     if not key or not (size.isascii() and size.isdecimal()):
         raise ValueError(f"not a valid object entry: {key!r} of {size!r} bytes")
@@ -86,19 +100,30 @@ def _read_object(element: ET.Element, *, is_escaped: bool) -> ListedObject:
         found.get("ETag", "").strip('"'),
         found.get("VersionId"),
         _read_time(found.get("LastModified", "")),
-        is_marker=is_marker,
-        is_latest=found.get("IsLatest", "true").strip().lower() == "true",
+        is_marker,
+        found.get("IsLatest", "true").strip().lower() == "true",
     )
 
 
 def _read_time(text: str) -> datetime | None:
-    seconds, fraction = text[: len("2026-11-22T02:00:00")], _FRACTION.match(text)
+    match = _TIME.match(text)
+    if match is None:
+        return None
+    # strptime would take a third of the time of a page.
+    year, month, day, hour, minute, second = map(int, match.group(1, 2, 3, 4, 5, 6))
+    microseconds = int(match[7][:6].ljust(6, "0")) if match[7] else 0
     try:
-        return datetime.strptime(seconds, "%Y-%m-%dT%H:%M:%S").replace(
-            microsecond=int(fraction[1][:6].ljust(6, "0")) if fraction else 0, tzinfo=timezone.utc
-        )
+        return datetime(year, month, day, hour, minute, second, microseconds, timezone.utc)
     except ValueError:
         return None
+
+
+class _Names(dict[str, str]):
+    """Names of elements without their namespace, by the names with it."""
+
+    def __missing__(self, tag: str) -> str:
+        self[tag] = name = _strip_namespace(tag)
+        return name
 
 
 def _strip_namespace(tag: str) -> str:

@@ -13,7 +13,13 @@ from pathlib import Path
 from schedgen_backups.core.errors import KeyExistsError, KeyMissingError, StoreError, StoreUnreachableError
 from schedgen_backups.core.store.keys import check_key, is_unfinished, make_unfinished_name
 from schedgen_backups.core.store.protocol import Capabilities, StoredObject
-from schedgen_backups.core.system.files import create_private, open_regular, sync_path
+from schedgen_backups.core.system.files import (
+    NO_LINK_ERRORS,
+    create_private,
+    open_regular,
+    publish_new,
+    sync_path,
+)
 
 _MARK_NAME = ".schedgen-backups-store"
 """Created once by `prepare`. Without it the disk is not mounted, and its empty mount point is not written."""
@@ -21,7 +27,6 @@ _PASSING_ERRORS = frozenset(
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.ENODEV, errno.EAGAIN}
 )
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class FolderStore:
@@ -59,7 +64,7 @@ class FolderStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _publish(temporary, path)
+            publish_new(temporary, path)
             sync_path(path.parent)
         except FileExistsError as error:
             raise KeyExistsError(f"{self.label} already holds {key}") from error
@@ -138,7 +143,7 @@ class FolderStore:
         except FileExistsError:
             has_links = True
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINK_ERRORS:
                 raise self._explain(error) from error
         return Capabilities(
             has_conditional_put=has_links, has_checksums=False, has_versions=False, has_lock=False
@@ -194,19 +199,6 @@ class FolderStore:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return StoreError(message, hint="Free space in the store, or keep fewer points in it.")
         return StoreError(message, hint="Check the folder's owner and permissions, and the disk.")
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    """Give the file its name; FileExistsError if it is taken."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        # FAT, and some network mounts, have no hard links: two writers at the same time may overwrite there.
-        if error.errno not in _NO_LINKS:
-            raise
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, "exists", str(path)) from error
-        temporary.replace(path)
 
 
 def _is_hidden(name: str) -> bool:

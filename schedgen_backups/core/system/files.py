@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".tmp"
+NO_LINK_ERRORS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""Errors of file systems without hard links, such as FAT and some network mounts."""
 _SMALL_FILE_LIMIT_BYTES = 256 << 20
 """Much more than any manifest, and small enough for memory."""
 
@@ -88,6 +90,19 @@ def read_small_file(path: Path) -> bytes:
     if len(data) > _SMALL_FILE_LIMIT_BYTES:
         raise OSError(errno.EFBIG, "file is larger than 256 MiB", str(path))
     return data
+
+
+def publish_new(temporary: Path, path: Path) -> None:
+    """Give the file in the same directory its name; FileExistsError if it is taken."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        # FAT, and some network mounts, have no hard links: two writers at the same time may overwrite there.
+        if error.errno not in NO_LINK_ERRORS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from error
+        temporary.replace(path)
 
 
 def sync_path(path: Path) -> None:

@@ -1,0 +1,143 @@
+"""An artifact whose bytes lie in packs, read as if it were one file.
+
+The recipe stands in the artifact's place (`NAME.recipe.gz`), the packs beside it in `packs`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from typing_extensions import Buffer
+
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.recipe import Recipe, Segment, read_recipe
+from schedgen_backups.core.system.files import open_descriptor, read_small_file
+
+PACKS_NAME = "packs"
+RECIPE_SUFFIX = ".recipe.gz"
+_HINT = "Use another recovery point. `schedgen-backups verify --all` shows which are intact."
+
+
+def is_recipe_name(file_name: str) -> bool:
+    """Return whether a file of this name is a recipe."""
+    return file_name.endswith(RECIPE_SUFFIX)
+
+
+class PackedFile:
+    """An artifact in packs; for any number of readers, each in one thread.
+
+    VerificationError (permanent) when the recipe cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            data = read_small_file(path)
+        except OSError as error:
+            raise VerificationError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from error
+        self.recipe: Recipe = read_recipe(path.name, data)
+        if self.recipe.sha256:
+            raise VerificationError(f"{path.name} is the recipe of a store", hint=_HINT)
+        self._segments = tuple(self.recipe.segments)
+        self._starts = array("Q", (0, *accumulate(each.length for each in self._segments)))
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the artifact."""
+        return self._starts[-1]
+
+    def open_reader(self) -> BinaryIO:
+        """Return a new reader at the beginning of the artifact, for one thread."""
+        return cast("BinaryIO", io.BufferedReader(_PackReader(self)))
+
+    def find_segments(self, offset: int, length: int) -> Iterator[Segment]:
+        """Yield where these bytes lie, in order; they may lie in several packs."""
+        number = bisect_right(self._starts, offset) - 1
+        end = offset + length
+        while offset < end:
+            segment = self._segments[number]
+            skipped = offset - self._starts[number]
+            taken = min(segment.length - skipped, end - offset)
+            yield Segment(segment.pack, segment.offset + skipped, taken)
+            offset += taken
+            number += 1
+
+    def find_part(self, offset: int) -> tuple[Path, int, int] | None:
+        """Return the pack at this offset of the artifact, the place in it, and for how many bytes.
+
+        None at the end of the artifact.
+        """
+        if offset >= self.size_bytes:
+            return None
+        number = bisect_right(self._starts, offset) - 1
+        segment = self._segments[number]
+        skipped = offset - self._starts[number]
+        path = self.path.parent / PACKS_NAME / segment.pack
+        return path, segment.offset + skipped, segment.length - skipped
+
+
+class _PackReader(io.RawIOBase):
+    """Reads a packed file from its own position."""
+
+    def __init__(self, packed: PackedFile) -> None:
+        super().__init__()
+        self._packed, self._position = packed, 0
+        self._descriptor: int | None = None
+        self._open_path: Path | None = None
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        part = self._packed.find_part(self._position)
+        if part is None:
+            return 0
+        path, offset, length = part
+        view = memoryview(buffer)[:length]
+        try:
+            count = os.preadv(self._open(path), [view], offset)
+        except FileNotFoundError as error:
+            raise VerificationError(f"the pack {path.name} is missing", hint=_HINT) from error
+        except OSError as error:
+            raise VerificationError(
+                f"the disk cannot read the pack {path.name}: {error.strerror}",
+                hint="Check the disk and restore the pack from a copy.",
+            ) from error
+        if not count and len(view):
+            raise VerificationError(f"the pack {path.name} is too short", hint=_HINT)
+        self._position += count
+        return count
+
+    def _open(self, path: Path) -> int:
+        if self._descriptor is None or self._open_path != path:
+            self._close_pack()
+            self._descriptor = open_descriptor(path, os.O_RDONLY)
+            self._open_path = path
+        return self._descriptor
+
+    def _close_pack(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            offset += self._packed.size_bytes
+        self._position = offset
+        return self._position
+
+    def close(self) -> None:
+        self._close_pack()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True

@@ -1,0 +1,150 @@
+"""The packs of a backup directory: how they are written, found, read again and removed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from schedgen_backups.core.errors import KeyExistsError, StorageError
+from schedgen_backups.core.formats.packed_file import PACKS_NAME
+from schedgen_backups.core.formats.recipe import Recipe, Segments, StatedPack
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.encryption import PlainEncryptor
+from schedgen_backups.core.packs.pack_files import PACK_PATTERN, parse_pack_number
+from schedgen_backups.core.packs.pack_writer import PackWriter
+from schedgen_backups.core.packs.piece_index import PieceIndex
+from schedgen_backups.core.system.files import (
+    TEMPORARY_SUFFIX,
+    create_private,
+    make_private_folder,
+    open_regular,
+    publish_new,
+    sync_path,
+)
+
+_INDEX_NAME = ".pieces.sqlite"
+_READ_BYTES = 1 << 20
+_WORTH_KEEPING = 0.5
+"""A pack of which less is used is not used any more: what is needed of it goes into a new one."""
+
+
+class LocalPacks:
+    """The folder of packs in a backup directory; writers and removers hold the directory's lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self.folder = directory / PACKS_NAME
+
+    def prepare(self) -> None:
+        """Create the folder, and remove what killed writers left."""
+        make_private_folder(self.folder)
+        for left in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
+            left.unlink(missing_ok=True)
+
+    def find_sizes(self) -> dict[str, int]:
+        """Return the size of every pack in bytes, by its name; other files are left out."""
+        found: dict[str, int] = {}
+        with suppress(FileNotFoundError), os.scandir(self.folder) as scan:
+            for entry in scan:
+                if PACK_PATTERN.fullmatch(entry.name):
+                    with suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            found[entry.name] = status.st_size
+        return found
+
+    def open_index(self) -> PieceIndex:
+        """Return the index of the pieces in the packs: a cache, lost pieces are written again."""
+        return PieceIndex(self.folder / _INDEX_NAME)
+
+    def open_writer(self, index: PieceIndex, point_id: RecoveryPointId, *, pack_bytes: int) -> PackWriter:
+        """Return a writer of new packs of this point."""
+        numbers = (parse_pack_number(name, point_id) for name in self.find_sizes())
+        return PackWriter(
+            self._put,
+            PlainEncryptor(),
+            index,
+            point_id,
+            first_number=max((number + 1 for number in numbers if number is not None), default=0),
+            pack_bytes=pack_bytes,
+        )
+
+    def read_again(self, pack: StatedPack) -> str:
+        """Read the pack whole; return what is wrong with it, empty if nothing is."""
+        digest = hashlib.sha256()
+        size_bytes = 0
+        try:
+            with open_regular(self.folder / pack.name) as file:
+                while block := file.read(_READ_BYTES):
+                    digest.update(block)
+                    size_bytes += len(block)
+        except FileNotFoundError:
+            return f"the pack {pack.name} is missing"
+        except OSError as error:
+            return f"the pack {pack.name} cannot be read: {error.strerror}"
+        if size_bytes != pack.size_bytes:
+            return f"the pack {pack.name} has {size_bytes} bytes instead of {pack.size_bytes}"
+        if digest.hexdigest() != pack.sha256:
+            return f"the bytes of the pack {pack.name} are not those that were written"
+        return ""
+
+    def remove_unused(self, recipes: Iterable[Recipe]) -> tuple[tuple[str, ...], int]:
+        """Remove the packs that none of these recipes names; return their names and total size.
+
+        The recipes must be all of the directory. StorageError when a file cannot be removed.
+        """
+        named = {name for recipe in recipes for name in recipe.packs}
+        sizes = self.find_sizes()
+        unused = tuple(sorted(sizes.keys() - named))
+        if not unused:
+            return (), 0
+        # First the index: it must not offer what does not exist.
+        with self.open_index() as index:
+            index.forget(unused)
+        for name in unused:
+            try:
+                (self.folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(
+                    f"the pack {name} cannot be removed: {error.strerror}", hint="Check the permissions."
+                ) from error
+        sync_path(self.folder)
+        return unused, sum(sizes[name] for name in unused)
+
+    def _put(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        temporary = self.folder / f".{name}{TEMPORARY_SUFFIX}"
+        try:
+            with os.fdopen(create_private(temporary), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            publish_new(temporary, path)
+            sync_path(self.folder)
+        except FileExistsError as error:
+            raise KeyExistsError(f"{path} exists already") from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def find_worth_keeping(sizes: dict[str, int], used: Collection[Segments]) -> frozenset[str]:
+    """Return the packs of which these segments use at least half; segments may overlap."""
+    used_bytes: dict[str, int] = {}
+    for segments in used:
+        for segment in segments:
+            used_bytes[segment.pack] = used_bytes.get(segment.pack, 0) + segment.length
+    return frozenset(
+        name for name, size in used_bytes.items() if name in sizes and size >= _WORTH_KEEPING * sizes[name]
+    )
+
+
+def find_oldest_reread(recipe: Recipe, rereads: dict[str, datetime | None]) -> datetime | None:
+    """Return when the pack was read again whose last reading is longest ago; None if one never was."""
+    times = [rereads.get(name) for name in recipe.packs]
+    known = [time for time in times if time is not None]
+    return min(known) if known and len(known) == len(times) else None
