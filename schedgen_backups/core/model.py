@@ -43,7 +43,7 @@ unproven objects."""
 _ID_FORMAT = "%Y%m%d_%H%M%S"
 _ID_PATTERN = re.compile(r"[0-9]{8}_[0-9]{6}")
 _FILE_PATTERN = re.compile(
-    r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?P<suffix>sql|tar)\.gz"
+    r"(?P<prefix>db|minio)_(?P<name>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?P<suffix>sql|tar)\.gz(\.recipe\.gz)?"
 )
 
 
@@ -139,12 +139,12 @@ class ArtifactName:
     @classmethod
     @lru_cache(maxsize=4096)
     def from_file_name(cls, file_name: str) -> ArtifactName | None:
-        """Return the parts of such a file name, or None for any other name."""
+        """Return the parts of the name of such a file, or of its recipe; None for any other name."""
         match = _FILE_PATTERN.fullmatch(file_name)
         if match is None:
             return None
         kind = ArtifactKind.DATABASE if match["prefix"] == "db" else ArtifactKind.BUCKET
-        if not file_name.endswith(kind.file_suffix):
+        if f".{match['suffix']}.gz" != kind.file_suffix:
             return None
         try:
             point_id = RecoveryPointId.parse(match["id"])
@@ -212,7 +212,10 @@ class Artifact(FrozenModel):
     file_name: str
     source_name: str
     size_bytes: int
+    """Size of the file that is named: of the recipe, if the artifact lies in packs."""
     sha256: str
+    content_bytes: int | None = None
+    """Size of an artifact that lies in packs; None for one that is a file."""
 
 
 class Origin(FrozenModel):

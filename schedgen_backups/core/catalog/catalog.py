@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -39,6 +39,7 @@ from schedgen_backups.core.errors import (
     UnreadableFileError,
     VerificationError,
 )
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name
 from schedgen_backups.core.history.events import Outcome, PointChecked
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import (
@@ -51,6 +52,7 @@ from schedgen_backups.core.model import (
     RecoveryPointId,
     Site,
 )
+from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, sync_path
 from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
@@ -334,8 +336,10 @@ class Catalog:
         site = None
         with suppress(VerificationError):
             site = self.read_site()
+        packs = LocalPacks(self.directory).find_sizes() if PACKS_NAME in names else {}
         points = tuple(
-            self._inspect(point_id, artifacts.get(point_id, []), site) for point_id in sorted(committed | own)
+            self._inspect(point_id, artifacts.get(point_id, []), site, packs)
+            for point_id in sorted(committed | own)
         )
         if (
             site is None
@@ -366,6 +370,12 @@ class Catalog:
             if artifact.name.point_id not in committed and not is_ours(artifact)
         )
 
+    def find_recipes(self) -> tuple[Path, ...]:
+        """Return every recipe in the directory, also of points that were not committed."""
+        return tuple(
+            _locate(self.directory, name) for name in sorted(self._list_names()) if is_recipe_name(name)
+        )
+
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
         """Return the recovery point with this id; PointNotFoundError (permanent) when there is none."""
         for point in self.list_points():
@@ -377,7 +387,11 @@ class Catalog:
         )
 
     def _inspect(
-        self, point_id: RecoveryPointId, artifacts: list[FoundArtifact], site: Site | None
+        self,
+        point_id: RecoveryPointId,
+        artifacts: list[FoundArtifact],
+        site: Site | None,
+        pack_sizes: Mapping[str, int],
     ) -> PointListing:
         manifest, verification, unreadable = None, Verification(point_id=point_id.text), list[str]()
         try:
@@ -388,7 +402,15 @@ class Catalog:
             verification = self.read_verification(point_id)
         except VerificationError as error:
             unreadable.append(error.message)
-        return judge_point(point_id, artifacts, manifest, verification, site, unreadable=unreadable)
+        return judge_point(
+            point_id,
+            artifacts,
+            manifest,
+            verification,
+            site,
+            unreadable=unreadable,
+            pack_sizes=pack_sizes,
+        )
 
     def list_pinned(self) -> set[RecoveryPointId]:
         """Return the points that have a pin, valid or not."""

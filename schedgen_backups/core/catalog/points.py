@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, Verification
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
+from schedgen_backups.core.formats.packed_file import PackedFile, is_recipe_name
+from schedgen_backups.core.formats.recipe import StatedPack
+from schedgen_backups.core.formats.records import open_artifact
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Manifest, RecoveryPointId, Site
-from schedgen_backups.core.system.files import open_regular
 
+NO_PACKS: Mapping[str, int] = MappingProxyType({})
+"""The sizes of the packs in a directory that has none."""
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """A point further ahead than this means that a clock is or was wrong: the clock of this machine, or of the
 host that took the point."""
@@ -69,8 +74,10 @@ class PointListing:
 
     @property
     def size_bytes(self) -> int:
-        """Total size of its artifacts."""
-        return sum(artifact.size_bytes for artifact in self.artifacts)
+        """Total size of its artifacts, with what other points use of the same packs."""
+        named = self.manifest.artifacts if self.manifest is not None else ()
+        packed = {each.file_name: each.content_bytes for each in named if each.content_bytes is not None}
+        return sum(packed.get(found.path.name, found.size_bytes) for found in self.artifacts)
 
     @cached_property
     def state(self) -> PointState:
@@ -115,11 +122,38 @@ def is_ours(artifact: FoundArtifact) -> bool:
     False for a file that cannot be read.
     """
     try:
-        with open_regular(artifact.path) as file:
-            read_footer(file)
-    except (OSError, VerificationError):
+        with open_artifact(artifact.path, read_footer):
+            pass
+    except VerificationError:
         return False
     return True
+
+
+def find_pack_problems(artifact: FoundArtifact, sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """Return which packs an artifact needs and lacks, given the sizes of those that exist.
+
+    Empty for an artifact that is a file; what is wrong with a recipe itself is found by its size and digest.
+    """
+    if not is_recipe_name(artifact.path.name):
+        return ()
+    try:
+        packs = _read_stated_packs(artifact.path, artifact.size_bytes, artifact.modified_ns)
+    except VerificationError as error:
+        return (error.message,)
+    return tuple(
+        f"the pack {pack.name} is missing"
+        if pack.name not in sizes
+        else f"the pack {pack.name} has {sizes[pack.name]} bytes instead of {pack.size_bytes}"
+        for pack in packs
+        if sizes.get(pack.name) != pack.size_bytes
+    )
+
+
+# Read again when the file has changed: a daemon asks for every point again and again.
+@lru_cache(maxsize=2048)
+def _read_stated_packs(path: Path, size_bytes: int, modified_ns: int) -> tuple[StatedPack, ...]:
+    _ = size_bytes, modified_ns
+    return PackedFile(path).recipe.stated_packs
 
 
 def judge_point(
@@ -130,10 +164,12 @@ def judge_point(
     site: Site | None,
     *,
     unreadable: Sequence[str] = (),
+    pack_sizes: Mapping[str, int] = NO_PACKS,
 ) -> PointListing:
     """Return the point with what is wrong with it.
 
-    `unreadable` says which of its small files cannot be read; `site` is the identity of the directory.
+    `unreadable` says which of its small files cannot be read; `site` is the identity of the directory, and
+    `pack_sizes` are those of its packs in bytes.
     """
     ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
     problems, unread = list(unreadable), list[str]()
@@ -147,6 +183,8 @@ def judge_point(
             problems.append(
                 f"{artifact.file_name} has {found.size_bytes} bytes, the manifest says {artifact.size_bytes}"
             )
+        elif packs := find_pack_problems(found, pack_sizes):
+            problems += packs
         elif reading is None or reading.file_modified_ns != found.modified_ns:
             unread.append(artifact.file_name)
     is_foreign = manifest is not None and site is not None and not site.owns(manifest)

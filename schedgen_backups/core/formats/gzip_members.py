@@ -29,7 +29,7 @@ _EXTRA_ID = b"SB"
 _FILLER_ID = b"SF"
 _EMPTY_BODY = b"\x03\x00" + b"\x00" * 8
 _PAYLOAD = struct.Struct("<BQ32sI")
-_PAYLOAD_VERSION = 1
+_WHOLE_VERSION, _INDEX_VERSION = 1, 2
 _LENGTH_LIMIT = 1 << 62
 """The limit of a seek."""
 SMALLEST_FILLER_BYTES = len(_EXTRA_HEADER) + 2 + 4 + len(_EMPTY_BODY)
@@ -113,8 +113,11 @@ class Footer:
     index_offset: int
     """Offset of the first gzip member of the index."""
     content_sha256: str
-    """Digest of all bytes before the footer."""
+    """Digest of all bytes before the footer; empty for an artifact in packs."""
     footer_offset: int
+    index_sha256: str = ""
+    """Digest of the index of an artifact in packs, whose other bytes are proved by the digests of the packs and
+    of its entries; otherwise empty."""
 
 
 def footer_member(index_offset: int, content_digest: bytes) -> bytes:
@@ -122,9 +125,18 @@ def footer_member(index_offset: int, content_digest: bytes) -> bytes:
 
     Its extra field contains the index's offset, the digest of all bytes before it, and a CRC of both.
     """
-    # The digest covers the bytes before the footer; the CRC shows whether the offset itself was altered.
-    checksum = isal_zlib.crc32(struct.pack("<BQ", _PAYLOAD_VERSION, index_offset) + content_digest)
-    payload = _PAYLOAD.pack(_PAYLOAD_VERSION, index_offset, content_digest, checksum)
+    return _make_footer(_WHOLE_VERSION, index_offset, content_digest)
+
+
+def packed_footer_member(index_offset: int, index_digest: bytes) -> bytes:
+    """Return the empty gzip member that ends an artifact in packs, with the digest of its index."""
+    return _make_footer(_INDEX_VERSION, index_offset, index_digest)
+
+
+def _make_footer(version: int, index_offset: int, digest: bytes) -> bytes:
+    # The CRC shows whether the offset itself was altered.
+    checksum = isal_zlib.crc32(struct.pack("<BQ", version, index_offset) + digest)
+    payload = _PAYLOAD.pack(version, index_offset, digest, checksum)
     extra = _EXTRA_ID + struct.pack("<H", len(payload)) + payload
     return _EXTRA_HEADER + struct.pack("<H", len(extra)) + extra + _EMPTY_BODY
 
@@ -142,9 +154,12 @@ def read_footer(file: BinaryIO) -> Footer:
         prefix_length = len(_EXTRA_HEADER) + 2
         payload = tail[prefix_length + 4 : prefix_length + 4 + _PAYLOAD.size]
         version, index_offset, digest, _checksum = _PAYLOAD.unpack(payload)
-        expected = footer_member(index_offset, digest)
-        if tail == expected and version == _PAYLOAD_VERSION and index_offset < footer_offset:
-            return Footer(index_offset, digest.hex(), footer_offset)
+        expected = _make_footer(version, index_offset, digest)
+        if tail == expected and index_offset < footer_offset:
+            if version == _WHOLE_VERSION:
+                return Footer(index_offset, digest.hex(), footer_offset)
+            if version == _INDEX_VERSION:
+                return Footer(index_offset, "", footer_offset, digest.hex())
     raise VerificationError(
         "the file does not end with the footer of a schedgen_backups artifact: it was truncated, altered, "
         "or written by another program",

@@ -15,6 +15,7 @@ from typing_extensions import Buffer
 
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
+from schedgen_backups.core.formats.packed_file import PackedFile, is_recipe_name
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, LeftOut, ReferenceState
 from schedgen_backups.core.system.files import open_regular
 from schedgen_backups.core.units import count, format_bytes, name_some
@@ -23,7 +24,7 @@ _Opened = TypeVar("_Opened")
 
 
 class ArtifactFile:
-    """One file of a recovery point, opened at its first use; each of its readers has its own position.
+    """One artifact, a file or in packs, opened at its first use; each of its readers has its own position.
 
     A context manager, after whose block no reader can be used. VerificationError (permanent) when the file is
     missing.
@@ -32,10 +33,13 @@ class ArtifactFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: BinaryIO | None = None
+        self._packed: PackedFile | None = None
         self._lock = Lock()
 
     def open_reader(self) -> BinaryIO:
-        """Return a new reader at the beginning of the file, for one thread."""
+        """Return a new reader at the beginning of the artifact, for one thread."""
+        if is_recipe_name(self.path.name):
+            return self.open_packed().open_reader()
         with self._lock:
             if self._file is None:
                 try:
@@ -46,6 +50,13 @@ class ArtifactFile:
                         message, hint="Is the file at the location stated in the manifest?"
                     ) from error
             return io.BufferedReader(_Reader(self._file.fileno()))
+
+    def open_packed(self) -> PackedFile:
+        """Return the artifact in packs of which this file is the recipe."""
+        with self._lock:
+            if self._packed is None:
+                self._packed = PackedFile(self.path)
+            return self._packed
 
     @property
     def modified_ns(self) -> int | None:

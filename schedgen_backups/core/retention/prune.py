@@ -16,9 +16,11 @@ from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResu
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
 from schedgen_backups.core.errors import DiskFullError, VerificationError
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, PackedFile
 from schedgen_backups.core.history.events import PointsRemoved, RemovedPoint
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
 
 
@@ -29,6 +31,8 @@ class PruneReport:
     plan: RetentionPlan
     removed_files: tuple[str, ...]
     freed_bytes: int
+    packs_kept_because: str = ""
+    """Why packs that nobody needs were not removed; empty if they were."""
 
 
 def plan_pruning(catalog: Catalog, policy: RetentionPolicy, now: datetime) -> RetentionPlan:
@@ -85,6 +89,8 @@ def remove_points(
         if unrecorded is not None:
             catalog.record_results(*unrecorded)
             unrecorded = None
+    packs = remove_unused_packs(catalog)
+    freed_bytes += packs.freed_bytes
     if plan.removed or plan.refusal:
         History(catalog.directory).record(
             PointsRemoved(
@@ -98,7 +104,34 @@ def remove_points(
                 refusal=plan.refusal,
             )
         )
-    return PruneReport(plan, tuple(removed), freed_bytes)
+    return PruneReport(plan, (*removed, *packs.names), freed_bytes, packs.kept_because)
+
+
+@dataclass(frozen=True)
+class RemovedPacks:
+    """The packs that were removed, or why none was."""
+
+    names: tuple[str, ...] = ()
+    freed_bytes: int = 0
+    kept_because: str = ""
+
+
+def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
+    """Remove the packs that no artifact in the directory needs; none while a recipe cannot be read.
+
+    Also those of killed backups. StorageError when a pack cannot be removed.
+    """
+    packs = LocalPacks(catalog.directory)
+    if not packs.find_sizes():
+        return RemovedPacks()
+    try:
+        recipes = [PackedFile(path).recipe for path in catalog.find_recipes()]
+    except VerificationError as error:
+        return RemovedPacks(
+            kept_because=f"{error.message}: no pack is removed before every recipe can be read"
+        )
+    names, freed_bytes = packs.remove_unused(recipes)
+    return RemovedPacks(tuple(f"{PACKS_NAME}/{name}" for name in names), freed_bytes)
 
 
 def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointListing | None:
