@@ -13,6 +13,7 @@ damaged or incomplete files, 4 usage, 130 cancelled.
 from __future__ import annotations
 
 import argparse
+import bisect
 import contextlib
 import fnmatch
 import functools
@@ -44,7 +45,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 from urllib.parse import quote, unquote
 
 EXIT_DATABASE, EXIT_BUCKET, EXIT_FILES, EXIT_USAGE, EXIT_CANCELLED = 1, 2, 3, 4, 130
@@ -68,13 +69,20 @@ ENDPOINT = re.compile(
 )
 KEPT_HEADERS = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Expires")
 POINT_ID = re.compile(r"[0-9]{8}_[0-9]{6}")
-FILE_NAME = re.compile(r"(?P<kind>db|minio)_(?P<source>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?:sql|tar)\.gz")
+FILE_NAME = re.compile(
+    r"(?P<kind>db|minio)_(?P<source>.+)_(?P<id>[0-9]{8}_[0-9]{6})\.(?:sql|tar)\.gz(?:\.recipe\.gz)?"
+)
 KIND_PREFIXES = {"database": "db", "bucket": "minio"}
 KIND_SUFFIXES = {"db": ".sql.gz", "minio": ".tar.gz"}
 ENCRYPTED_SUFFIX = ".age"
 PACK_NAME = re.compile(r"[0-9]{8}_[0-9]{6}-[0-9]{4,9}(?:\.age)?")
 RECIPE_LINE = re.compile(rb"([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9]{1,18})")
 RECIPE_END = re.compile(rb"# sha256 ([0-9a-f]{64})")
+RECIPE_SUFFIX = ".recipe.gz"
+PACKED_VERSION = 2
+"""Of a footer: its digest is that of the index."""
+RECIPE_PACK = re.compile(rb"# pack ([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9a-f]{64})")
+RECIPE_BYTES = re.compile(rb"# bytes ([0-9]{1,19})")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 STORED_LIMIT_BYTES = RECIPE_LIMIT_BYTES = 256 << 20
 """Four times the largest pack, and the lines of about eight million pieces. A store can hold anything."""
@@ -239,7 +247,9 @@ class Footer:
 
     index_offset: int
     content_sha256: str
+    """Digest of what precedes the footer; of an artifact in packs, digest of the index."""
     offset: int
+    is_of_packs: bool = False
 
 
 @dataclass(frozen=True)
@@ -391,6 +401,105 @@ def open_file(path: Path) -> BinaryIO:
     return file
 
 
+class PackedFile(io.RawIOBase):
+    """An artifact whose bytes lie in the packs that its recipe names; reads like a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._folder = path.parent / "packs"
+        self.packs: dict[str, tuple[int, str]] = {}
+        """Size and SHA-256 of each pack, by its name."""
+        self._names: list[str] = []
+        self._starts, self._offsets = array("Q", [0]), array("Q")
+        self._position = 0
+        self._open: tuple[str, BinaryIO] | None = None
+        try:
+            self._read_recipe(path)
+        except RecoverError as error:
+            raise damaged(f"the recipe cannot be used: {error}") from None
+
+    def _read_recipe(self, path: Path) -> None:
+        size_bytes = -1
+        with open_file(path) as file:
+            for line in read_lines(limit_bytes(read_members(file, 0, os.fstat(file.fileno()).st_size))):
+                if size_bytes >= 0:
+                    raise damaged("it goes on after its last line")
+                if (place := RECIPE_LINE.fullmatch(line)) is not None:
+                    name, offset, length = place[1].decode(), int(place[2]), int(place[3])
+                    if name not in self.packs or offset + length > self.packs[name][0]:
+                        raise damaged(f"it does not state the pack {name}, or another size of it")
+                    self._names.append(name)
+                    self._offsets.append(offset)
+                    self._starts.append(self._starts[-1] + length)
+                elif (pack := RECIPE_PACK.fullmatch(line)) is not None:
+                    self.packs[pack[1].decode()] = (int(pack[2]), pack[3].decode())
+                elif (end := RECIPE_BYTES.fullmatch(line)) is not None:
+                    size_bytes = int(end[1])
+                else:
+                    raise damaged("it has a line of another form")
+        if size_bytes != self._starts[-1] or any(not PACK_NAME.fullmatch(name) for name in self.packs):
+            raise damaged("it is cut short")
+
+    def check_packs(self) -> None:
+        """Read every pack; exit 3 if one is missing or not the one that the recipe states."""
+        for name, stated in self.packs.items():
+            try:
+                read_stored(self._folder / name, *stated)
+            except RecoverError:
+                raise damaged(f"the pack {name} is missing or altered") from None
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read from one pack into the buffer; return the number of bytes."""
+        number = bisect.bisect_right(self._starts, self._position) - 1
+        if number >= len(self._names):
+            return 0
+        skipped = self._position - self._starts[number]
+        length = self._starts[number + 1] - self._starts[number] - skipped
+        view = memoryview(buffer)[:length]
+        file = self._open_pack(self._names[number])
+        file.seek(self._offsets[number] + skipped)
+        data = read_file(file, len(view))
+        if not data:
+            raise damaged(f"the pack {self._names[number]} is too short")
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _open_pack(self, name: str) -> BinaryIO:
+        if self._open is None or self._open[0] != name:
+            if self._open is not None:
+                self._open[1].close()
+            self._open = (name, open_file(self._folder / name))
+        return self._open[1]
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to this position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._starts[-1]}[whence]
+        self._position = base + offset
+        return self._position
+
+    def close(self) -> None:
+        """Close the open pack."""
+        if self._open is not None:
+            self._open[1].close()
+        super().close()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+
+def open_artifact(path: Path) -> BinaryIO:
+    """Open a dump or an archive for reading, a file or one in packs; errors as in `open_file`."""
+    if path.name.endswith(RECIPE_SUFFIX):
+        return cast("BinaryIO", io.BufferedReader(PackedFile(path)))
+    return open_file(path)
+
+
 def measure_file(path: Path) -> int | None:
     """Return the file's size; None if it does not exist."""
     try:
@@ -416,9 +525,10 @@ def read_footer(file: BinaryIO) -> Footer:
             read_file(file, FOOTER.size)
         )
         expected = zlib.crc32(struct.pack("<BQ", version, index_offset) + digest)
-        shape = (start, mark, length, version, checksum, end)
-        if shape == (FOOTER_START, b"SB", 45, 1, expected, b"\x03\x00" + bytes(8)) and index_offset < offset:
-            return Footer(index_offset, digest.hex(), offset)
+        shape = (start, mark, length, checksum, end)
+        is_whole = shape == (FOOTER_START, b"SB", 45, expected, b"\x03\x00" + bytes(8))
+        if is_whole and version in {1, PACKED_VERSION} and index_offset < offset:
+            return Footer(index_offset, digest.hex(), offset, is_of_packs=version == PACKED_VERSION)
     raise damaged(
         "the file does not end with a backup's footer: it is truncated, altered, or from another program"
     )
@@ -482,7 +592,7 @@ class Dump:
         self.tables: list[Table] = []
         self.roles: list[str] = []
         record: DumpRecord | None = None
-        with open_file(path) as file:
+        with open_artifact(path) as file:
             self.footer = read_footer(file)
             for line in read_lines(
                 read_members(file, self.footer.index_offset, self.footer.offset - self.footer.index_offset)
@@ -503,7 +613,7 @@ class Dump:
         record = self.record
         text = _SchemaText()
         position = rows_and_marks = 0
-        with open_file(self.path) as file:
+        with open_artifact(self.path) as file:
             for table in self.tables:
                 yield from quote_for_psql(text.add(read_members(file, position, table.offset - position)))
                 rows_and_marks += yield from _read_table(file, table)
@@ -524,7 +634,7 @@ class Dump:
     def read_references(self) -> Iterator[str]:
         """Yield the object keys that the database refers to, in byte order."""
         start = self.record.content_length
-        with open_file(self.path) as file:
+        with open_artifact(self.path) as file:
             for line in read_lines(read_members(file, start, self.footer.index_offset - start)):
                 try:
                     yield from json.loads(line[len("-- schedgen-backups: ") :].decode("utf-8", "replace"))[
@@ -753,14 +863,21 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open_file(path) as file:
+        with open_artifact(path) as file:
             self.footer = read_footer(file)
         self.record = pick(ArchiveRecord, next(self._read_index(), b""))
 
     def read_entries(self) -> Iterator[Entry]:
         """Yield the index, in the order of the file."""
+        position = 0
         for line in itertools.islice(self._read_index(), 1, None):
-            yield pick(Entry, line.decode("utf-8", "surrogateescape"))
+            text = line.decode("utf-8", "surrogateescape")
+            if self.footer.is_of_packs:
+                # Each object begins where the one before ends, so that equal objects have equal lines.
+                text = f'{text[:-1]},"offset":{position}}}'
+            entry = pick(Entry, text)
+            position += entry.length
+            yield entry
 
     def read_object(self, file: BinaryIO, entry: Entry) -> Iterator[bytes]:
         """Yield an object's bytes; without an error at the end, they are as captured."""
@@ -790,7 +907,7 @@ class Archive:
     def check(self) -> None:
         """Check that every object is as captured and the file contains nothing else; exit 3 otherwise."""
         count = size_bytes = position = 0
-        with open_file(self.path) as file:
+        with open_artifact(self.path) as file:
             for entry in self.read_entries():
                 if entry.offset != position:
                     raise damaged(f"there is data before object {entry.key!r} that is not in the index")
@@ -817,7 +934,7 @@ class Archive:
         )
 
     def _read_index(self) -> Iterator[bytes]:
-        with open_file(self.path) as file:
+        with open_artifact(self.path) as file:
             reader = BlockReader(
                 read_members(file, self.footer.index_offset, self.footer.offset - self.footer.index_offset)
             )
@@ -936,7 +1053,7 @@ def find_points(directory: Path) -> list[Point]:
 def has_footer(path: Path) -> bool:
     """Return whether the file ends with our footer; files of the old script do not."""
     try:
-        with open_file(path) as file:
+        with open_artifact(path) as file:
             read_footer(file)
     except RecoverError:
         return False
@@ -1310,8 +1427,15 @@ def check_stored(path: Path, named: dict[str, tuple[int, str]]) -> None:
     Exit 3 otherwise.
     """
     content, whole = hashlib.sha256(), hashlib.sha256()
-    with open_file(path) as file:
+    if path.name.endswith(RECIPE_SUFFIX):
+        check_packed(path, named)
+        return
+    with open_artifact(path) as file:
         footer = read_footer(file)
+        if footer.is_of_packs:
+            # Put together from packs: its own digest is of the index, and verify_file unpacks the rest.
+            check_index(file, footer)
+            return
         file.seek(0)
         remaining = footer.offset
         for block in iter(functools.partial(read_file, file, PIECE_BYTES), b""):
@@ -1324,6 +1448,32 @@ def check_stored(path: Path, named: dict[str, tuple[int, str]]) -> None:
         raise damaged("the file does not match the manifest: one of the two was swapped or altered")
 
 
+def check_packed(path: Path, named: dict[str, tuple[int, str]]) -> None:
+    """Check the packs against the recipe, and the recipe against the manifest; exit 3 otherwise."""
+    with PackedFile(path) as packed:
+        packed.check_packs()
+    with open_artifact(path) as file:
+        check_index(file, read_footer(file))
+    with open_file(path) as file:
+        recipe = read_file(file, RECIPE_LIMIT_BYTES)
+    if named and named.get(path.name) != (len(recipe), hashlib.sha256(recipe).hexdigest()):
+        raise damaged("the recipe does not match the manifest: one of the two was swapped or altered")
+
+
+def check_index(file: BinaryIO, footer: Footer) -> None:
+    """Check the index against its digest in the footer; exit 3 otherwise."""
+    if not footer.is_of_packs:
+        raise damaged("its footer is not one of an artifact in packs")
+    digest = hashlib.sha256()
+    file.seek(footer.index_offset)
+    remaining = footer.offset - footer.index_offset
+    while remaining and (block := read_file(file, min(remaining, PIECE_BYTES))):
+        digest.update(block)
+        remaining -= len(block)
+    if digest.hexdigest() != footer.content_sha256:
+        raise damaged("the index differs from what was written")
+
+
 def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive:
     """Check that the file is as captured, in bytes and contents, and print a summary.
 
@@ -1331,7 +1481,8 @@ def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive
     """
     started = time.monotonic()
     name = FILE_NAME.fullmatch(path.name)
-    is_dump = path.name.endswith(".sql.gz") if name is None else name["kind"] == "db"
+    suffix = path.name.removesuffix(RECIPE_SUFFIX)
+    is_dump = suffix.endswith(".sql.gz") if name is None else name["kind"] == "db"
     try:
         check_stored(path, named)
         opened = Dump(path) if is_dump else Archive(path)
@@ -1722,7 +1873,7 @@ def write_folder(archive: Archive, folder: Path) -> None:
     make_folder(folder / RESERVED, folder)
     listing = folder / RESERVED
     with (
-        open_file(archive.path) as file,
+        open_artifact(archive.path) as file,
         make_file(listing / "index.jsonl") as index,
         make_file(listing / "renamed.jsonl") as names,
     ):
@@ -2064,7 +2215,7 @@ def write_bucket(archive: Archive, bucket: Bucket) -> None:
 
     def restore(entry: Entry) -> str:
         try:
-            with open_file(archive.path) as file:
+            with open_artifact(archive.path) as file:
                 bucket.put(entry, archive.read_object(file, entry))
             difference = bucket.find_difference(entry)
         except ObjectRefusedError as error:
