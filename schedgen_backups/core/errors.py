@@ -24,7 +24,8 @@
     │   ├── LockedError           a lock forbids the deletion                permanent until it ends
     │   └── CopyChangedError      what a copy relies on was removed meanwhile  retryable
     ├── VerificationError         a file is not what it should be            permanent
-    │   └── UnreadableFileError   a file cannot be read, but may be intact   retryable
+    │   ├── UnreadableFileError   a file cannot be read, but may be intact   retryable
+    │   └── ReadBackError         a new file is not what was written         retryable
     └── RestoreError              a restore was refused or failed            permanent
         └── TargetNotEmptyError   the target is not empty                    permanent
 
@@ -34,6 +35,7 @@ a secret.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -167,6 +169,19 @@ class UnreadableFileError(VerificationError):
     """
 
     is_retryable = True
+
+
+class ReadBackError(VerificationError):
+    """A new file cannot be read back as it was written. Retryable: nothing was published."""
+
+    is_retryable: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, keys: Sequence[str]) -> None:
+        super().__init__(
+            message, hint="Check the disk and the memory of this machine. Nothing was published."
+        )
+        self.keys = tuple(keys)
+        """The objects that are not as they were captured; empty when it is something else."""
 
 
 class RestoreError(BackupError):

@@ -24,7 +24,8 @@ from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
 from schedgen_backups.core.units import describe_labels, format_bytes, parse_span
-from schedgen_backups.core.verify.commit import commit_point
+from schedgen_backups.core.verify.commit import commit_point, record_read_back
+from schedgen_backups.core.verify.reread import reread_sources
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery_point, report_start
 from schedgen_backups.defs.resources import POOL, BackupResource
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
@@ -130,8 +131,13 @@ def minio_archive(
         started = time.monotonic()
         captured = take_bucket_archive(catalog, config.bucket, config.capture, point_id)
         seconds = time.monotonic() - started
+        name = ArtifactName(ArtifactKind.BUCKET, config.bucket.bucket, point_id)
+        path = catalog.directory / name.to_file_name()
+        record_read_back(catalog, point_id, path, captured, checked_by=context.run.run_id)
+        damaged = reread_sources(catalog, captured.damaged_sources, checked_by=context.run.run_id)
+    for problem in damaged:
+        context.log.warning(problem)
     record = captured.record
-    name = ArtifactName(ArtifactKind.BUCKET, config.bucket.bucket, point_id)
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
@@ -141,6 +147,7 @@ def minio_archive(
             "object_bytes": record.size_bytes,
             "left_out": describe_left_out(record.left_out) or "nothing",
             "objects_reused": record.reused_count,
+            "older_archives_damaged": "; ".join(damaged) or "none",
             "objects_changed_meanwhile": record.changed_count,
             "objects_deleted_meanwhile": record.deleted_count,
             "objects_failed": record.failed_count,
@@ -150,7 +157,7 @@ def minio_archive(
             "file_bytes": captured.size_bytes,
             "seconds": round(seconds, 3),
             "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
-            "path": dg.MetadataValue.path(catalog.directory / name.to_file_name()),
+            "path": dg.MetadataValue.path(path),
             "sha256": captured.sha256,
         }
     )

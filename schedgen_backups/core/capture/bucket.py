@@ -10,27 +10,32 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from schedgen_backups.core.capture.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
 from schedgen_backups.core.capture.unchanged import (
     LOOKUP_COUNT,
-    CheckedRun,
     PreviousObject,
     PreviousObjects,
-    check_run,
+    UnchangedRun,
     split_into_runs,
 )
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.concurrency.adaptive_pool import AdaptivePool
 from schedgen_backups.core.concurrency.prefetch import prefetch
-from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError, VerificationError
+from schedgen_backups.core.errors import (
+    BucketError,
+    BucketUnreachableError,
+    ObjectError,
+    ReadBackError,
+    VerificationError,
+)
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
@@ -58,7 +63,7 @@ others. A prefix with such a character may find nothing."""
 
 
 _Read = PackedObject | LargeObject | GoneObject | FailedObject
-_Outcome = CheckedRun | _Read
+_Outcome = UnchangedRun | _Read
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ class _Waiting:
 
     @property
     def size_bytes(self) -> int:
-        """Memory for their bodies."""
-        return sum(min(one.listed.size_bytes, IN_MEMORY_BYTES) for one in self.wanted)
+        """Memory for their bodies; those of unchanged objects are not read."""
+        return sum(min(one.listed.size_bytes, IN_MEMORY_BYTES) for one in self.wanted if not one.has_tags)
 
 
 @dataclass
@@ -102,6 +107,8 @@ class _Tally:
     excluded_bytes: int = 0
     failures_in_a_row: int = 0
     gone_in_a_row: int = 0
+    damaged_sources: dict[Path, None] = field(default_factory=dict[Path, None])
+    """Older archives that could not be read to copy from them."""
 
 
 def capture_bucket(
@@ -120,12 +127,60 @@ def capture_bucket(
 
     Objects that the bucket could not deliver are listed in the record. Objects excluded by the settings are
     only counted. Unchanged objects are copied from `resumable`, staging directories of killed captures, and
-    from the first of the `previous` archives whose index can be read. `folder` holds temporary data and the
-    journal; `on_progress` gets each object's size in bytes.
+    from the first of the `previous` archives whose index can be read. The file is then read back. If objects
+    are not what their entries state, it is written again without copies of these, then without any copies.
+    `folder` holds temporary data and the journal; `on_progress` gets each object's size in bytes.
 
     StorageError when `folder` is full; BucketError (permanent) when the bucket cannot be opened;
-    BucketUnreachableError (retryable) when the server stops answering. The file is unusable after an error.
+    BucketUnreachableError (retryable) when the server stops answering; ReadBackError (retryable) when even
+    objects that were read from the bucket cannot be read back. The file is unusable after an error.
     """
+    source = _Source(settings, capture, is_wanted, on_progress)
+    distrusted: set[str] = set()
+    damaged: dict[Path, None] = {}
+    reread_days = iter((capture.reread_days, capture.reread_days, 0))
+    while True:
+        with PreviousObjects(
+            folder, settings, reread_days=next(reread_days), distrusted=frozenset(distrusted)
+        ) as objects:
+            for path in resumable:
+                objects.add_resumable(path)
+            any(objects.add_archive(path) for path in previous)
+            try:
+                captured = _capture_once(source, point_id, file, objects, folder)
+            except ReadBackError as error:
+                found = objects.find_sources(error.keys)
+                if not found:  # always so after the last attempt, which copies nothing
+                    raise
+                distrusted.update(error.keys)
+                damaged |= dict.fromkeys(found)
+                _discard(file, folder)
+            else:
+                damaged |= dict.fromkeys(captured.damaged_sources)
+                return replace(captured, damaged_sources=tuple(damaged))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is captured, with which settings."""
+
+    settings: BucketSettings
+    capture: CaptureSettings
+    is_wanted: Callable[[str], bool]
+    on_progress: Callable[[int], object]
+
+
+def _discard(file: BinaryIO, folder: Path) -> None:
+    """Empty the file; the journal goes first, so that it never names what the file lacks."""
+    (folder / JOURNAL_NAME).unlink()
+    file.seek(0)
+    file.truncate()
+
+
+def _capture_once(
+    source: _Source, point_id: RecoveryPointId, file: BinaryIO, objects: PreviousObjects, folder: Path
+) -> CapturedArchive:
+    settings, capture = source.settings, source.capture
     with (
         AdaptivePool(capture.transfer.download_threads, "download") as pool,
         BucketClient(
@@ -138,19 +193,18 @@ def capture_bucket(
     ):
         client.check_exists()
         listed_at = datetime.now(timezone.utc)
-        with (
-            PreviousObjects(folder, settings, reread_days=capture.reread_days) as objects,
-            ArchiveFileWriter(
-                file, threads=capture.transfer.compression_threads, folder=folder, journal_name=JOURNAL_NAME
-            ) as writer,
-        ):
-            for path in resumable:
-                objects.add_resumable(path)
-            any(objects.add_archive(path) for path in previous)
+        with ArchiveFileWriter(
+            file, threads=capture.transfer.compression_threads, folder=folder, journal_name=JOURNAL_NAME
+        ) as writer:
             tally = _Capture(
-                client, writer, objects, pool, on_progress, max_pending=8 * capture.transfer.download_threads
-            ).run(is_wanted, capture.exclusions.objects)
-            return writer.finish(
+                client,
+                writer,
+                objects,
+                pool,
+                source.on_progress,
+                max_pending=8 * capture.transfer.download_threads,
+            ).run(source.is_wanted, capture.exclusions.objects)
+            captured = writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
                     point_id=point_id.text,
@@ -175,6 +229,7 @@ def capture_bucket(
                     excluded_bytes=tally.excluded_bytes,
                 )
             )
+    return replace(captured, damaged_sources=tuple(tally.damaged_sources))
 
 
 class _Capture:
@@ -216,16 +271,15 @@ class _Capture:
                 for listed in self._client.list_objects()
                 if is_wanted(listed.key) and not self._is_excluded(listed, excluded)
             )
-            with closing(prefetch(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches:
-                for listed_batch in batches:
-                    batch = [(listed, self._choose_name(listed.key)) for listed in listed_batch]
-                    self._tally.listed += len(batch)
-                    wanted = [
-                        _Wanted(listed, name, found)
-                        for (listed, name), found in zip(batch, self._previous.find(batch), strict=True)
-                    ]
+            # Looked up on a thread of its own: copying is the kernel's work.
+            with (
+                closing(prefetch(listing, batch_count=LOOKUP_COUNT, batches=_BATCHES_AHEAD)) as batches,
+                closing(prefetch(self._look_up(batches), batch_count=1, batches=2)) as looked_up,
+            ):
+                for [wanted] in looked_up:
+                    rest = wanted
                     for count in split_into_runs([one.found if one.has_tags else None for one in wanted]):
-                        group, wanted = wanted[:count], wanted[count:]
+                        group, rest = rest[:count], rest[count:]
                         self._waiting.append(_Waiting(group, self._pool.submit(self._read, group)))
                         waiting_bytes += self._waiting[-1].size_bytes
                         while waiting_bytes > MEMORY_BUDGET_BYTES or len(self._waiting) > self._max_pending:
@@ -237,6 +291,15 @@ class _Capture:
             self._stop.set()
             self._pool.close()
         return self._tally
+
+    def _look_up(self, batches: Iterable[Sequence[ListedObject]]) -> Iterator[list[_Wanted]]:
+        for listed_batch in batches:
+            batch = [(listed, self._choose_name(listed.key)) for listed in listed_batch]
+            self._tally.listed += len(batch)
+            yield [
+                _Wanted(listed, name, found)
+                for (listed, name), found in zip(batch, self._previous.find(batch), strict=True)
+            ]
 
     def _is_excluded(self, listed: ListedObject, patterns: Sequence[str]) -> bool:
         if not matches_any_key(patterns, listed.key):
@@ -259,24 +322,35 @@ class _Capture:
         left = deque(waiting.wanted)
         for outcome in waiting.future.result():
             first = left.popleft()
-            if isinstance(outcome, CheckedRun):
-                self._writer.add_copies(outcome.entries, outcome.file.fileno(), outcome.data)
-                self._tally.reused += len(outcome.entries)
-                for _entry in outcome.entries[1:]:
-                    left.popleft()
-            elif (
-                isinstance(outcome, LargeObject)
-                and first.found is not None
-                and self._may_copy(first)
-                and self._copy_large(first.found)
-            ):
-                self._tally.reused += 1
+            if isinstance(outcome, UnchangedRun):
+                self._append_copies([first, *(left.popleft() for _entry in outcome.entries[1:])], outcome)
             elif self._append(first, outcome):
                 self._tally.gone_in_a_row = 0
             else:
                 self._note_gone(first)
         self._on_progress(sum(one.listed.size_bytes for one in waiting.wanted))
         return waiting.size_bytes
+
+    def _append_copies(self, wanted: Sequence[_Wanted], run: UnchangedRun) -> None:
+        """Append the run; what the older archive's disk cannot read is read from the bucket instead."""
+        if self._copy(run):
+            self._tally.reused += len(wanted)
+            return
+        for one, single in zip(wanted, run.split(), strict=True):
+            if len(wanted) > 1 and self._copy(single):
+                self._tally.reused += 1
+            elif self._append(one, self._read_small(one)):
+                self._tally.gone_in_a_row = 0
+            else:
+                self._note_gone(one)
+
+    def _copy(self, run: UnchangedRun) -> bool:
+        try:
+            self._writer.add_copies(run.entries, run.file.fileno())
+        except VerificationError:
+            self._tally.damaged_sources[run.file.path] = None
+            return False
+        return True
 
     def _append(self, wanted: _Wanted, outcome: _Read) -> bool:
         """Append the object, or count it as failed; return False when it is gone."""
@@ -297,14 +371,9 @@ class _Capture:
 
     def _read(self, group: Sequence[_Wanted]) -> list[_Outcome]:
         found = [one.found for one in group if one.found is not None]
-        if not found or group[0].listed.size_bytes > IN_MEMORY_BYTES or not self._may_copy(group[0]):
+        if not found or not self._may_copy(group[0]):
             return [self._read_small(group[0])]
-        outcomes: list[_Outcome] = []
-        count = 0
-        for checked in check_run(found):
-            outcomes.append(checked or self._read_small(group[count]))
-            count += len(checked.entries) if checked is not None else 1
-        return outcomes
+        return [UnchangedRun(tuple(previous.entry for previous in found), found[0].file)]
 
     def _may_copy(self, wanted: _Wanted) -> bool:
         """Return False when the older archive lacks the object's tags and the server can provide them now.
@@ -318,13 +387,6 @@ class _Capture:
         if isinstance(outcome, PackedObject):
             self._pool.note_answer(outcome.entry.size_bytes)
         return outcome
-
-    def _copy_large(self, found: PreviousObject) -> bool:
-        try:
-            self._writer.add_copy(found.entry, cast("BinaryIO", found.file))
-        except VerificationError:  # the bucket has the object; the checks of the older archive report this
-            return False
-        return True
 
     def _count_failed(self, failed: FailedObject) -> None:
         tally = self._tally

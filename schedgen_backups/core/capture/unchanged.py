@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -18,28 +18,30 @@ from pydantic import ValidationError
 from schedgen_backups.core.catalog.resume import find_archive, read_journal
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
-from schedgen_backups.core.formats.gzip_members import read_members
 from schedgen_backups.core.formats.records import ObjectEntry, make_format_error
-from schedgen_backups.core.formats.tar_member import check_members, digest_name
+from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.system.files import open_descriptor
 
 
 @dataclass(frozen=True)
-class CheckedRun:
-    """Consecutive objects whose bytes were verified as unchanged."""
+class UnchangedRun:
+    """Consecutive objects of an older archive that the listing shows unchanged; their bytes are unchecked."""
 
     entries: tuple[ObjectEntry, ...]
     file: PreviousFile
-    data: memoryview
-    """Their gzip members."""
+
+    def split(self) -> Iterator[UnchangedRun]:
+        """Yield each object as a run of its own."""
+        for entry in self.entries:
+            yield UnchangedRun((entry,), self.file)
 
 
 def split_into_runs(found: Iterable[PreviousObject | None]) -> Iterator[int]:
     """Yield the number of objects in each run of neighbours in one file; each None is a run of its own.
 
-    A run is at most `COPY_BYTES` long.
+    A run of several is at most `COPY_BYTES` long.
     """
     count = size_bytes = 0
     last: PreviousObject | None = None
@@ -61,41 +63,6 @@ def split_into_runs(found: Iterable[PreviousObject | None]) -> Iterator[int]:
         yield count
 
 
-def check_run(run: Sequence[PreviousObject]) -> Iterator[CheckedRun | None]:
-    """Yield the objects of a run in order, grouped while their bytes are correct; None for each that is not.
-
-    May run in any thread.
-    """
-    start = run[0].entry.offset
-    file = run[0].file
-    try:
-        data = file.read_range(start, run[-1].entry.offset + run[-1].entry.length - start)
-    except VerificationError:  # the bucket has the objects; the checks of that archive report the damage
-        data = b""
-    opened = io.BytesIO(data)
-    good: list[ObjectEntry] = []
-
-    def gather() -> CheckedRun:
-        first, last = good[0], good[-1]
-        return CheckedRun(
-            tuple(good), file, memoryview(data)[first.offset - start : last.offset + last.length - start]
-        )
-
-    for previous in run:
-        entry = previous.entry
-        try:
-            check_members(entry, read_members(opened, entry.offset - start, entry.length))
-        except VerificationError:  # the bucket has the object; the checks of that archive report the damage
-            if good:
-                yield gather()
-            good = []
-            yield None
-        else:
-            good.append(entry)
-    if good:
-        yield gather()
-
-
 LOOKUP_COUNT = 100
 """SQLite releases the interpreter lock in every query and gets it back late while other threads work."""
 _DATABASE_NAME = "previous.sqlite"
@@ -110,15 +77,14 @@ _OVERHEAD_BYTES = 1 << 20
 class PreviousFile(io.FileIO):
     """An older archive, open for reading; disk errors are raised as VerificationError, like other damage."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, opener=open_descriptor)
+        self.path = path
+
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as `FileIO.read` does."""
         with _explain_disk():
             return super().read(-1 if size is None else size) or b""
-
-    def read_range(self, offset: int, length: int) -> bytes:
-        """Return the bytes of this range, fewer at the end of the file. Thread-safe."""
-        with _explain_disk():
-            return os.pread(self.fileno(), length, offset)
 
 
 @dataclass(frozen=True)
@@ -130,16 +96,25 @@ class PreviousObject:
 
 
 class PreviousObjects:
-    """Lookup of objects in older archives of one bucket by key; a context manager. For one thread."""
+    """Lookup of objects in older archives by key; a context manager, for one thread at a time."""
 
-    def __init__(self, folder: Path, settings: BucketSettings, *, reread_days: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: BucketSettings,
+        *,
+        reread_days: int,
+        distrusted: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """Objects whose keys are `distrusted` are not found."""
         self._settings = settings
+        self._distrusted = distrusted
         self._limit = timedelta(days=reread_days)
         self._now = datetime.now(timezone.utc)
         self._files: list[PreviousFile] = []
         self._path = folder / _DATABASE_NAME
         with self._explain_database():
-            self._database = sqlite3.connect(self._path, isolation_level=None)
+            self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             # Ordered by key, so that a listing in key order reads sequentially. A crash may lose the table.
             self._database.executescript(
                 "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
@@ -189,6 +164,17 @@ class PreviousObjects:
         found = {key: (self._files[number], entry) for key, number, entry in rows}
         return [self._compare(one, name, found.get(_to_key(one.key))) for one, name in listed]
 
+    def find_sources(self, keys: Iterable[str]) -> tuple[Path, ...]:
+        """Return the older archives that hold these objects, each once."""
+        found: dict[Path, None] = {}
+        with self._explain_database():
+            for key in keys:
+                rows: list[tuple[int]] = self._database.execute(
+                    "SELECT file FROM objects WHERE key = ?", [_to_key(key)]
+                ).fetchall()
+                found |= {self._files[number].path: None for (number,) in rows}
+        return tuple(found)
+
     def close(self) -> None:
         """Close the older archives and remove the lookup. Safe to call twice."""
         self._database.close()
@@ -205,7 +191,7 @@ class PreviousObjects:
     def _compare(
         self, listed: ListedObject, member_name: str, row: tuple[PreviousFile, bytes] | None
     ) -> PreviousObject | None:
-        if row is None or listed.modified_at is None or not listed.etag:
+        if row is None or listed.modified_at is None or not listed.etag or listed.key in self._distrusted:
             return None
         try:
             entry = ObjectEntry.model_validate_json(row[1])
@@ -245,7 +231,7 @@ class PreviousObjects:
         return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
 
     def _open(self, path: Path) -> PreviousFile:
-        file = PreviousFile(path, opener=open_descriptor)
+        file = PreviousFile(path)
         self._files.append(file)
         return file
 

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import AliasChoices, AwareDatetime, Field
 
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel
+from schedgen_backups.core.system.files import FileIdentity
 
 Figure = int | float | str | bool
 
@@ -95,6 +96,8 @@ class CheckResult(FrozenModel):
     file_modified_ns: int | None = None
     """Modification time of the file when it was read, in nanoseconds since 1970; only for checks that read a
     whole file."""
+    file_identity: FileIdentity | None = None
+    """The file as it was read: the result applies without reading it again while it has this identity."""
 
     @property
     def is_passed(self) -> bool:

@@ -22,7 +22,7 @@ from schedgen_backups.core.errors import (
     VerificationError,
 )
 from schedgen_backups.core.model import FORMAT_VERSION, READABLE_FORMAT_VERSIONS, FrozenModel, RecoveryPointId
-from schedgen_backups.core.system.files import read_small_file, write_atomically
+from schedgen_backups.core.system.files import FileIdentity, identify_file, read_small_file, write_atomically
 
 SITE_NAME = "site.json"
 BASELINE_NAME = "missing_objects.json"
@@ -30,7 +30,7 @@ _NO_FILE_ERRORS = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ELOO
 """Errors for a path that is not a regular or usable file; a retry cannot help (`open_regular`,
 `read_small_file`)."""
 _Model = TypeVar("_Model", bound=FrozenModel)
-_known_values: dict[Path, tuple[tuple[int, ...], type[FrozenModel], FrozenModel]] = {}
+_known_values: dict[Path, tuple[FileIdentity, type[FrozenModel], FrozenModel]] = {}
 _MOST_KNOWN = 4000
 _SETTLED_NS = 1_000_000_000
 """A file that was changed less than a second ago may change again without another time: kernels round to some
@@ -119,10 +119,9 @@ def require_id(point_id: RecoveryPointId, found: str, path: Path) -> None:
         )
 
 
-def _find_version(path: Path) -> tuple[int, ...]:
+def _find_version(path: Path) -> FileIdentity:
     """Return what changes with every change of the file; its last number is the time of the change."""
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return identify_file(path.stat())
 
 
 def _find_owner(path: Path) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +20,14 @@ from typing import BinaryIO, cast
 
 from pydantic import ValidationError
 
-from schedgen_backups.core.errors import ObjectError
+from schedgen_backups.core.errors import ObjectError, ReadBackError
 from schedgen_backups.core.formats.block_stream import LINE_LIMIT_BYTES, BlockReader, split_lines
 from schedgen_backups.core.formats.gzip_members import (
     BLOCK_BYTES,
     SMALLEST_FILLER_BYTES,
     compress_member,
     filler_member,
+    footer_member,
     is_compressible,
     measure_filler,
     read_footer,
@@ -33,22 +35,23 @@ from schedgen_backups.core.formats.gzip_members import (
     store_member,
 )
 from schedgen_backups.core.formats.gzip_writer import MemberWriter, PieceWriter
+from schedgen_backups.core.formats.read_back import Tail, read_back
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry, make_format_error, open_artifact
 from schedgen_backups.core.formats.tar_member import (
     FILE_MODE,
     RESERVED_FOLDER,
     TAR_BLOCK_BYTES,
     PackedObject,
-    check_members,
     make_header,
     make_padding,
 )
+from schedgen_backups.core.system.files import FileIdentity, identify_file
 from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES, can_share_blocks, measure_gap
 from schedgen_backups.core.system.writeback import WriteBack
 
 INDEX_NAME = f"{RESERVED_FOLDER}/index.jsonl"
 COPY_BYTES = 8 << 20
-"""Maximum size of members copied from an older archive at once, which are held in memory."""
+"""Size from which a run of objects that are copied from an older archive together gets no further one."""
 _HEADER_LIMIT_BYTES = LINE_LIMIT_BYTES
 """The header contains the same as the entry's line in the index."""
 _WORTH_SHARING_BYTES = 16 * SHARED_BLOCK_BYTES
@@ -57,13 +60,18 @@ _END_OF_ARCHIVE = b"\0" * (2 * TAR_BLOCK_BYTES)
 
 @dataclass(frozen=True)
 class CapturedArchive:
-    """A finished archive."""
+    """A finished archive, which was read back from the disk."""
 
     record: ArchiveRecord
     sha256: str
     """Digest of the whole file."""
     size_bytes: int
     """Size of the file."""
+    file_identity: FileIdentity
+    """The file as it was read back, before it got its name."""
+    damaged_sources: tuple[Path, ...] = ()
+    """Older archives of which objects could not be copied, because their bytes are not those of their index.
+    """
 
 
 class ArchiveFileWriter:
@@ -76,6 +84,7 @@ class ArchiveFileWriter:
     def __init__(self, file: BinaryIO, *, threads: int, folder: Path, journal_name: str = "") -> None:
         self._file = file
         self._write_back = WriteBack(file)
+        self._threads = threads
         self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
         opened = (folder / journal_name).open("x+b") if journal_name else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in __exit__
         self._folder = folder
@@ -99,7 +108,7 @@ class ArchiveFileWriter:
 
         When `blocks` raises or yields a size other than the entry's, nothing of the object is kept.
         """
-        checkpoint = self._writer.checkpoint()
+        start = self._writer.flush()
         digest = hashlib.sha256()
         size_bytes = 0
         compress: Callable[..., bytes] | None = None
@@ -123,59 +132,70 @@ class ArchiveFileWriter:
             self._writer.write_block(bytes(pending) + make_padding(size_bytes), compress or compress_member)
             self._writer.flush()
         except BaseException:
-            self._writer.rollback(checkpoint)
+            self._writer.rollback(start)
             raise
-        self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), checkpoint.offset)
+        self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), start)
 
-    def add_copies(self, entries: Sequence[ObjectEntry], source: int, data: bytes | memoryview) -> None:
-        """Append objects that are consecutive in the open file `source`.
+    def add_copies(self, entries: Sequence[ObjectEntry], source: int) -> None:
+        """Append objects that are consecutive in the open file `source`, without reading them.
 
-        `data` contains their members, which the caller has checked.
+        `finish` does. After a VerificationError, which means that the source cannot be read, nothing of them
+        is kept.
         """
-        first = _leave_out_filler(entries[0], data)
-        start = self._writer.flush()
-        self._write_filler(source, first.offset, len(data))
-        shift = self._writer.flush() - first.offset
-        self._writer.copy_members(source, first.offset, memoryview(data)[first.offset - entries[0].offset :])
+        before = self._writer.flush()
+        try:
+            first = _leave_out_filler(entries[0], _read_head(source, entries[0].offset))
+            length = entries[-1].offset + entries[-1].length - first.offset
+            self._write_filler(source, first.offset, length)
+            shift = self._writer.flush() - first.offset
+            self._writer.copy_range(source, first.offset, length)
+        except BaseException:
+            self._writer.rollback(before)
+            raise
         # A filler becomes the first member of the object after it, and unpacks to nothing.
         self._add_line(
-            first.model_copy(update={"offset": start, "length": first.offset + shift - start + first.length})
+            first.model_copy(
+                update={"offset": before, "length": first.offset + shift - before + first.length}
+            )
         )
         for entry in entries[1:]:
             self._add_line(entry.model_copy(update={"offset": entry.offset + shift}))
         self._sync_journal()
 
-    def add_copy(self, entry: ObjectEntry, source: BinaryIO) -> None:
-        """Append an object of any size from `source` and check it while it is copied.
-
-        After a VerificationError nothing of the object is kept.
-        """
-        checkpoint = self._writer.checkpoint()
-        source.seek(entry.offset)
-        entry = _leave_out_filler(entry, source.read(SMALLEST_FILLER_BYTES))
-        pending = bytearray()
-        copied = 0
-
-        def copy(chunk: bytes, at_least: int = COPY_BYTES) -> None:
-            nonlocal copied
-            pending.extend(chunk)
-            if pending and len(pending) >= at_least:
-                self._writer.copy_members(source.fileno(), entry.offset + copied, bytes(pending))
-                copied += len(pending)
-                pending.clear()
-
-        try:
-            self._write_filler(source.fileno(), entry.offset, entry.length)
-            check_members(entry, read_members(source, entry.offset, entry.length, on_progress=copy))
-            copy(b"", at_least=0)
-        except BaseException:
-            self._writer.rollback(checkpoint)
-            raise
-        self._add_entry(entry, checkpoint.offset)
-
     def finish(self, record: ArchiveRecord) -> CapturedArchive:
-        """Append the index, whose first line is the record, and the footer."""
+        """Append the index, whose first line is the record, read everything back, and append the footer.
+
+        ReadBackError names the objects whose bytes on the disk are not those that their entries state. The
+        file has no footer then.
+        """
         index_offset = self._writer.flush()
+        index_sha256 = self._write_index(record)
+        end = self._writer.flush()
+        self._file.flush()
+        self._write_back.finish()
+        os.fsync(self._file.fileno())
+        before = identify_file(os.fstat(self._file.fileno()))
+        digest = read_back(
+            self._file.fileno(),
+            self._read_entries(),
+            Tail(index_offset, end, index_sha256),
+            threads=self._threads,
+        )
+        if identify_file(os.fstat(self._file.fileno())) != before:
+            raise ReadBackError("the file was changed while it was read back", keys=())
+        footer = footer_member(index_offset, digest.digest())
+        digest.update(footer)
+        self._writer.write_member(footer)
+        size_bytes = self._writer.flush()
+        self._file.flush()
+        if os.pread(self._file.fileno(), len(footer) + 1, end) != footer:
+            raise ReadBackError("the footer cannot be read back", keys=())
+        return CapturedArchive(
+            record, digest.hexdigest(), size_bytes, identify_file(os.fstat(self._file.fileno()))
+        )
+
+    def _write_index(self, record: ArchiveRecord) -> str:
+        """Append the index as the last entry of the tar; return the SHA-256 of its plain bytes."""
         first_line = _to_line(record.model_dump_json())
         # Filled up to whole blocks: what stands behind the record does not depend on its length.
         first_line = (
@@ -187,16 +207,24 @@ class ArchiveFileWriter:
         info.size = len(first_line) + index_bytes
         info.mtime = int(record.finished_at.timestamp())
         info.mode = FILE_MODE
-        self._writer.write_block(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + first_line)
+        begin = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + first_line
+        end = make_padding(info.size) + _END_OF_ARCHIVE
+        digest = hashlib.sha256(begin)
+        self._writer.write_block(begin)
         self._index.seek(0)
         pieces = PieceWriter(self._writer)
         while block := self._index.read(BLOCK_BYTES):
+            digest.update(block)
             pieces.append(block)
         pieces.end_piece()
-        self._writer.write_block(make_padding(info.size) + _END_OF_ARCHIVE)
-        sha256 = self._writer.finish(index_offset)
-        self._write_back.finish()
-        return CapturedArchive(record, sha256, self._writer.flush())
+        digest.update(end)
+        self._writer.write_block(end)
+        return digest.hexdigest()
+
+    def _read_entries(self) -> Iterator[ObjectEntry]:
+        self._index.seek(0)
+        for line in self._index:
+            yield ObjectEntry.model_validate_json(line)
 
     def __enter__(self) -> ArchiveFileWriter:
         return self
@@ -371,6 +399,14 @@ def _leave_out_filler(entry: ObjectEntry, data: bytes | memoryview) -> ObjectEnt
     return entry.model_copy(
         update={"offset": entry.offset + filler_bytes, "length": entry.length - filler_bytes}
     )
+
+
+def _read_head(source: int, offset: int) -> bytes:
+    """Return the bytes that show whether there is a filler; fewer where the file ends or cannot be read."""
+    try:
+        return os.pread(source, SMALLEST_FILLER_BYTES, offset)
+    except OSError:  # the copy raises it again
+        return b""
 
 
 def _key_of(info: tarfile.TarInfo) -> str:

@@ -34,7 +34,7 @@ from schedgen_backups.core.formats.gzip_members import (
     read_members,
     read_members_concurrently,
 )
-from schedgen_backups.core.formats.gzip_writer import MemberWriter, PieceWriter
+from schedgen_backups.core.formats.gzip_writer import DigestedMemberWriter, PieceWriter
 from schedgen_backups.core.formats.records import DumpRecord, TableEntry, make_format_error, open_artifact
 from schedgen_backups.core.system.writeback import WriteBack
 
@@ -81,7 +81,7 @@ class DumpFileWriter:
 
     def __init__(self, file: BinaryIO, *, threads: int) -> None:
         self._write_back = WriteBack(file)
-        self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
+        self._writer = DigestedMemberWriter(file, threads=threads, written=self._write_back.note)
         self._worker = SerialWorker("digest")
         self._digest = DumpDigest(self._worker)
         self._pieces = PieceWriter(self._writer)

@@ -10,12 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from typing_extensions import Self
+
+from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.gzip_members import Digest, compress_member, footer_member
 from schedgen_backups.core.formats.pieces import LARGEST_ROW_PIECE_BYTES, find_piece_end
 from schedgen_backups.core.system.reflink import measure_gap, split_at_blocks
 
 _CUT_BYTES = 4 << 20
 """Text that is collected before it is cut: several pieces, so that little is examined twice."""
+_COPY_BYTES = 1 << 20
 
 
 class PieceWriter:
@@ -72,14 +76,6 @@ class _Mark:
     receive: Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A position in a file to which a `MemberWriter` can return."""
-
-    offset: int
-    digest: Digest
-
-
 class MemberWriter:
     """Writes blocks as gzip members in the order given, compressing on several threads; not thread-safe.
 
@@ -95,7 +91,6 @@ class MemberWriter:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="compress")
         self._waiting: deque[Future[bytes] | bytes | _Mark] = deque()
         self._limit = 2 * threads + 2
-        self._digest: Digest = hashlib.sha256()
         self._offset = 0
 
     def write_block(
@@ -110,23 +105,20 @@ class MemberWriter:
         self._waiting.append(member)
         self._drain(self._limit)
 
-    def copy_members(self, source: int, offset: int, data: bytes | memoryview) -> None:
-        """Append whole members from `offset` of the open file `source`, whose bytes are in `data`.
+    def copy_range(self, source: int, offset: int, length: int) -> None:
+        """Append whole members from this range of the open file `source`, without reading them.
 
         The kernel copies them where it can. Files whose blocks are aligned then share the blocks if the file
-        system supports that. The digest is taken of `data`, which the caller has checked. A source that
-        changes in the meantime is detected when the file is verified.
+        system supports that. VerificationError when the source ends early or its disk cannot read it: then
+        return to a checkpoint.
         """
         self.flush()
-        digesting = self._pool.submit(self._digest.update, data)
-        try:
-            if not self._copy_in_kernel(source, offset, len(data)):
-                self._file.seek(self._offset)
-                self._file.write(data)
-        finally:
-            digesting.result()
-        self._offset += len(data)
-        self._written(len(data))
+        if not self._copy_in_kernel(source, offset, length):
+            self._file.seek(self._offset)
+            for start in range(offset, offset + length, _COPY_BYTES):
+                self._file.write(_read_source(source, start, min(_COPY_BYTES, offset + length - start)))
+        self._offset += length
+        self._written(length)
 
     def call_at_position(self, receive: Callable[[int], None]) -> None:
         """Call `receive` with the file offset at which the next member starts, once it is known."""
@@ -137,30 +129,19 @@ class MemberWriter:
         self._drain(0)
         return self._offset
 
-    def checkpoint(self) -> Checkpoint:
-        """Return a position for `rollback`."""
-        return Checkpoint(self.flush(), self._digest.copy())
-
-    def rollback(self, checkpoint: Checkpoint) -> None:
-        """Remove everything written since the checkpoint."""
+    def rollback(self, offset: int) -> None:
+        """Remove everything behind this offset, which an earlier `flush` returned."""
         self.flush()
-        self._file.seek(checkpoint.offset)
+        self._file.seek(offset)
         self._file.truncate()
-        self._offset = checkpoint.offset
-        self._digest = checkpoint.digest.copy()
-
-    def finish(self, index_offset: int) -> str:
-        """Append the footer and return the SHA-256 of the whole file."""
-        self.flush()
-        self._append(footer_member(index_offset, self._digest.digest()))
-        return self._digest.hexdigest()
+        self._offset = offset
 
     def close(self) -> None:
         """End the threads and drop what was not flushed. Safe to call twice."""
         self._waiting.clear()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def __enter__(self) -> MemberWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -198,6 +179,54 @@ class MemberWriter:
 
     def _append(self, member: bytes) -> None:
         self._file.write(member)
-        self._digest.update(member)
         self._offset += len(member)
         self._written(len(member))
+
+
+class DigestedMemberWriter(MemberWriter):
+    """A writer of members that also digests what it writes; nothing can be taken back."""
+
+    def __init__(
+        self, file: BinaryIO, *, threads: int, written: Callable[[int], object] = lambda _size_bytes: None
+    ) -> None:
+        super().__init__(file, threads=threads, written=written)
+        self._digest: Digest = hashlib.sha256()
+
+    def copy_members(self, source: int, offset: int, data: bytes | memoryview) -> None:
+        """Append whole members from `offset` of the open file `source`, whose bytes are in `data`.
+
+        The kernel copies them where it can. The digest is taken of `data`: a source that changes in the
+        meantime is detected when the file is verified.
+        """
+        self.flush()
+        digesting = self._pool.submit(self._digest.update, data)
+        try:
+            if not self._copy_in_kernel(source, offset, len(data)):
+                self._file.seek(self._offset)
+                self._file.write(data)
+        finally:
+            digesting.result()
+        self._offset += len(data)
+        self._written(len(data))
+
+    def finish(self, index_offset: int) -> str:
+        """Append the footer and return the SHA-256 of the whole file."""
+        self.flush()
+        self._append(footer_member(index_offset, self._digest.digest()))
+        return self._digest.hexdigest()
+
+    def _append(self, member: bytes) -> None:
+        super()._append(member)
+        self._digest.update(member)
+
+
+def _read_source(source: int, offset: int, length: int) -> bytes:
+    try:
+        data = os.pread(source, length, offset)
+    except OSError as error:
+        raise VerificationError(
+            f"the file cannot be read: {error.strerror}", hint="Check the disk."
+        ) from error
+    if len(data) != length:
+        raise VerificationError("the file ends too early", hint="Use another copy or another recovery point.")
+    return data

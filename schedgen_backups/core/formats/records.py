@@ -17,7 +17,7 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.packed_file import PackedFile, is_recipe_name
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, LeftOut, ReferenceState
-from schedgen_backups.core.system.files import open_regular
+from schedgen_backups.core.system.files import FileIdentity, identify_file, open_regular
 from schedgen_backups.core.units import count, format_bytes, name_some
 
 _Opened = TypeVar("_Opened")
@@ -49,7 +49,7 @@ class ArtifactFile:
                     raise VerificationError(
                         message, hint="Is the file at the location stated in the manifest?"
                     ) from error
-            return io.BufferedReader(_Reader(self._file.fileno()))
+            return io.BufferedReader(DescriptorReader(self._file.fileno()))
 
     def open_packed(self) -> PackedFile:
         """Return the artifact in packs of which this file is the recipe."""
@@ -59,16 +59,12 @@ class ArtifactFile:
             return self._packed
 
     @property
-    def modified_ns(self) -> int | None:
-        """Time of the last modification in nanoseconds since 1970; None when the file is missing."""
-        status = self._find_status()
-        return status.st_mtime_ns if status is not None else None
-
-    @property
-    def size_bytes(self) -> int | None:
-        """Size of the file; None when it is missing."""
-        status = self._find_status()
-        return status.st_size if status is not None else None
+    def identity(self) -> FileIdentity | None:
+        """The present identity of the file at this path; None when it is missing."""
+        try:
+            return identify_file(self.path.stat())
+        except OSError:
+            return None
 
     @contextmanager
     def read_as(self, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
@@ -89,12 +85,6 @@ class ArtifactFile:
                 else VerificationError(f"{self.path.name}: {error.message}", hint=error.hint)
             ) from error
 
-    def _find_status(self) -> os.stat_result | None:
-        try:
-            return self.path.stat()
-        except OSError:
-            return None
-
     def __enter__(self) -> ArtifactFile:
         return self
 
@@ -103,14 +93,15 @@ class ArtifactFile:
             self._file.close()
 
 
-class _Reader(io.RawIOBase):
-    """Reads an open file from its own position."""
+class DescriptorReader(io.RawIOBase):
+    """Reads an open file from its own position; disk errors are raised as VerificationError."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor, self._position = descriptor, 0
 
     def readinto(self, buffer: Buffer, /) -> int:
+        """Read into the buffer; return the number of bytes."""
         try:
             count = os.preadv(self._descriptor, [buffer], self._position)
         except OSError as error:
@@ -122,6 +113,7 @@ class _Reader(io.RawIOBase):
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move this reader only; return its position."""
         if whence == os.SEEK_CUR:
             offset += self._position
         elif whence == os.SEEK_END:
@@ -130,12 +122,15 @@ class _Reader(io.RawIOBase):
         return self._position
 
     def fileno(self) -> int:
+        """Return the descriptor that all readers share."""
         return self._descriptor
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
 

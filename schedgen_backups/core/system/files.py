@@ -11,13 +11,31 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 TEMPORARY_SUFFIX = ".tmp"
 NO_LINK_ERRORS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """Errors of file systems without hard links, such as FAT and some network mounts."""
 _SMALL_FILE_LIMIT_BYTES = 256 << 20
 """Much more than any manifest, and small enough for memory."""
+
+
+class FileIdentity(NamedTuple):
+    """What changes with every change of a file; times are in nanoseconds since 1970.
+
+    The same identity means the same file with the same bytes: no program can set the time of the last change.
+    """
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+
+def identify_file(status: os.stat_result) -> FileIdentity:
+    """Return the identity of the file with this status."""
+    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def write_atomically(

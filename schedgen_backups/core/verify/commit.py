@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timezone
+from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import (
@@ -20,7 +21,7 @@ from schedgen_backups.core.catalog.check_results import (
 )
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.archive_file import CapturedArchive, open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.history.events import Outcome, PointCommitted
 from schedgen_backups.core.model import (
@@ -38,6 +39,8 @@ from schedgen_backups.core.receipts.receipts import make_subject, record_with_re
 from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.core.verify.files import (
     OnProgress,
+    report_read_back,
+    select_current,
     verify_archive,
     verify_dump,
     verify_dump_against_snapshot,
@@ -125,6 +128,20 @@ def check_point(
     return tuple(result.model_copy(update={"checked_by": checked_by}) for result in results), summary
 
 
+def record_read_back(
+    catalog: Catalog, point_id: RecoveryPointId, path: Path, captured: CapturedArchive, *, checked_by: str
+) -> None:
+    """Record the capture's own reading of the archive at `path` as check results of the run `checked_by`.
+
+    Nothing is recorded when the file is not the one that was read: its checks then read it.
+    """
+    results = report_read_back(path, captured)
+    if results:
+        catalog.record_results(
+            point_id, tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
+        )
+
+
 def commit_point(
     catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, live: LiveSystem
 ) -> tuple[Manifest, Verification]:
@@ -173,13 +190,20 @@ def _read_versions(point: PointListing) -> dict[str, str]:
 def _verify_unseen(
     catalog: Catalog, point: PointListing, origin: Origin, live: LiveSystem
 ) -> tuple[Verification, ReferenceSummary]:
-    """Perform the checks that have no result of this run; return all results and the reference summary."""
+    """Perform the checks that have no result of this run; return all results and the reference summary.
+
+    A result of reading a file that was touched since then does not count.
+    """
+    dump_path, archive_path = point.get_path(ArtifactKind.DATABASE), point.get_path(ArtifactKind.BUCKET)
+    results = point.verification.results
+    current = [*select_current(results, dump_path), *select_current(results, archive_path)]
     own = {
         result.check
-        for result in point.verification.results
-        if result.checked_by == origin.run_id and result.status is not CheckStatus.UNKNOWN
+        for result in results
+        if result.checked_by == origin.run_id
+        and result.status is not CheckStatus.UNKNOWN
+        and (result.file_identity is None or result in current)
     }
-    dump_path, archive_path = point.get_path(ArtifactKind.DATABASE), point.get_path(ArtifactKind.BUCKET)
     verification, references = point.verification, None
     unseen = set(COMMIT_CHECKS) - own
     if point.manifest is not None or not origin.run_id or not unseen <= {Check.REFERENCES_RESOLVE}:

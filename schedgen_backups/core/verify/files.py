@@ -7,7 +7,7 @@ failed check. Nothing here writes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,13 @@ from pathlib import Path
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
+from schedgen_backups.core.formats.archive_file import ArchiveFile, CapturedArchive, open_archive
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
 from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, DumpRecord, describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
+from schedgen_backups.core.system.files import FileIdentity, identify_file
 from schedgen_backups.core.units import NAMED_LIMIT, count, name_some
 
 OnProgress = Callable[[int], object]
@@ -199,10 +200,7 @@ def verify_archive_file(
                     "the record states another number"
                 )
             digest.finish(partial(_read_range, file, position, archive.footer.footer_offset))
-            return f"{count(object_count, 'object')} with {size_bytes} bytes, each as captured", {
-                "objects": object_count,
-                "size_bytes": size_bytes,
-            }
+            return _describe_objects(object_count, size_bytes)
 
     return _verify_file(
         file,
@@ -212,6 +210,39 @@ def verify_archive_file(
         read,
         expected_sha256,
     )
+
+
+def report_read_back(path: Path, captured: CapturedArchive) -> tuple[CheckResult, ...]:
+    """Return what `verify_archive` would, from the capture's own reading of the file that it has published.
+
+    No results when the file at `path` is not the one that was read.
+    """
+    try:
+        identity = identify_file(path.stat())
+    except OSError:
+        return ()
+    # Without the time of the last change, which renaming sets.
+    if identity._replace(changed_ns=0) != captured.file_identity._replace(changed_ns=0):
+        return ()
+    record = captured.record
+    summary, figures = _describe_objects(record.object_count, record.size_bytes)
+    return _make_file_results(
+        path,
+        (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE),
+        {ArtifactKind.BUCKET: captured.sha256},
+        identity,
+        (CheckStatus.PASSED, summary, figures),
+        "",
+    )
+
+
+def select_current(results: Iterable[CheckResult], path: Path) -> tuple[CheckResult, ...]:
+    """Return the results of reading the whole file at `path` that still apply to it: it was not touched."""
+    try:
+        identity = identify_file(path.stat())
+    except OSError:
+        return ()
+    return tuple(result for result in results if result.file_identity == identity)
 
 
 def verify_every_object(path: Path) -> CheckResult:
@@ -292,35 +323,60 @@ def _verify_file(
     read: Callable[[], tuple[str, dict[str, Figure]]],
     expected_sha256: str | None,
 ) -> tuple[CheckResult, ...]:
-    stored_check, parsed_check = checks
     # Taken before the first byte is read: a file that changes later must then be read again.
-    modified_ns = file.modified_ns
+    identity = file.identity
     try:
         summary, figures = read()
-        status = CheckStatus.PASSED
+        parsed = (CheckStatus.PASSED, summary, figures)
     except VerificationError as error:
-        summary, figures, status = error.message, {}, CheckStatus.FAILED
+        parsed = (CheckStatus.FAILED, error.message, dict[str, Figure]())
     whole_sha256, problem = _check_stored(file, kind, digest, expected_sha256)
-    path = file.path
     artifacts = {kind: whole_sha256} if whole_sha256 else {}
-    parsed = CheckResult(
-        check=parsed_check,
-        status=status,
-        summary=summary,
-        figures=figures,
-        checked_at=_now(),
-        artifacts=artifacts,
+    return _make_file_results(file.path, checks, artifacts, identity, parsed, problem)
+
+
+def _make_file_results(
+    path: Path,
+    checks: tuple[Check, Check],
+    artifacts: dict[ArtifactKind, str],
+    identity: FileIdentity | None,
+    parsed: tuple[CheckStatus, str, dict[str, Figure]],
+    problem: str,
+) -> tuple[CheckResult, ...]:
+    """Return the results of both checks; `problem` says what is wrong with the bytes, if anything is."""
+    stored_check, parsed_check = checks
+    status, summary, figures = parsed
+    size_bytes, modified_ns = (
+        (identity.size_bytes, identity.modified_ns) if identity is not None else (None, None)
     )
-    stored = CheckResult(
-        check=stored_check,
-        status=CheckStatus.FAILED if problem else CheckStatus.PASSED,
-        summary=problem or f"{path.name} is unchanged",
-        figures={"file_bytes": size_bytes} if (size_bytes := file.size_bytes) is not None else {},
-        checked_at=_now(),
-        artifacts=artifacts,
-        file_modified_ns=modified_ns,
+    return (
+        CheckResult(
+            check=stored_check,
+            status=CheckStatus.FAILED if problem else CheckStatus.PASSED,
+            summary=problem or f"{path.name} is unchanged",
+            figures={"file_bytes": size_bytes} if size_bytes is not None else {},
+            checked_at=_now(),
+            artifacts=artifacts,
+            file_modified_ns=modified_ns,
+            file_identity=identity,
+        ),
+        CheckResult(
+            check=parsed_check,
+            status=status,
+            summary=summary,
+            figures=figures,
+            checked_at=_now(),
+            artifacts=artifacts,
+            file_identity=identity,
+        ),
     )
-    return stored, parsed
+
+
+def _describe_objects(object_count: int, size_bytes: int) -> tuple[str, dict[str, Figure]]:
+    return (
+        f"{count(object_count, 'object')} with {size_bytes} bytes, each as captured",
+        {"objects": object_count, "size_bytes": size_bytes},
+    )
 
 
 def _check_stored(

@@ -6,13 +6,16 @@ The catalog detects this by a file's modification time; until the files are read
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.errors import BackupError
+from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.verify.commit import verify_point
+from schedgen_backups.core.verify.files import verify_archive
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,35 @@ def read_unread(
             continue
         read.append(catalog.get_point(point.point_id))
     return RereadReport(tuple(read), 0, tuple(problems))
+
+
+def reread_sources(catalog: Catalog, paths: Iterable[Path], *, checked_by: str) -> tuple[str, ...]:
+    """Read the archives again from which a capture could not copy objects; return what is wrong with each.
+
+    The results are recorded with their points, so that a damaged one is noticed before it is needed. An
+    archive of no committed point, such as that of a killed capture, is left out.
+    """
+    problems: list[str] = []
+    for path in paths:
+        point = next(
+            (
+                point
+                for point in catalog.list_points()
+                if point.manifest is not None and any(found.path == path for found in point.artifacts)
+            ),
+            None,
+        )
+        artifact = point.manifest.artifact(ArtifactKind.BUCKET) if point and point.manifest else None
+        if point is None or artifact is None:
+            continue
+        results = tuple(
+            result.model_copy(update={"checked_by": checked_by})
+            for result in verify_archive(path, expected_sha256=artifact.sha256)
+        )
+        if not path.exists():  # removed meanwhile
+            continue
+        catalog.record_results(point.point_id, results)
+        problems += [
+            f"recovery point {point.point_id}: {result.summary}" for result in results if not result.is_passed
+        ]
+    return tuple(problems)

@@ -5,15 +5,22 @@ Captures and checks run as separate runs of one instance, so that files can be d
 
 from __future__ import annotations
 
+import os
+import time
 from io import BytesIO
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from schedgen_backups.core.catalog.check_results import BUCKET_CHECKS, CheckResult
 from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.defs import checks
 from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import Site, failures_of
 
@@ -80,6 +87,71 @@ def test_the_recovery_point_alone_finds_damage_without_a_check_run(
     site.flip_bit(kind)
     assert "is not committed" in failures_of(site.run_selection(instance, SEAL))["recovery_point"].description
     assert [(point.state, point.manifest) for point in site.points()] == [(PointState.FAILED, None)]
+
+
+def test_damage_of_the_older_archive_stays_there_and_is_reported(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
+    """One flipped bit, with the time of the last modification as before: nothing else would notice it."""
+    # Objects that are younger than two seconds are not copied.
+    time.sleep(3.2)
+    assert site.run(instance).success
+    path = site.points()[-1].get_path(ArtifactKind.BUCKET)
+    before = path.stat()
+    site.flip_bit(ArtifactKind.BUCKET)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [point.state for point in site.points()] == [PointState.VERIFIED]
+    result = site.run(instance)
+    assert result.success
+    older, newer = site.points()
+    assert (older.state, newer.state) == (PointState.FAILED, PointState.VERIFIED)
+    with open_archive(newer.get_path(ArtifactKind.BUCKET)) as archive:
+        record = archive.record
+    assert record.reused_count == record.object_count - 1
+    [materialization] = result.asset_materializations_for_node("minio_archive")
+    assert older.point_id.text in str(materialization.metadata["older_archives_damaged"].value)
+
+
+def test_the_archive_is_not_read_again_in_the_run_of_its_capture(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
+    result = site.run(instance)
+    assert check_of(result, "archive_is_readable").passed
+    [point] = site.points()
+    found = [point.verification.result(check) for check in BUCKET_CHECKS]
+    assert [each.checked_by for each in found if each is not None] == [result.run_id] * 3
+    stored, _readable, every = found
+    assert stored is not None
+    assert every is not None
+    [materialized] = [
+        event
+        for event in result.all_events
+        if event.is_step_materialization and event.step_key == "minio_archive"
+    ]
+    recorded = instance.get_latest_materialization_event(materialized.asset_key)
+    assert recorded is not None
+    assert stored.checked_at.timestamp() < recorded.timestamp < every.checked_at.timestamp()
+
+
+def test_an_archive_that_is_touched_after_its_capture_is_read_again_before_the_commit(
+    site: Site, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bit flips behind the check's back: between the capture and the commit of one run."""
+    verify_every = checks.verify_every_object
+
+    def flip_first(path: Path) -> CheckResult:
+        before = path.stat()
+        data = path.read_bytes()
+        path.write_bytes(damage(data, len(data) * 4))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return verify_every(path)
+
+    monkeypatch.setattr(checks, "verify_every_object", flip_first)
+    result = site.run(instance)
+    assert not result.success
+    [point] = site.points()
+    assert point.manifest is None
+    assert point.state is PointState.FAILED
 
 
 def test_the_recovery_point_alone_finds_damage_after_a_passed_check(

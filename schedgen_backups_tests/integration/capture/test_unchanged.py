@@ -6,7 +6,9 @@ again.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -18,14 +20,17 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from minio.commonconfig import Tags
 
+from schedgen_backups.core.capture.capture import take_bucket_archive
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.records import ArchiveRecord
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.verify.files import verify_archive, verify_every_object
-from schedgen_backups_tests.support.artifacts import damage, make_noise, publish_archive
+from schedgen_backups.core.verify.commit import record_read_back
+from schedgen_backups.core.verify.files import select_current, verify_archive, verify_every_object
+from schedgen_backups_tests.support.artifacts import damage, make_capture, make_noise, publish_archive
 from schedgen_backups_tests.support.faulty_s3 import FaultyS3Proxy
 from schedgen_backups_tests.support.servers import client_of
 
@@ -45,6 +50,19 @@ directory, endpoint, bucket = sys.argv[1:]
 access_key, secret_key = sys.stdin.read().split()
 publish_archive(Catalog(Path(directory)), BucketSettings(endpoint, access_key, secret_key, bucket))
 """
+
+
+HELD = """
+import time
+from schedgen_backups.core.formats import archive_file
+
+def hold(*_arguments, **_options):
+    print("reads back", flush=True)
+    time.sleep(600)
+
+archive_file.read_back = hold
+"""
+"""What holds a capture at its last step before the footer."""
 
 
 @pytest.fixture
@@ -197,6 +215,96 @@ def test_a_killed_capture_is_resumed(
     assert list_asked(proxy, bucket, since) == {last}
     assert record.reused_count == len(bodies) - 1
     assert list((catalog.directory / STAGING_NAME).iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["truncated", "overwritten", "replaced", "removed"])
+def test_an_older_archive_that_changes_while_it_is_copied_spoils_nothing(
+    catalog: Catalog, bucket: BucketSettings, bodies: dict[str, bytes], change: str
+) -> None:
+    path = publish_archive(catalog, bucket)
+    changes = {
+        "truncated": lambda: os.truncate(path, path.stat().st_size // 2),
+        "overwritten": lambda: overwrite_middle(path),
+        "replaced": lambda: write_again(path, b"another file"),
+        "removed": path.unlink,
+    }
+
+    def change_once(_key: str) -> bool:
+        if changes:
+            changes.pop(change)()
+            changes.clear()
+        return True
+
+    captured = take_bucket_archive(
+        catalog, bucket, make_capture(), RecoveryPointId(SECOND), is_wanted=change_once
+    )
+    assert captured.damaged_sources == ((path,) if change in {"truncated", "overwritten"} else ())
+    record = assert_holds(next(catalog.directory.glob(f"*{SECOND}*.tar.gz")), bodies)
+    assert (record.reused_count < len(bodies)) is bool(captured.damaged_sources)
+    assert list((catalog.directory / STAGING_NAME).iterdir()) == []
+
+
+def overwrite_middle(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(1000))
+
+
+def write_again(path: Path, data: bytes) -> None:
+    other = path.with_name("other")
+    other.write_bytes(data)
+    other.replace(path)
+
+
+def test_an_unchanged_byte_is_read_once_by_the_kernel_and_once_by_us(
+    catalog: Catalog, bucket: BucketSettings, bodies: dict[str, bytes]
+) -> None:
+    """Neither for its copy nor for its check does our code read it another time."""
+    publish_archive(catalog, bucket)
+    before = count_read_bytes()
+    captured = take_bucket_archive(catalog, bucket, make_capture(), RecoveryPointId(SECOND))
+    path = next(catalog.directory.glob(f"*{SECOND}*.tar.gz"))
+    record_read_back(catalog, RecoveryPointId(SECOND), path, captured, checked_by="run")
+    results = select_current(catalog.read_verification(RecoveryPointId(SECOND)).results, path)
+    read_bytes = count_read_bytes() - before
+    assert captured.record.reused_count == len(bodies)
+    assert [result.status for result in results] == [CheckStatus.PASSED, CheckStatus.PASSED]
+    assert results[0].artifacts == {ArtifactKind.BUCKET: hashlib.sha256(path.read_bytes()).hexdigest()}
+    size_bytes = path.stat().st_size
+    assert 1.95 * size_bytes < read_bytes < 2.1 * size_bytes
+
+
+def count_read_bytes() -> int:
+    """Return the bytes that this process read or let the kernel copy, from files and sockets (proc(5))."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+def test_a_capture_killed_while_it_reads_back_publishes_nothing_and_is_resumed(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, bodies: dict[str, bytes]
+) -> None:
+    settings = proxy.settings(bucket)
+    words = [sys.executable, "-c", HELD + CAPTURE]
+    with subprocess.Popen(
+        [*words, str(catalog.directory), settings.endpoint, settings.bucket],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{settings.access_key} {settings.secret_key}".encode())
+        process.stdin.close()
+        try:
+            assert process.stdout.readline() == b"reads back\n"
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert catalog.list_points() == ()
+    assert list(catalog.directory.glob("*.tar.gz")) == []
+    since = len(proxy.requests(method="GET"))
+    record = assert_holds(publish_archive(catalog, settings, SECOND), bodies)
+    assert list_asked(proxy, bucket, since) == set()
+    assert record.reused_count == len(bodies)
 
 
 def wait_for_lines(staging: Path, count: int, process: subprocess.Popen[bytes]) -> None:

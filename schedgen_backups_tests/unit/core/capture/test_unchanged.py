@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import accumulate
@@ -18,15 +18,19 @@ from schedgen_backups.core.capture.unchanged import (
     PreviousFile,
     PreviousObject,
     PreviousObjects,
-    check_run,
     split_into_runs,
 )
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
-from schedgen_backups.core.errors import StorageError, VerificationError
-from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFileWriter, open_archive
+from schedgen_backups.core.errors import ReadBackError, StorageError, VerificationError
+from schedgen_backups.core.formats.archive_file import (
+    COPY_BYTES,
+    ArchiveFileWriter,
+    CapturedArchive,
+    open_archive,
+)
 from schedgen_backups.core.formats.gzip_members import compress_member, read_members
-from schedgen_backups.core.formats.gzip_writer import MemberWriter
+from schedgen_backups.core.formats.gzip_writer import DigestedMemberWriter
 from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
@@ -84,9 +88,7 @@ def test_an_unchanged_object_is_found_with_its_bytes(archive: Path, objects: Pre
     for key, entry in read_entries(archive).items():
         found = find(objects, list_entry(entry), key)
         assert found is not None
-        (checked,) = check_run([found])
-        assert checked is not None
-        assert checked.data == archive.read_bytes()[entry.offset : entry.offset + entry.length]
+        assert (found.entry, found.file.path) == (entry, archive)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +172,9 @@ def test_an_archive_of_another_bucket_is_not_reused(
 
 @pytest.mark.takes_seconds
 def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp_path: Path) -> None:
-    """Wherever the damage is, what passes the check unpacks to the captured object."""
+    """Wherever the damage is, what passes the reading back unpacks to the captured objects."""
     entries = read_entries(archive)
+    record = open_record(archive)
     whole = archive.read_bytes()
     random = Random(5)  # noqa: S311 - nothing secret
     used = refused = 0
@@ -179,20 +182,36 @@ def test_no_flipped_bit_of_an_older_archive_reaches_a_new_one(archive: Path, tmp
         archive.write_bytes(damage(whole, random.randrange(8 * len(whole))))
         with PreviousObjects(tmp_path, BUCKET, reread_days=30) as objects:
             objects.add_archive(archive)
-            for key, entry in entries.items():
-                found = find(objects, list_entry(entry), key)
-                (checked,) = check_run([found]) if found is not None else (None,)
-                if checked is None or found is None:
-                    refused += 1
-                    continue
-                used += 1
-                plain = b"".join(read_members(io.BytesIO(checked.data), 0, len(checked.data)))
-                assert BODIES[key] in plain
-                assert found.entry.model_dump(exclude={"offset", "length", "read_at"}) == entry.model_dump(
-                    exclude={"offset", "length", "read_at"}
-                )
+            found = objects.find([(list_entry(entry), key) for key, entry in entries.items()])
+            copied = [previous for previous in found if previous is not None]
+            path = tmp_path / "new.tar.gz"
+            try:
+                copy_objects(path, copied, record)
+            except ReadBackError:
+                refused += 1
+                continue
+        used += len(copied)
+        with open_archive(path) as new:
+            for entry in new.read_entries():
+                assert b"".join(new.read_object(entry)) == BODIES[entry.key]
+                assert entry.model_dump(exclude={"offset", "length", "read_at"}) == entries[
+                    entry.key
+                ].model_dump(exclude={"offset", "length", "read_at"})
     assert used > 0
-    assert refused > 0
+    assert refused > 100
+
+
+def copy_objects(path: Path, found: Sequence[PreviousObject], record: ArchiveRecord) -> CapturedArchive:
+    """Write an archive of copies, in runs."""
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer,
+    ):
+        counts = list(split_into_runs(found))
+        for end, count in zip(accumulate(counts), counts, strict=True):
+            run = found[end - count : end]
+            writer.add_copies([previous.entry for previous in run], run[0].file.fileno())
+        return writer.finish(record)
 
 
 def test_a_truncated_or_missing_archive_is_skipped(
@@ -204,8 +223,12 @@ def test_a_truncated_or_missing_archive_is_skipped(
 
 
 def test_a_read_error_of_the_disk_counts_as_damage(tmp_path: Path) -> None:
-    with PreviousFile(tmp_path / "file", "w") as file, pytest.raises(VerificationError):
-        file.read_range(0, 1)
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with PreviousFile(path) as file, path.open("ab") as unreadable:
+        os.dup2(unreadable.fileno(), file.fileno())
+        with pytest.raises(VerificationError):
+            file.read(1)
 
 
 def test_a_full_disk_during_the_lookup_is_a_storage_error(archive: Path) -> None:
@@ -218,23 +241,11 @@ def test_copied_objects_lie_in_the_new_archive_as_in_the_old(
     archive: Path, objects: PreviousObjects, tmp_path: Path
 ) -> None:
     objects.add_archive(archive)
-    record = open_record(archive)
     path = tmp_path / "new.tar.gz"
     # Without the tenth: two runs.
     entries = {key: entry for key, entry in read_entries(archive).items() if key != "10.pdf"}
-    with (
-        path.open("w+b") as file,
-        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer,
-    ):
-        found = objects.find([(list_entry(entry), key) for key, entry in entries.items()])
-        counts = list(split_into_runs(found))
-        for end, count in zip(accumulate(counts), counts, strict=True):
-            for checked in check_run(
-                [previous for previous in found[end - count : end] if previous is not None]
-            ):
-                assert checked is not None
-                writer.add_copies(checked.entries, checked.file.fileno(), checked.data)
-        writer.finish(record)
+    found = objects.find([(list_entry(entry), key) for key, entry in entries.items()])
+    copy_objects(path, [previous for previous in found if previous is not None], open_record(archive))
     with open_archive(path) as copied:
         assert {entry.key: b"".join(copied.read_object(entry)) for entry in copied.read_entries()} == {
             key: BODIES[key] for key in entries
@@ -255,28 +266,28 @@ def test_a_run_ends_where_the_next_object_is_not_adjacent(archive: Path) -> None
     assert list(split_into_runs([])) == []
 
 
-def test_damage_in_a_run_excludes_only_the_damaged_object(archive: Path) -> None:
+def test_damage_in_a_run_is_named_when_the_copy_is_read_back(archive: Path) -> None:
     entries = list(read_entries(archive).values())
+    record = open_record(archive)
     whole = archive.read_bytes()
-    archive.write_bytes(damage(whole, 8 * (entries[7].offset + entries[7].length // 2)))
-    with PreviousFile(archive) as file:
-        before, refused, behind = check_run([PreviousObject(entry, file) for entry in entries])
-    assert refused is None
-    assert before is not None
-    assert behind is not None
-    assert (before.entries, behind.entries) == (tuple(entries[:7]), tuple(entries[8:]))
-    assert before.data == whole[: entries[7].offset]
-    assert behind.data == whole[entries[8].offset : entries[-1].offset + entries[-1].length]
+    for number in (7, 12):
+        whole = damage(whole, 8 * (entries[number].offset + entries[number].length // 2))
+    archive.write_bytes(whole)
+    path = archive.with_name("new.tar.gz")
+    with PreviousFile(archive) as file, pytest.raises(ReadBackError) as raised:
+        copy_objects(path, [PreviousObject(entry, file) for entry in entries], record)
+    assert raised.value.keys == (entries[7].key, entries[12].key)
+    with pytest.raises(VerificationError), open_archive(path):
+        pass
 
 
-def test_a_shortened_file_excludes_what_it_lacks(archive: Path) -> None:
-    entries = list(read_entries(archive).values())
-    archive.write_bytes(archive.read_bytes()[: entries[3].offset + 10])
-    with PreviousFile(archive) as file:
-        first, *others = check_run([PreviousObject(entry, file) for entry in entries])
-    assert first is not None
-    assert first.entries == tuple(entries[:3])
-    assert others == [None] * (len(entries) - 3)
+def test_a_key_that_was_found_damaged_is_not_found_again(archive: Path, tmp_path: Path) -> None:
+    with PreviousObjects(tmp_path, BUCKET, reread_days=30, distrusted={"07.pdf"}) as objects:
+        objects.add_archive(archive)
+        found = {key: find(objects, list_entry(entry), key) for key, entry in read_entries(archive).items()}
+        assert [key for key, previous in found.items() if previous is None] == ["07.pdf"]
+        assert objects.find_sources(["07.pdf", "08.pdf"]) == (archive,)
+        assert objects.find_sources(["other"]) == ()
 
 
 def open_record(path: Path) -> ArchiveRecord:
@@ -285,31 +296,68 @@ def open_record(path: Path) -> ArchiveRecord:
 
 
 @pytest.mark.takes_seconds
-def test_a_large_object_is_copied_with_a_check_of_every_byte(tmp_path: Path) -> None:
+def test_a_large_object_is_copied_and_every_byte_read_back(tmp_path: Path) -> None:
     data = make_noise(20_000_003)
-    path = tmp_path / ARCHIVE_NAME
+    path, new = tmp_path / ARCHIVE_NAME, tmp_path / "new.tar.gz"
     write_archive(path, [(make_entry("large", data), data)])
     (entry,) = read_entries(path).values()
-    new = tmp_path / "new.tar.gz"
-    with (
-        new.open("w+b") as file,
-        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer,
-        PreviousFile(path) as source,
-    ):
-        with pytest.raises(VerificationError):
-            writer.add_copy(entry.model_copy(update={"sha256": "0" * 64}), cast("BinaryIO", source))
-        assert new.stat().st_size == 0
-        writer.add_copy(entry, cast("BinaryIO", source))
-        writer.finish(open_record(path))
+    record = open_record(path)
+    with PreviousFile(path) as source:
+        copy_objects(new, [PreviousObject(entry, source)], record)
     with open_archive(new) as copied:
         assert b"".join(copied.read_object(next(copied.read_entries()))) == data
+    for position in (0, entry.length // 2, entry.length - 1):
+        whole = path.read_bytes()
+        path.write_bytes(damage(whole, 8 * (entry.offset + position)))
+        with PreviousFile(path) as source, pytest.raises(ReadBackError, match="large"):
+            copy_objects(new, [PreviousObject(entry, source)], record)
+        path.write_bytes(whole)
 
 
-def test_members_are_copied_where_the_kernel_cannot(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel", ["copies", "cannot"])
+def test_a_source_that_ends_too_early_is_an_error(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    if kernel == "cannot":
+        monkeypatch.delattr(os, "copy_file_range")
+    entries = list(read_entries(archive).values())
+    record = open_record(archive)
+    archive.write_bytes(archive.read_bytes()[: entries[3].offset + 10])
+    path = archive.with_name("new.tar.gz")
+    with (
+        PreviousFile(archive) as source,
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer,
+    ):
+        writer.add_copies(entries[:2], source.fileno())
+        with pytest.raises(VerificationError, match="ends too early"):
+            writer.add_copies(entries[2:5], source.fileno())
+        writer.add_copies(entries[2:3], source.fileno())
+        writer.finish(record)
+    assert list(read_entries(path)) == [entry.key for entry in entries[:3]]
+
+
+def test_members_are_copied_where_the_kernel_cannot(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: int) -> int:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    entries, record = read_entries(archive), open_record(archive)
+    with PreviousFile(archive) as source:
+        found = [PreviousObject(entry, source) for entry in entries.values()]
+        by_kernel = copy_objects(tmp_path / "kernel", found, record)
+        monkeypatch.setattr(os, "copy_file_range", refuse)
+        by_reading = copy_objects(tmp_path / "reading", found, record)
+    assert (tmp_path / "kernel").read_bytes() == (tmp_path / "reading").read_bytes()
+    assert by_kernel.sha256 == by_reading.sha256
+
+
+def test_members_of_a_dump_are_copied_where_the_kernel_cannot(tmp_path: Path) -> None:
     """A descriptor that is not a file gives the same error as another file system."""
     data = compress_member(b"one") + compress_member(b"two")
     path = tmp_path / "file.gz"
-    with path.open("w+b") as file, MemberWriter(cast("BinaryIO", file), threads=2) as writer:
+    with path.open("w+b") as file, DigestedMemberWriter(cast("BinaryIO", file), threads=2) as writer:
         writer.write_block(b"zero")
         writer.copy_members(-1, 0, data)
         writer.write_block(b"three")

@@ -11,6 +11,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
-from schedgen_backups.core.errors import ObjectError, VerificationError
+from schedgen_backups.core.errors import ObjectError, ReadBackError, VerificationError
 from schedgen_backups.core.formats.archive_file import (
     INDEX_NAME,
     ArchiveFile,
@@ -28,6 +29,7 @@ from schedgen_backups.core.formats.archive_file import (
     open_archive,
 )
 from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.read_back import Tail, read_back
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import make_header, pack_object
 from schedgen_backups.core.verify.files import verify_archive
@@ -37,6 +39,7 @@ from schedgen_backups_tests.support.artifacts import (
     get_status,
     make_entry,
     make_noise,
+    make_record,
     run_tool,
     write_archive,
     write_dump,
@@ -339,6 +342,39 @@ def test_a_stream_of_another_size_leaves_nothing_behind(tmp_path: Path, size_byt
         for entry, expected in zip(entries, (b"1", data, b"2"), strict=True):
             assert b"".join(archive.read_object(entry)) == expected
     assert run_tool("tar", "-tzf", path, cwd=tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize("size_bytes", [3000, 3_000_000], ids=["in a group", "alone"])
+@pytest.mark.parametrize("wrong", ["sha256", "content_type"])
+def test_an_object_that_is_not_what_its_entry_states_gets_no_footer(
+    tmp_path: Path, size_bytes: int, wrong: str
+) -> None:
+    path, data = tmp_path / ARCHIVE_NAME, make_noise(size_bytes)
+    packed = pack_object(make_entry("a.pdf", data), data)
+    other = packed.entry.model_copy(update={wrong: "0" * 64})
+    with (
+        path.open("w+b") as file,
+        ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=tmp_path) as writer,
+    ):
+        writer.add_packed(pack_object(make_entry("before", b"1"), b"1"))
+        writer.add_packed(replace(packed, entry=other))
+        with pytest.raises(ReadBackError) as raised:
+            writer.finish(make_record(writer))
+    assert raised.value.keys == ("a.pdf",)
+    with pytest.raises(VerificationError), open_archive(path):
+        pass
+
+
+def test_an_index_that_the_disk_returns_otherwise_gets_no_footer(tmp_path: Path) -> None:
+    path = tmp_path / ARCHIVE_NAME
+    write_archive(path, [(make_entry("a.pdf", b"1"), b"1")])
+    with open_archive(path) as archive:
+        [entry] = archive.read_entries()
+        footer = archive.footer
+    with path.open("rb") as file, pytest.raises(ReadBackError, match="index"):
+        read_back(
+            file.fileno(), [entry], Tail(footer.index_offset, footer.footer_offset, "0" * 64), threads=1
+        )
 
 
 def test_what_the_journal_names_is_in_the_file_if_the_capture_is_killed(tmp_path: Path) -> None:

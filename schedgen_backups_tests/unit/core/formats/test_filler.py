@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
 
+from schedgen_backups.core.errors import ReadBackError
 from schedgen_backups.core.formats import archive_file
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_archive
 from schedgen_backups.core.formats.gzip_members import (
@@ -28,7 +28,6 @@ from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES
 from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, make_entry, make_noise, make_record
 
 BODY = make_noise(5000)
-Copy = Callable[[ArchiveFileWriter, ObjectEntry, Path], None]
 
 
 @pytest.mark.parametrize("size_bytes", [SMALLEST_FILLER_BYTES, SMALLEST_FILLER_BYTES + 1, 300, 4096, 65_000])
@@ -58,21 +57,13 @@ def test_other_bytes_are_not_measured_as_a_filler(data: bytes) -> None:
     assert measure_filler(data) == 0
 
 
-def copy_together(writer: ArchiveFileWriter, entry: ObjectEntry, path: Path) -> None:
+def copy_one(writer: ArchiveFileWriter, entry: ObjectEntry, path: Path) -> None:
     with path.open("rb") as source:
-        writer.add_copies(
-            [entry], source.fileno(), path.read_bytes()[entry.offset : entry.offset + entry.length]
-        )
+        writer.add_copies([entry], source.fileno())
 
 
-def copy_alone(writer: ArchiveFileWriter, entry: ObjectEntry, path: Path) -> None:
-    with path.open("rb") as source:
-        writer.add_copy(entry, source)
-
-
-@pytest.mark.parametrize("copy", [copy_together, copy_alone])
 @pytest.mark.parametrize("filler_bytes", [0, SMALLEST_FILLER_BYTES, 3000])
-def test_a_copy_leaves_out_the_older_archives_filler(tmp_path: Path, copy: Copy, filler_bytes: int) -> None:
+def test_a_copy_leaves_out_the_older_archives_filler(tmp_path: Path, filler_bytes: int) -> None:
     packed = pack_object(make_entry("a.pdf", BODY), BODY)
     filler = filler_member(filler_bytes) if filler_bytes else b""
     older = tmp_path / "older"
@@ -85,7 +76,7 @@ def test_a_copy_leaves_out_the_older_archives_filler(tmp_path: Path, copy: Copy,
         path.open("w+b") as file,
         ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer,
     ):
-        copy(writer, entry, older)
+        copy_one(writer, entry, older)
         writer.finish(make_record(writer))
     with open_archive(path) as archive:
         [copied] = archive.read_entries()
@@ -105,9 +96,8 @@ def test_a_copy_leaves_out_the_older_archives_filler(tmp_path: Path, copy: Copy,
         SHARED_BLOCK_BYTES - 1,
     ],
 )
-@pytest.mark.parametrize("copy", [copy_together, copy_alone])
 def test_copies_lie_in_their_blocks_as_in_the_older_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Copy, gap_bytes: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap_bytes: int
 ) -> None:
     """This holds where the file system can share blocks, which the test machine need not."""
     monkeypatch.setattr(
@@ -124,7 +114,7 @@ def test_copies_lie_in_their_blocks_as_in_the_older_archive(
         path.open("w+b") as file,
         ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer,
     ):
-        copy(
+        copy_one(
             writer,
             packed.entry.model_copy(update={"offset": gap_bytes, "length": len(packed.members)}),
             older,
@@ -147,8 +137,8 @@ def test_a_filler_that_is_a_whole_object_is_not_a_filler(tmp_path: Path) -> None
         (tmp_path / ARCHIVE_NAME).open("w+b") as file,
         ArchiveFileWriter(cast("BinaryIO", file), threads=1, folder=tmp_path) as writer,
     ):
-        copy_together(writer, make_entry("a.pdf", BODY, length=300), older)
-        writer.finish(make_record(writer))
-    with open_archive(tmp_path / ARCHIVE_NAME) as archive:
-        [copied] = archive.read_entries()
-        assert (copied.offset, copied.length) == (0, 300)
+        copy_one(writer, make_entry("a.pdf", BODY, length=300), older)
+        with pytest.raises(ReadBackError) as raised:
+            writer.finish(make_record(writer))
+    assert raised.value.keys == ("a.pdf",)
+    assert (tmp_path / ARCHIVE_NAME).read_bytes().startswith(filler_member(300))
