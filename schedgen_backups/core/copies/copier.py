@@ -32,7 +32,6 @@ from schedgen_backups.core.copies.layout import (
     read_whole,
 )
 from schedgen_backups.core.copies.local_folder import LocalFolder, now_utc
-from schedgen_backups.core.copies.pieces import cut_artifact
 from schedgen_backups.core.copies.settings import (
     LARGE_SITE_BYTES,
     LARGE_SITE_PACK_BYTES,
@@ -53,6 +52,7 @@ from schedgen_backups.core.packs.encryption import Encryptor
 from schedgen_backups.core.packs.pack_files import StoredFile, parse_pack_number
 from schedgen_backups.core.packs.pack_writer import PackWriter
 from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex
+from schedgen_backups.core.packs.pieces import cut_artifact
 from schedgen_backups.core.store.protocol import Store
 from schedgen_backups.core.system.files import read_small_file
 

@@ -116,8 +116,8 @@ class Footer:
     """Digest of all bytes before the footer; empty for an artifact in packs."""
     footer_offset: int
     index_sha256: str = ""
-    """Digest of the index of an artifact in packs, otherwise empty. The digests of its entries and of the packs
-    prove the other bytes."""
+    """Digest of the index of an artifact in packs, otherwise empty. The digests of its entries and of its
+    packs prove the other bytes."""
 
 
 def footer_member(index_offset: int, content_digest: bytes) -> bytes:

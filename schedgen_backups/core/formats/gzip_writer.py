@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,12 @@ from typing_extensions import Self
 
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.gzip_members import Digest, compress_member, footer_member
-from schedgen_backups.core.formats.pieces import LARGEST_ROW_PIECE_BYTES, find_piece_end
+from schedgen_backups.core.formats.pieces import (
+    LARGE_PIECES,
+    LARGEST_ROW_PIECE_BYTES,
+    PieceSizes,
+    find_piece_end,
+)
 from schedgen_backups.core.system.reflink import measure_gap, split_at_blocks
 
 _CUT_BYTES = 4 << 20
@@ -29,8 +35,9 @@ class PieceWriter:
     `find_piece_end` for where a piece ends.
     """
 
-    def __init__(self, members: MemberWriter) -> None:
+    def __init__(self, members: MemberQueue, sizes: PieceSizes = LARGE_PIECES) -> None:
         self._members = members
+        self._sizes = sizes
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._is_inside_row = False
@@ -58,7 +65,7 @@ class PieceWriter:
 
     def _find_end(self, data: bytes, start: int, *, is_last: bool) -> int | None:
         if not self._is_inside_row:
-            end = find_piece_end(data, start, is_last=is_last)
+            end = find_piece_end(data, start, self._sizes, is_last=is_last)
             if end != start:
                 return end
             self._is_inside_row = True
@@ -76,18 +83,13 @@ class _Mark:
     receive: Callable[[int], None]
 
 
-class MemberWriter:
-    """Writes blocks as gzip members in the order given, compressing on several threads; not thread-safe.
+class MemberQueue(ABC):
+    """Takes blocks in order, compresses them on several threads, and appends each as a gzip member.
 
-    At most `2 * threads + 2` blocks wait at a time, which limits the memory. `written` gets the size of what
-    was written to the file.
+    Not thread-safe. At most `2 * threads + 2` blocks wait at a time, which limits the memory.
     """
 
-    def __init__(
-        self, file: BinaryIO, *, threads: int, written: Callable[[int], object] = lambda _size_bytes: None
-    ) -> None:
-        self._file = file
-        self._written = written
+    def __init__(self, *, threads: int) -> None:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="compress")
         self._waiting: deque[Future[bytes] | bytes | _Mark] = deque()
         self._limit = 2 * threads + 2
@@ -105,36 +107,14 @@ class MemberWriter:
         self._waiting.append(member)
         self._drain(self._limit)
 
-    def copy_range(self, source: int, offset: int, length: int) -> None:
-        """Append whole members from this range of the open file `source`, without reading them.
-
-        The kernel copies them where it can. Files whose blocks are aligned then share the blocks if the file
-        system supports that. VerificationError when the source ends early or its disk cannot read it: then
-        return to a checkpoint.
-        """
-        self.flush()
-        if not self._copy_in_kernel(source, offset, length):
-            self._file.seek(self._offset)
-            for start in range(offset, offset + length, _COPY_BYTES):
-                self._file.write(_read_source(source, start, min(_COPY_BYTES, offset + length - start)))
-        self._offset += length
-        self._written(length)
-
     def call_at_position(self, receive: Callable[[int], None]) -> None:
-        """Call `receive` with the file offset at which the next member starts, once it is known."""
+        """Call `receive` with the offset at which the next member starts, once it is known."""
         self._waiting.append(_Mark(receive))
 
     def flush(self) -> int:
-        """Wait until everything given so far is in the file; return the offset of its end."""
+        """Wait until everything given so far is appended; return the offset of its end."""
         self._drain(0)
         return self._offset
-
-    def rollback(self, offset: int) -> None:
-        """Remove everything behind this offset, which an earlier `flush` returned."""
-        self.flush()
-        self._file.seek(offset)
-        self._file.truncate()
-        self._offset = offset
 
     def close(self) -> None:
         """End the threads and drop what was not flushed. Safe to call twice."""
@@ -154,6 +134,47 @@ class MemberWriter:
                 entry.receive(self._offset)
             else:
                 self._append(entry if isinstance(entry, bytes) else entry.result())
+
+    @abstractmethod
+    def rollback(self, offset: int) -> None:
+        """Remove everything behind this offset, which an earlier `flush` returned."""
+
+    @abstractmethod
+    def _append(self, member: bytes) -> None:
+        """Append the members and move the offset."""
+
+
+class MemberWriter(MemberQueue):
+    """Writes members to a file; `written` gets the size of what was written."""
+
+    def __init__(
+        self, file: BinaryIO, *, threads: int, written: Callable[[int], object] = lambda _size_bytes: None
+    ) -> None:
+        super().__init__(threads=threads)
+        self._file = file
+        self._written = written
+
+    def copy_range(self, source: int, offset: int, length: int) -> None:
+        """Append whole members from this range of the open file `source`, without reading them.
+
+        The kernel copies them where it can. Files whose blocks are aligned then share the blocks if the file
+        system supports that. VerificationError when the source ends early or its disk cannot read it: then
+        return to a checkpoint.
+        """
+        self.flush()
+        if not self._copy_in_kernel(source, offset, length):
+            self._file.seek(self._offset)
+            for start in range(offset, offset + length, _COPY_BYTES):
+                self._file.write(_read_source(source, start, min(_COPY_BYTES, offset + length - start)))
+        self._offset += length
+        self._written(length)
+
+    def rollback(self, offset: int) -> None:
+        """Cut the file there."""
+        self.flush()
+        self._file.seek(offset)
+        self._file.truncate()
+        self._offset = offset
 
     def _copy_in_kernel(self, source: int, offset: int, length: int) -> bool:
         if not hasattr(os, "copy_file_range"):
