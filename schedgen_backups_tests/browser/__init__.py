@@ -1,1 +1,1 @@
-"""The Dagster UI as operators see it; needs Chromium: `make test-browser`."""
+"""What operators and auditors see in a browser; needs Chromium: `make test-browser`."""

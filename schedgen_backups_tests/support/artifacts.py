@@ -177,9 +177,9 @@ def make_entry(key: str, data: bytes, *, member_name: str | None = None, **field
 
 
 def write_archive(
-    path: Path, objects: Iterable[tuple[ObjectEntry, bytes]], *, point_id: str = POINT
+    path: Path, objects: Iterable[tuple[ObjectEntry, bytes]], *, point_id: str = POINT, **fields: object
 ) -> CapturedArchive:
-    """Write an archive; member names are chosen as in a capture."""
+    """Write an archive; member names are chosen as in a capture. `fields` belong to its record."""
     names = MemberNames()
     with (
         path.open("w+b") as file,
@@ -189,7 +189,7 @@ def write_archive(
             writer.add_packed(
                 pack_object(entry.model_copy(update={"member_name": names.choose(entry.key)}), data)
             )
-        return writer.finish(make_record(writer, point_id))
+        return writer.finish(make_record(writer, point_id).model_copy(update=fields))
 
 
 def make_record(writer: ArchiveFileWriter, point_id: str = POINT) -> ArchiveRecord:

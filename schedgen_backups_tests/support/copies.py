@@ -21,6 +21,7 @@ from schedgen_backups.core.model import (
     RecoveryPointId,
     ReferenceState,
     ReferenceSummary,
+    ReferenceVerdict,
 )
 from schedgen_backups.core.packs.encryption import AgeEncryptor, Decryptor, Encryptor, KeyPair, make_key_pair
 from schedgen_backups.core.store.protocol import Store
@@ -44,10 +45,18 @@ def make_point_id(night: int) -> RecoveryPointId:
 
 
 def make_point(
-    catalog: Catalog, night: int, objects: Mapping[str, bytes], tables: tuple[TableText, ...] = ()
+    catalog: Catalog,
+    night: int,
+    objects: Mapping[str, bytes],
+    tables: tuple[TableText, ...] = (),
+    *,
+    duration: timedelta = timedelta(0),
+    reused_count: int = 0,
+    missing_counts: Mapping[ReferenceVerdict, int] | None = None,
 ) -> PointListing:
     """Write a verified point of these objects and tables into the directory."""
     point_id = make_point_id(night)
+    committed_at = point_id.taken_at + duration
     catalog.prepare()
     dump = catalog.directory / ArtifactName(ArtifactKind.DATABASE, "schedgen", point_id).to_file_name()
     archive = catalog.directory / ArtifactName(ArtifactKind.BUCKET, "schedgen-pdfs", point_id).to_file_name()
@@ -56,6 +65,7 @@ def make_point(
         archive,
         [(make_entry(key, data), data) for key, data in sorted(objects.items())],
         point_id=point_id.text,
+        reused_count=reused_count,
     )
     paths = {ArtifactKind.DATABASE: (dump, captured_dump), ArtifactKind.BUCKET: (archive, captured_archive)}
     artifacts = tuple(
@@ -74,9 +84,9 @@ def make_point(
             point_id=point_id.text,
             site_id=SITE_ID,
             snapshot_at=point_id.taken_at,
-            committed_at=point_id.taken_at,
+            committed_at=committed_at,
             artifacts=artifacts,
-            references=ReferenceSummary(state=ReferenceState.READ),
+            references=ReferenceSummary(state=ReferenceState.READ, verdict_counts=dict(missing_counts or {})),
         )
     )
     catalog.settle_site()
@@ -86,7 +96,12 @@ def make_point(
         Verification(
             point_id=point_id.text,
             results=tuple(
-                make_result(check, artifacts=digests, file_modified_ns=modified.get(check))
+                make_result(
+                    check,
+                    artifacts=digests,
+                    file_modified_ns=modified.get(check),
+                    checked_at=committed_at,
+                )
                 for check in COMMIT_CHECKS
             ),
         )

@@ -9,8 +9,9 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,20 @@ def read_dashboard_expressions() -> list[str]:
 
 
 class Prometheus:
-    """A Prometheus on loopback with the given rules and targets; a context manager."""
+    """A Prometheus on loopback with the given rules and targets; a context manager, also repeatedly."""
 
     def __init__(
-        self, folder: Path, rules: Mapping[str, Any], jobs: Mapping[str, Sequence[str]], *, interval: str
+        self,
+        folder: Path,
+        rules: Mapping[str, Any],
+        jobs: Mapping[str, Sequence[str]],
+        *,
+        interval: str,
+        lookback: str = "5m",
     ) -> None:
         self.folder = folder
+        self._interval = interval
+        self._lookback = lookback
         [port] = free_ports(1)
         self._address = f"{LOOPBACK}:{port}"
         folder.mkdir()
@@ -81,6 +90,9 @@ class Prometheus:
             f"--web.console.templates={self.folder}",
             f"--web.console.libraries={self.folder}",
             f"--web.local-assets={self.folder}",
+            # Samples of any age stay.
+            "--storage.tsdb.retention.time=100y",
+            f"--query.lookback-delta={self._lookback}",
         ]
         self._log = (self.folder / "log").open("wb")
         self._process = subprocess.Popen(words, stdout=self._log, stderr=subprocess.STDOUT)
@@ -96,13 +108,49 @@ class Prometheus:
             self._process.wait()
         self._log.close()
 
-    def ask(self, expression: str) -> list[dict[str, Any]]:
-        """Return the samples of the expression now; AssertionError with the message if it is refused."""
-        query = urllib.parse.urlencode({"query": expression})
+    def ask(self, expression: str, at: datetime | None = None) -> list[dict[str, Any]]:
+        """Return the samples of the expression, by default now; AssertionError if it is refused."""
+        time_of_it = {"time": at.timestamp()} if at is not None else {}
+        query = urllib.parse.urlencode({"query": expression, **time_of_it})
         answer = self._get(f"/api/v1/query?{query}")
         assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
         result = answer["data"]["result"]
         return result if answer["data"]["resultType"] == "vector" else []
+
+    def ask_range(
+        self, expression: str, begin: datetime, end: datetime, step: timedelta
+    ) -> list[dict[str, Any]]:
+        """Return the series of the expression, with a value at each step at which it has one."""
+        times = {"start": begin.timestamp(), "end": end.timestamp(), "step": step.total_seconds()}
+        answer = self._get(f"/api/v1/query_range?{urllib.parse.urlencode({'query': expression, **times})}")
+        assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
+        return answer["data"]["result"]
+
+    def fill(self, lines: Iterable[str]) -> None:
+        """Add samples of the past, `series value seconds`; seen after the next start."""
+        path = self.folder / "samples.txt"
+        path.write_text("\n".join([*lines, "# EOF\n"]), encoding="utf-8")
+        words = [find_prometheus_program("promtool"), "tsdb", "create-blocks-from", "openmetrics"]
+        # Otherwise a block for every two hours, for each of which it reads the whole file.
+        words.append("--max-block-duration=720h")
+        done = subprocess.run(
+            [*words, path, self.folder / "data"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def fill_alarms(
+        self, rules: Sequence[Mapping[str, Any]], begin: datetime, end: datetime, step: timedelta
+    ) -> None:
+        """Add when these alarms were firing in the past, without the minutes for which they wait first."""
+        lines: list[str] = []
+        for rule in rules:
+            own = {"alertname": rule["alert"], "alertstate": "firing", **rule["labels"]}
+            for series in self.ask_range(rule["expr"], begin, end, step):
+                labels = {**series["metric"], **own}
+                labels.pop("__name__", None)
+                text = ",".join(f"{name}={json.dumps(value)}" for name, value in labels.items())
+                lines += [f"ALERTS{{{text}}} 1 {at}" for at, _value in series["values"]]
+        self.fill(lines)
 
     def read_value(self, expression: str) -> float | None:
         """Return the value of an expression with one sample; None without any."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "report.html.j2"
 _SCRIPT = re.compile(r"<script.*?</script>|<!--.*?-->", re.DOTALL)
-_INK = "var(--ink)"
 _HOUR_SECONDS = 3600
+_DAYS_BETWEEN_LABELS = 3
 
 
 def render_page(report: Report) -> str:
@@ -35,46 +35,62 @@ def render_page(report: Report) -> str:
 
 
 def draw_plots(report: Report) -> dict[str, str]:
-    """Return the plots as SVG, by what they show."""
+    """Return the plots as SVG, by what they show; empty where nothing was measured."""
     ages = [
         (later.taken_at, (later.taken_at - sooner.taken_at).total_seconds() / _HOUR_SECONDS)
         for sooner, later in zip(report.points, report.points[1:], strict=False)
     ]
     drills = [(drill.began_at, drill.rto_seconds / 60) for drill in report.drills if not drill.store]
     sizes = [(point.taken_at, point.size_bytes / 1e6) for point in report.points]
-    allowed_hours = report.allowed_gap_seconds / _HOUR_SECONDS
-    allowed_minutes = report.allowed_recovery_seconds / 60
     return {
-        "rpo": _draw(report, "rpo", {"hours between points": ages, "allowed": _span(report, allowed_hours)}),
-        "rto": _draw(
-            report, "rto", {"minutes of a drill": drills, "allowed": _span(report, allowed_minutes)}
-        ),
-        "size": _draw(report, "size", {"size in MB": sizes}),
+        "rpo": _draw(report, "rpo", "hours between points", ages, report.allowed_gap_seconds / _HOUR_SECONDS),
+        "rto": _draw(report, "rto", "minutes of a drill", drills, report.allowed_recovery_seconds / 60),
+        "size": _draw(report, "size", "size in MB", sizes),
     }
 
 
-def _draw(report: Report, name: str, series: Mapping[str, Sequence[tuple[datetime, float]]]) -> str:
-    chart = _make_chart(
-        js=[],
+def _draw(
+    report: Report,
+    name: str,
+    title: str,
+    values: Sequence[tuple[datetime, float]],
+    allowed: float | None = None,
+) -> str:
+    if not values:
+        return ""
+    begin, end = _to_utc(report.begin), _to_utc(report.end)
+    chart = make_chart(
+        ("var(--first)", "var(--second)"),
+        "var(--ink)",
+        "var(--line)",
         width=760,
-        height=240,
+        height=220,
         explicit_size=False,
         legend_at_bottom=True,
-        show_x_guides=False,
+        legend_box_size=9,
         dots_size=2,
+        max_scale=6,
+        margin=6,
+        x_labels=[begin + timedelta(days=day) for day in range(0, (end - begin).days, _DAYS_BETWEEN_LABELS)],
         x_value_formatter=_format_day,
-        xrange=(_to_utc(report.begin), _to_utc(report.end)),
-        no_data_text="nothing to show",
+        xrange=(begin, end),
         include_x_axis=True,
     )
     # Otherwise random: the same report would be another file each time.
     chart.uuid = name
-    for title, values in series.items():
-        chart.add(title, [(_to_utc(at), round(value, 3)) for at, value in values])
+    chart.add(title, [(_to_utc(at), round(value, 3)) for at, value in values])
+    if allowed is not None:
+        chart.add(
+            "allowed",
+            [(begin, round(allowed, 3)), (end, round(allowed, 3))],
+            show_dots=False,
+            stroke_style={"dasharray": "6, 4"},
+        )
     return _SCRIPT.sub("", chart.render(is_unicode=True, disable_xml_declaration=True))
 
 
-def _make_chart(**options: object) -> DateTimeLine:
+def make_chart(colours: Sequence[str], ink: str, line: str, **options: object) -> DateTimeLine:
+    """Return an empty plot over time in these colours, as CSS writes them; with further options of pygal."""
     # Loading it adds a finder of plugins whose interface Python 3.12 removed: on older ones, every later
     # import of a missing module would warn (pygal 3.1).
     from pygal import DateTimeLine  # noqa: PLC0415
@@ -84,21 +100,26 @@ def _make_chart(**options: object) -> DateTimeLine:
     style = Style(
         background="transparent",
         plot_background="transparent",
-        foreground=_INK,
-        foreground_strong=_INK,
-        foreground_subtle="var(--line)",
-        colors=("var(--first)", "var(--second)", "var(--third)"),
+        foreground=ink,
+        foreground_strong=ink,
+        foreground_subtle=line,
+        guide_stroke_color=line,
+        guide_stroke_dasharray="none",
+        major_guide_stroke_color=line,
+        major_guide_stroke_dasharray="none",
+        legend_font_size=11,
+        label_font_size=11,
+        major_label_font_size=11,
+        opacity="1",
+        stroke_opacity="1",
+        colors=tuple(colours),
         font_family="system-ui, sans-serif",
     )
-    return DateTimeLine(style=style, **options)
+    return DateTimeLine(style=style, js=[], show_x_guides=False, **options)
 
 
 def _format_day(moment: datetime) -> str:
     return f"{moment:%m-%d}"
-
-
-def _span(report: Report, value: float) -> list[tuple[datetime, float]]:
-    return [(report.begin, value), (report.end, value)]
 
 
 def _to_utc(moment: datetime) -> datetime:
