@@ -35,7 +35,7 @@ class PieceSizes:
 LARGE_PIECES = PieceSizes(640 << 10, 128 << 10, 2 << 20)
 """For rows of tables, which are long and compress well in large pieces."""
 SMALL_PIECES = PieceSizes(8 << 10, 4 << 10, 64 << 10)
-"""For the index of an archive in packs: each changed object costs one piece each time, some 6 kB of digests."""
+"""For the index of an archive in packs: a changed object costs one piece each time, some 6 kB of digests."""
 
 
 def find_piece_end(data: bytes, start: int, sizes: PieceSizes = LARGE_PIECES, *, is_last: bool) -> int | None:

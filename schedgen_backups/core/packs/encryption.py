@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -198,7 +198,8 @@ class Decryptor:
         if _HEADER_END not in head:
             head += read(len(head), min(size_bytes, _HEADER_LIMIT_BYTES) - len(head))
         header_bytes = head.find(_HEADER_END) + len(_HEADER_END) + _MAC_BYTES + 1
-        if _HEADER_END not in head or len(head) < header_bytes + _NONCE_BYTES:
+        is_whole = _HEADER_END in head and head[header_bytes - 1 : header_bytes] == b"\n"
+        if not is_whole or len(head) < header_bytes + _NONCE_BYTES:
             raise VerificationError(f"{name} is not an age file", hint="Use another copy.")
         file_key = next(filter(None, (_find_file_key(head, key) for key in self._x25519_keys)), None)
         if file_key is None:
@@ -260,7 +261,8 @@ def _find_file_key(head: bytes, private: X25519PrivateKey) -> bytes | None:
             _derive(file_key, b"", b"header"), head[: end + len(_HEADER_END) - 1], hashlib.sha256
         )
         stated = head[end + len(_HEADER_END) : end + len(_HEADER_END) + _MAC_BYTES]
-        if hmac.compare_digest(mac, _decode_base64(stated)):
+        # Compared as it is written: what is no base64 is another MAC.
+        if hmac.compare_digest(b64encode(mac).rstrip(b"="), stated):
             return file_key
     return None
 
@@ -271,9 +273,13 @@ def _derive(key: bytes, salt: bytes, info: bytes) -> bytes:
 
 def _decode_base64(data: bytes) -> bytes:
     try:
-        return b64decode(data + b"=" * (-len(data) % 4), validate=True)
+        decoded = b64decode(data + b"=" * (-len(data) % 4), validate=True)
     except Base64Error as error:
         raise ValueError("not base64") from error
+    # The last letter has bits that mean nothing: like age, accept only the canonical form.
+    if b64encode(decoded).rstrip(b"=") != data:
+        raise ValueError("not canonical base64")
+    return decoded
 
 
 def _decode_bech32(text: str) -> bytes:

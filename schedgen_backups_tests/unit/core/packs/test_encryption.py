@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import product
 
 import pytest
@@ -115,3 +116,21 @@ def test_without_a_key_an_encrypted_copy_asks_for_one() -> None:
     with pytest.raises(ConfigurationError, match="no private key was given"):
         Decryptor([]).decrypt("x.age", b"")
     assert Decryptor([]).decrypt("x", b"plain") == b"plain"
+
+
+def test_every_altered_bit_of_the_header_is_refused() -> None:
+    """Ranges are read by code of our own, and whole files by pyrage."""
+    decryptor = Decryptor([PAIR.private])
+    stored = AgeEncryptor([PAIR.public]).encrypt(b"plain bytes")
+    header_bytes = stored.index(b"\n--- ") + len("\n--- ") + 43 + len("\n")
+    for bit in range(8 * header_bytes):
+        altered = bytearray(stored)
+        altered[bit // 8] ^= 1 << bit % 8
+
+        def read(offset: int, length: int, data: bytes = bytes(altered)) -> bytes:
+            return data[offset : offset + length]
+
+        with suppress(VerificationError):
+            assert decryptor.open_ranges("pack.age", len(altered), read) is None, bit
+        with pytest.raises(VerificationError):
+            decryptor.decrypt("pack.age", bytes(altered))
