@@ -177,10 +177,13 @@ class Report(FrozenModel):
     """When the history begins; None if it is empty."""
     unreadable_lines: int
     scheduled_count: int
+    unrecorded_count: int
+    """How many of these times are before the history began: whether they were missed is not known."""
     missed: tuple[AwareDatetime, ...]
-    """Scheduled times after which no point was committed before the next one."""
+    """Other scheduled times after which no point was committed before the next one."""
     max_gap_seconds: float | None
-    """Longest time between two snapshots, and from the last to the end; None without a point."""
+    """Longest time between two snapshots, until the first one of all from the begin of the history, and from
+    the last to the end; None without a point."""
     allowed_gap_seconds: float
     allowed_recovery_seconds: float
     points: tuple[ReportedPoint, ...]
@@ -209,8 +212,12 @@ def compile_report(site: ReportedSite, begin: datetime, end: datetime, now: date
         if isinstance(event, PointCommitted)
     ]
     points = _list_points(site, events, begin, end)
+    began = next((event.at for event in (*before, *events)), None)
+    # Points are older than the history that records them.
+    known_from = min([end if began is None else began, *(point.taken_at for point in points)])
     own = site.catalog.read_site() if site.catalog.directory.is_dir() else None
-    due = [time for time in site.scheduled if begin <= time < until]
+    scheduled = [time for time in site.scheduled if begin <= time < until]
+    due = [time for time in scheduled if time >= known_from - _EARLY]
     valid_count, invalid = _verify_receipts(site.catalog, begin, end)
     return Report(
         site=site.name,
@@ -218,11 +225,16 @@ def compile_report(site: ReportedSite, begin: datetime, end: datetime, now: date
         begin=begin,
         end=end,
         made_at=now,
-        recorded_since=next((event.at for event in (*before, *events)), None),
+        recorded_since=began,
         unreadable_lines=part.unreadable_count,
-        scheduled_count=len(due),
+        scheduled_count=len(scheduled),
+        unrecorded_count=len(scheduled) - len(due),
         missed=_find_missed(due, until, [point.taken_at for point in points]),
-        max_gap_seconds=_find_max_gap([*last_before[-1:], *(point.taken_at for point in points)], until),
+        max_gap_seconds=_find_max_gap(
+            last_before[-1] if last_before else max(begin, known_from),
+            [point.taken_at for point in points],
+            until,
+        ),
         allowed_gap_seconds=site.max_age.total_seconds(),
         allowed_recovery_seconds=site.max_recovery.total_seconds(),
         points=points,
@@ -340,11 +352,11 @@ def _find_missed(due: Sequence[datetime], end: datetime, taken: Sequence[datetim
     )
 
 
-def _find_max_gap(taken: Sequence[datetime], end: datetime) -> float | None:
-    """Return the longest time without a new point in seconds, the time until the end included."""
+def _find_max_gap(begin: datetime, taken: Sequence[datetime], end: datetime) -> float | None:
+    """Return the longest time without a new point in seconds, from `begin` to `end`; None without one."""
     if not taken:
         return None
-    return max((later - sooner).total_seconds() for sooner, later in pairwise([*sorted(taken), end]))
+    return max((later - sooner).total_seconds() for sooner, later in pairwise([begin, *sorted(taken), end]))
 
 
 def _report_drill(event: DrillEnded) -> ReportedDrill:

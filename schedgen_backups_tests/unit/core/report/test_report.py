@@ -24,6 +24,7 @@ from schedgen_backups.core.history.events import (
     RemovedPoint,
     RestoreEnded,
     RunFailed,
+    RunStarted,
 )
 from schedgen_backups.core.history.journal import HISTORY_NAME, History
 from schedgen_backups.core.model import RecoveryPointId
@@ -107,6 +108,20 @@ def test_a_late_point_fulfils_the_schedule_and_a_second_one_does_not(reporter: R
     report = reporter.compile(now=NIGHTS[1])
     assert report.missed == ()
     assert [point.is_scheduled for point in report.points] == [True, False]
+
+
+def test_whether_a_backup_was_missed_before_the_history_began_is_not_known(reporter: Reporter) -> None:
+    reporter.record(*map(commit, NIGHTS[10:20]))
+    report = reporter.compile()
+    assert (report.scheduled_count, report.unrecorded_count, report.missed) == (30, 10, NIGHTS[20:])
+    nothing = Reporter(reporter.catalog.directory / "none").compile()
+    assert (nothing.scheduled_count, nothing.unrecorded_count, nothing.missed) == (30, 30, ())
+    assert "30, of which 0 missed; 30 before the history begins" in render_page(nothing)
+
+
+def test_the_time_until_the_first_point_counts(reporter: Reporter) -> None:
+    reporter.record(RunStarted(at=NIGHTS[0], kind="run", run_id="1"), commit(NIGHTS[29]))
+    assert reporter.compile().max_gap_seconds == timedelta(days=29).total_seconds()
 
 
 def test_times_that_are_still_to_come_are_not_missed(reporter: Reporter) -> None:
@@ -269,8 +284,15 @@ def test_the_same_report_is_the_same_file(reporter: Reporter) -> None:
 def test_an_empty_month_says_that_there_is_nothing(reporter: Reporter) -> None:
     report = reporter.compile()
     page = " ".join(render_page(report).split())
-    assert len(report.missed) == 30
+    assert (report.unrecorded_count, report.missed) == (30, ())
     for text in ("The history begins after this month", "no drill", "every copy is on one host"):
         assert text in page
     # What was not proved is not green.
     assert 'class="good"' not in page
+
+
+def test_a_month_in_which_nothing_happened_missed_everything(reporter: Reporter) -> None:
+    reporter.record(RunStarted(at=BEGIN - timedelta(days=3), kind="run", run_id="1"))
+    report = reporter.compile()
+    assert (report.unrecorded_count, report.missed) == (0, NIGHTS)
+    assert 'class="good"' not in render_page(report)
