@@ -1424,54 +1424,35 @@ def open_directory(options: argparse.Namespace, kinds: tuple[str, ...]) -> Gener
 def check_stored(path: Path, named: dict[str, tuple[int, str]]) -> None:
     """Check the file's bytes against its footer, and against the manifest's entry if there is one.
 
-    Exit 3 otherwise.
+    Of an artifact in packs, the file is its recipe, and every pack is read. Exit 3 otherwise.
     """
-    content, whole = hashlib.sha256(), hashlib.sha256()
-    if path.name.endswith(RECIPE_SUFFIX):
-        check_packed(path, named)
-        return
+    is_recipe = path.name.endswith(RECIPE_SUFFIX)
+    if is_recipe:
+        with PackedFile(path) as packed:
+            packed.check_packs()
+    whole = hashlib.sha256()
     with open_artifact(path) as file:
         footer = read_footer(file)
-        if footer.is_of_packs:
-            # Put together from packs: its own digest is of the index, and verify_file unpacks the rest.
-            check_index(file, footer)
-            return
-        file.seek(0)
-        remaining = footer.offset
+        # What lies in packs is not digested as a whole, only its index; verify_file unpacks the rest.
+        start = footer.index_offset if footer.is_of_packs else 0
+        if digest_range(file, start, footer.offset) != footer.content_sha256:
+            raise damaged("the file's bytes differ from what was written")
+    with open_file(path) as file:
         for block in iter(functools.partial(read_file, file, PIECE_BYTES), b""):
             whole.update(block)
-            content.update(block[:remaining])
-            remaining = max(0, remaining - len(block))
-    if content.hexdigest() != footer.content_sha256:
-        raise damaged("the file's bytes differ from what was written")
-    if named and named.get(path.name) != (measure_file(path), whole.hexdigest()):
+    is_put_together = footer.is_of_packs and not is_recipe
+    if named and not is_put_together and named.get(path.name) != (measure_file(path), whole.hexdigest()):
         raise damaged("the file does not match the manifest: one of the two was swapped or altered")
 
 
-def check_packed(path: Path, named: dict[str, tuple[int, str]]) -> None:
-    """Check the packs against the recipe, and the recipe against the manifest; exit 3 otherwise."""
-    with PackedFile(path) as packed:
-        packed.check_packs()
-    with open_artifact(path) as file:
-        check_index(file, read_footer(file))
-    with open_file(path) as file:
-        recipe = read_file(file, RECIPE_LIMIT_BYTES)
-    if named and named.get(path.name) != (len(recipe), hashlib.sha256(recipe).hexdigest()):
-        raise damaged("the recipe does not match the manifest: one of the two was swapped or altered")
-
-
-def check_index(file: BinaryIO, footer: Footer) -> None:
-    """Check the index against its digest in the footer; exit 3 otherwise."""
-    if not footer.is_of_packs:
-        raise damaged("its footer is not one of an artifact in packs")
+def digest_range(file: BinaryIO, start: int, end: int) -> str:
+    """Return the SHA-256 of these bytes."""
     digest = hashlib.sha256()
-    file.seek(footer.index_offset)
-    remaining = footer.offset - footer.index_offset
-    while remaining and (block := read_file(file, min(remaining, PIECE_BYTES))):
+    file.seek(start)
+    while start < end and (block := read_file(file, min(end - start, PIECE_BYTES))):
         digest.update(block)
-        remaining -= len(block)
-    if digest.hexdigest() != footer.content_sha256:
-        raise damaged("the index differs from what was written")
+        start += len(block)
+    return digest.hexdigest()
 
 
 def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive:

@@ -40,6 +40,7 @@ from schedgen_backups.core.settings import (
     DatabaseSettings,
     DrillSettings,
     Exclusions,
+    Layout,
     References,
     TransferSettings,
 )
@@ -212,6 +213,8 @@ class Config:
             is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
             is_new_source_allowed=reader.yes_or_no("BACKUP_ALLOW_NEW_SOURCE"),
             reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
+            layout=reader.parsed("BACKUP_LAYOUT", Layout, "files or packs", Layout.FILES),
+            pack_reread_days=reader.number("BACKUP_PACK_REREAD_DAYS", 1, 3650),
         )
         reader.check()
         return settings

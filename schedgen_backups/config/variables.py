@@ -280,6 +280,17 @@ VARIABLE_GROUPS = (
                 "archive. 0: read every object every time",
             ),
             Variable(
+                "BACKUP_LAYOUT",
+                "files",
+                "How new recovery points lie in BACKUP_DIR. files: each artifact is a file for stock tools. "
+                "packs: a night costs what changed, points share packs (docs/packs.md)",
+            ),
+            Variable(
+                "BACKUP_PACK_REREAD_DAYS",
+                "30",
+                "With BACKUP_LAYOUT=packs: read each pack again within this many days",
+            ),
+            Variable(
                 "BACKUP_MAX_MB_PER_SECOND",
                 "0",
                 "Maximum read rate of the database and of the bucket, each, in million bytes per second. 0: "

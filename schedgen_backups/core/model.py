@@ -135,6 +135,10 @@ class ArtifactName:
         name = quote(self.source_name, safe=" +@,=")
         return f"{self.kind.file_prefix}_{name}_{self.point_id}{self.kind.file_suffix}"
 
+    def to_recipe_name(self) -> str:
+        """Return the name of the file that stands for an artifact in packs."""
+        return f"{self.to_file_name()}.recipe.gz"
+
     # Each scrape and each tick asks for the same names again.
     @classmethod
     @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ parsing, no machine-dependent defaults and no connections here. Secrets are left
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 
 DEFAULT_REFERENCE_QUERY = "SELECT s3_key FROM jobs WHERE s3_key IS NOT NULL"
@@ -124,6 +125,15 @@ class Exclusions:
     objects: tuple[str, ...] = ()
 
 
+class Layout(str, Enum):
+    """How the artifacts of new recovery points lie in the backup directory."""
+
+    FILES = "files"
+    """Each is a file that stock tools open."""
+    PACKS = "packs"
+    """Each is a recipe; what is new in it lies in packs, which points share."""
+
+
 @dataclass(frozen=True)
 class CaptureSettings:
     """How a recovery point is taken."""
@@ -134,6 +144,9 @@ class CaptureSettings:
     is_empty_allowed: bool = False
     is_new_source_allowed: bool = False
     """Whether the name of the database or bucket may differ from that in the directory's newest point."""
+    layout: Layout = Layout.FILES
+    pack_reread_days: int = 30
+    """Days within which each pack is read again."""
     reread_days: int = 30
     """Days for which an unchanged object is copied from the previous archive before it is read from the
     bucket again; 0 means never copied."""

@@ -95,7 +95,7 @@ def database_dump(
             "plain_bytes": record.size_bytes,
             "seconds": round(seconds, 3),
             "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
-            "path": dg.MetadataValue.path(catalog.directory / name.to_file_name()),
+            "path": dg.MetadataValue.path(catalog.find_artifact(name)),
             "sha256": captured.sha256,
             "server_version": record.server_version,
             "pg_dump_version": record.client_version,
@@ -132,7 +132,7 @@ def minio_archive(
         captured = take_bucket_archive(catalog, config.bucket, config.capture, point_id)
         seconds = time.monotonic() - started
         name = ArtifactName(ArtifactKind.BUCKET, config.bucket.bucket, point_id)
-        path = catalog.directory / name.to_file_name()
+        path = catalog.find_artifact(name)
         record_read_back(catalog, point_id, path, captured, checked_by=context.run.run_id)
         damaged = reread_sources(catalog, captured.damaged_sources, checked_by=context.run.run_id)
     for problem in damaged:

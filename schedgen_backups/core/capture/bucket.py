@@ -12,11 +12,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from schedgen_backups.core.capture.object_reader import FailedObject, GoneObject, LargeObject, ObjectReader
 from schedgen_backups.core.capture.unchanged import (
@@ -36,7 +36,7 @@ from schedgen_backups.core.errors import (
     ReadBackError,
     VerificationError,
 )
-from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
+from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, ArchiveWriter, CapturedArchive
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
 from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId
@@ -111,11 +111,44 @@ class _Tally:
     """Older archives that could not be read to copy from them."""
 
 
+class ArchiveTarget(Protocol):
+    """Where an archive is written."""
+
+    def open_writer(self) -> AbstractContextManager[ArchiveWriter]:
+        """Return a writer within a block."""
+        ...
+
+    def discard(self) -> None:
+        """Remove what was written, before another attempt."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileTarget:
+    """An empty file, with a journal in `folder`."""
+
+    file: BinaryIO
+    folder: Path
+    threads: int
+
+    def open_writer(self) -> ArchiveFileWriter:
+        """Return a writer."""
+        return ArchiveFileWriter(
+            self.file, threads=self.threads, folder=self.folder, journal_name=JOURNAL_NAME
+        )
+
+    def discard(self) -> None:
+        """Empty the file; the journal goes first, so that it never names what the file lacks."""
+        (self.folder / JOURNAL_NAME).unlink()
+        self.file.seek(0)
+        self.file.truncate()
+
+
 def capture_bucket(
     settings: BucketSettings,
     capture: CaptureSettings,
     point_id: RecoveryPointId,
-    file: BinaryIO,
+    target: ArchiveTarget,
     *,
     folder: Path,
     previous: Sequence[Path] = (),
@@ -123,7 +156,7 @@ def capture_bucket(
     is_wanted: Callable[[str], bool] = lambda _key: True,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CapturedArchive:
-    """Write every listed object for which `is_wanted(key)` is true to `file`, with record and index.
+    """Write every listed object for which `is_wanted(key)` is true to `target`, with record and index.
 
     Objects that the bucket could not deliver are listed in the record. Objects excluded by the settings are
     only counted. Unchanged objects are copied from `resumable`, staging directories of killed captures, and
@@ -147,14 +180,14 @@ def capture_bucket(
                 objects.add_resumable(path)
             any(objects.add_archive(path) for path in previous)
             try:
-                captured = _capture_once(source, point_id, file, objects, folder)
+                captured = _capture_once(source, point_id, target, objects)
             except ReadBackError as error:
                 found = objects.find_sources(error.keys)
                 if not found:  # always so after the last attempt, which copies nothing
                     raise
                 distrusted.update(error.keys)
                 damaged |= dict.fromkeys(found)
-                _discard(file, folder)
+                target.discard()
             else:
                 damaged |= dict.fromkeys(captured.damaged_sources)
                 return replace(captured, damaged_sources=tuple(damaged))
@@ -170,15 +203,8 @@ class _Source:
     on_progress: Callable[[int], object]
 
 
-def _discard(file: BinaryIO, folder: Path) -> None:
-    """Empty the file; the journal goes first, so that it never names what the file lacks."""
-    (folder / JOURNAL_NAME).unlink()
-    file.seek(0)
-    file.truncate()
-
-
 def _capture_once(
-    source: _Source, point_id: RecoveryPointId, file: BinaryIO, objects: PreviousObjects, folder: Path
+    source: _Source, point_id: RecoveryPointId, target: ArchiveTarget, objects: PreviousObjects
 ) -> CapturedArchive:
     settings, capture = source.settings, source.capture
     with (
@@ -193,9 +219,7 @@ def _capture_once(
     ):
         client.check_exists()
         listed_at = datetime.now(timezone.utc)
-        with ArchiveFileWriter(
-            file, threads=capture.transfer.compression_threads, folder=folder, journal_name=JOURNAL_NAME
-        ) as writer:
+        with target.open_writer() as writer:
             tally = _Capture(
                 client,
                 writer,
@@ -238,7 +262,7 @@ class _Capture:
     def __init__(
         self,
         client: BucketClient,
-        writer: ArchiveFileWriter,
+        writer: ArchiveWriter,
         previous: PreviousObjects,
         pool: AdaptivePool,
         on_progress: Callable[[int], object],
@@ -346,7 +370,7 @@ class _Capture:
 
     def _copy(self, run: UnchangedRun) -> bool:
         try:
-            self._writer.add_copies(run.entries, run.file.fileno())
+            self._writer.add_copies(run.entries, run.file)
         except VerificationError:
             self._tally.damaged_sources[run.file.path] = None
             return False

@@ -8,23 +8,33 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, cast
 
-from schedgen_backups.core.capture.bucket import capture_bucket
+from schedgen_backups.core.capture.bucket import ArchiveTarget, FileTarget, capture_bucket
 from schedgen_backups.core.capture.database import capture_database
+from schedgen_backups.core.capture.packed_archive import PackTarget
+from schedgen_backups.core.capture.packed_dump import find_recipes_with, pack_dump
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, write_source
 from schedgen_backups.core.catalog.small_files import translate_storage_errors
-from schedgen_backups.core.errors import ConfigurationError, StorageError
+from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
+from schedgen_backups.core.formats.packed_file import read_local_recipe
+from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
-from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings
+from schedgen_backups.core.packs.local_packs import PACK_BYTES, LocalPacks
+from schedgen_backups.core.packs.pack_shelf import PackShelf
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, Layout
 from schedgen_backups.core.system.files import create_private
 
-_Captured = TypeVar("_Captured")
+_NEWEST_RECIPES = 4
+"""Both of the newest point, and those of the one before: the newest may be half of a point."""
 
 
 def take_database_dump(
@@ -37,11 +47,22 @@ def take_database_dump(
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
     _check_source(catalog, name, capture)
     restrict_key = _make_restrict_key(catalog.settle_site().site_id)
-
-    def capture_rows(file: BinaryIO, folder: Path) -> CapturedDump:
-        return capture_database(settings, capture, point_id, file, folder=folder, restrict_key=restrict_key)
-
-    return _take(catalog, name, capture_rows)
+    with catalog.stage(f"{point_id}-{name.kind.value}") as folder:
+        path = folder / name.to_file_name()
+        with os.fdopen(create_private(path), "w+b") as file:
+            captured = capture_database(
+                settings,
+                capture,
+                point_id,
+                cast("BinaryIO", file),
+                folder=folder,
+                restrict_key=restrict_key,
+            )
+        if capture.layout is Layout.PACKS:
+            with _open_shelf(catalog, capture) as shelf:
+                path = pack_dump(shelf, path, point_id)
+        catalog.publish(path)
+        return captured
 
 
 def _make_restrict_key(site_id: str) -> str:
@@ -71,21 +92,44 @@ def take_bucket_archive(
     archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
     previous = [archive.path for archive in archives if archive is not None]
 
-    def capture_objects(file: BinaryIO, folder: Path) -> CapturedArchive:
-        write_source(folder, settings, name.to_file_name())
-        return capture_bucket(
-            settings,
-            capture,
-            point_id,
-            file,
-            folder=folder,
-            previous=previous,
-            resumable=resumable,
-            is_wanted=is_wanted,
-        )
-
     try:
-        captured = _take(catalog, name, capture_objects)
+        with catalog.stage(f"{point_id}-{name.kind.value}") as folder, ExitStack() as stack:
+            path = folder / name.to_file_name()
+            if capture.layout is Layout.PACKS:
+                shelf = stack.enter_context(_open_shelf(catalog, capture))
+                path = path.with_name(name.to_recipe_name())
+                target: ArchiveTarget = PackTarget(
+                    shelf,
+                    path,
+                    folder,
+                    point_id,
+                    threads=capture.transfer.compression_threads,
+                    pack_bytes=PACK_BYTES,
+                )
+                os.close(create_private(path))
+            else:
+                shelf = None
+                write_source(folder, settings, path.name)
+                file = stack.enter_context(os.fdopen(create_private(path), "w+b"))
+                target = FileTarget(
+                    cast("BinaryIO", file), folder, threads=capture.transfer.compression_threads
+                )
+            captured = capture_bucket(
+                settings,
+                capture,
+                point_id,
+                target,
+                folder=folder,
+                previous=previous,
+                resumable=resumable,
+                is_wanted=is_wanted,
+            )
+            catalog.publish(path)
+            if shelf is not None and shelf.damaged:
+                touched = find_recipes_with(catalog.find_recipes(), shelf.damaged)
+                captured = replace(
+                    captured, damaged_sources=tuple(dict.fromkeys((*captured.damaged_sources, *touched)))
+                )
     except StorageError:
         # The resumable archives may be what fills the disk.
         _remove_resumable(catalog, settings, resumable)
@@ -94,20 +138,47 @@ def take_bucket_archive(
     return captured
 
 
+@contextmanager
+def _open_shelf(catalog: Catalog, capture: CaptureSettings) -> Generator[PackShelf, None, None]:
+    """Yield the packs that a new artifact may use: those of the newest points."""
+    packs = LocalPacks(catalog.directory)
+    packs.prepare()
+    recipes = sorted(catalog.find_recipes(), key=_find_point, reverse=True)
+    failed = {
+        artifact.path
+        for point in catalog.list_points()
+        if point.state in {PointState.FAILED, PointState.DAMAGED}
+        for artifact in point.artifacts
+    }
+    with packs.open_index() as index:
+        yield PackShelf(
+            packs,
+            index,
+            _read_recipes(recipes[:_NEWEST_RECIPES]),
+            suspect=_read_recipes(path for path in recipes if path in failed),
+            reread_days=capture.pack_reread_days,
+        )
+
+
+def _read_recipes(paths: Iterable[Path]) -> list[Recipe]:
+    """Return the recipes that can be read; the checks of their points report the others."""
+    found: list[Recipe] = []
+    for path in paths:
+        with suppress(VerificationError):
+            found.append(read_local_recipe(path))
+    return found
+
+
+def _find_point(path: Path) -> str:
+    name = ArtifactName.from_file_name(path.name)
+    return name.point_id.text if name is not None else ""
+
+
 def _remove_resumable(catalog: Catalog, settings: BucketSettings, folders: tuple[Path, ...]) -> None:
     with translate_storage_errors(catalog.directory):
         for folder in folders:
             if find_archive(folder, settings) is not None:
                 shutil.rmtree(folder)
-
-
-def _take(catalog: Catalog, name: ArtifactName, capture: Callable[[BinaryIO, Path], _Captured]) -> _Captured:
-    with catalog.stage(f"{name.point_id}-{name.kind.value}") as folder:
-        path = folder / name.to_file_name()
-        with os.fdopen(create_private(path), "w+b") as file:
-            captured = capture(cast("BinaryIO", file), folder)
-        catalog.publish(path)
-        return captured
 
 
 def _check_source(catalog: Catalog, name: ArtifactName, capture: CaptureSettings) -> None:

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TypeVar
 
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
-from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
+from schedgen_backups.core.formats.archive_file import ArchiveWriter
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import PackedObject, pack_object
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient
@@ -90,7 +90,7 @@ class ObjectReader:
         return self._try(listed, read)
 
     def stream_to(
-        self, writer: ArchiveFileWriter, listed: ListedObject, name: str
+        self, writer: ArchiveWriter, listed: ListedObject, name: str
     ) -> ObjectEntry | GoneObject | FailedObject:
         """Append the object to the archive block by block; append nothing when it is gone or failed."""
 

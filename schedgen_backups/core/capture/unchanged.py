@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -11,18 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.resume import find_archive, read_journal
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
-from schedgen_backups.core.formats.records import ObjectEntry, make_format_error
+from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry, make_format_error
 from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.system.files import open_descriptor
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class UnchangedRun:
     """Consecutive objects of an older archive that the listing shows unchanged; their bytes are unchecked."""
 
     entries: tuple[ObjectEntry, ...]
-    file: PreviousFile
+    file: ArtifactFile
 
     def split(self) -> Iterator[UnchangedRun]:
         """Yield each object as a run of its own."""
@@ -74,25 +71,12 @@ _OVERHEAD_BYTES = 1 << 20
 """More than a header and the frames of the members can add to an object's bytes."""
 
 
-class PreviousFile(io.FileIO):
-    """An older archive, open for reading; disk errors are raised as VerificationError, like other damage."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, opener=open_descriptor)
-        self.path = path
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read as `FileIO.read` does."""
-        with _explain_disk():
-            return super().read(-1 if size is None else size) or b""
-
-
 @dataclass(frozen=True)
 class PreviousObject:
     """An object of an older archive that is unchanged according to the listing; its bytes are unchecked."""
 
     entry: ObjectEntry
-    file: PreviousFile
+    file: ArtifactFile
 
 
 class PreviousObjects:
@@ -111,7 +95,7 @@ class PreviousObjects:
         self._distrusted = distrusted
         self._limit = timedelta(days=reread_days)
         self._now = datetime.now(timezone.utc)
-        self._files: list[PreviousFile] = []
+        self._files: list[ArtifactFile] = []
         self._path = folder / _DATABASE_NAME
         with self._explain_database():
             self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
@@ -127,8 +111,7 @@ class PreviousObjects:
         if not self._limit:
             return True
         try:
-            file = self._open(path)
-            archive = ArchiveFile(cast("BinaryIO", file))
+            archive = ArchiveFile(self._open(path).open_reader())
             record = archive.record
             if (record.endpoint, record.bucket) != (self._settings.endpoint, self._settings.bucket):
                 return False
@@ -189,7 +172,7 @@ class PreviousObjects:
         self.close()
 
     def _compare(
-        self, listed: ListedObject, member_name: str, row: tuple[PreviousFile, bytes] | None
+        self, listed: ListedObject, member_name: str, row: tuple[ArtifactFile, bytes] | None
     ) -> PreviousObject | None:
         if row is None or listed.modified_at is None or not listed.etag or listed.key in self._distrusted:
             return None
@@ -230,8 +213,8 @@ class PreviousObjects:
         share = digest_name(key)[0] / 512
         return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
 
-    def _open(self, path: Path) -> PreviousFile:
-        file = PreviousFile(path)
+    def _open(self, path: Path) -> ArtifactFile:
+        file = ArtifactFile(path)
         self._files.append(file)
         return file
 
@@ -254,16 +237,6 @@ class PreviousObjects:
                 f"{self._path} cannot be written: {error}",
                 hint="Is the disk of BACKUP_DIR full? Nothing was published.",
             ) from error
-
-
-@contextmanager
-def _explain_disk() -> Generator[None, None, None]:
-    try:
-        yield
-    except OSError as error:
-        raise VerificationError(
-            f"the file cannot be read: {error.strerror}", hint="Check the disk."
-        ) from error
 
 
 def _read_key(line: bytes) -> str:

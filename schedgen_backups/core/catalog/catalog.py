@@ -370,6 +370,11 @@ class Catalog:
             if artifact.name.point_id not in committed and not is_ours(artifact)
         )
 
+    def find_artifact(self, name: ArtifactName) -> Path:
+        """Return the path of this artifact: of its recipe if there is one, otherwise of its file."""
+        recipe = _locate(self.directory, name.to_recipe_name())
+        return recipe if recipe.exists() else _locate(self.directory, name.to_file_name())
+
     def find_recipes(self) -> tuple[Path, ...]:
         """Return every recipe in the directory, also of points that were not committed."""
         return tuple(

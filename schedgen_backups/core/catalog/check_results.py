@@ -98,6 +98,8 @@ class CheckResult(FrozenModel):
     whole file."""
     file_identity: FileIdentity | None = None
     """The file as it was read: the result applies without reading it again while it has this identity."""
+    oldest_reading_at: AwareDatetime | None = None
+    """Of an artifact in packs: when the pack was read whose reading is longest ago; None for at the check."""
 
     @property
     def is_passed(self) -> bool:
@@ -111,7 +113,7 @@ class LevelResult(FrozenModel):
     level: VerificationLevel
     status: CheckStatus
     checked_at: AwareDatetime | None
-    """The time of the oldest check in the level."""
+    """The time of the oldest check in the level, or of the oldest reading that one of them relies on."""
 
 
 class Verification(FrozenModel):
@@ -166,7 +168,7 @@ class Verification(FrozenModel):
             status = CheckStatus.NOT_CONFIGURED
         else:
             status = CheckStatus.UNKNOWN
-        checked_at = min((result.checked_at for result in results), default=None)
+        checked_at = min((result.oldest_reading_at or result.checked_at for result in results), default=None)
         return LevelResult(level=level, status=status, checked_at=checked_at)
 
     def levels(self) -> tuple[LevelResult, ...]:

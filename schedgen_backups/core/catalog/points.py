@@ -13,7 +13,7 @@ from types import MappingProxyType
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, Verification
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
-from schedgen_backups.core.formats.packed_file import PackedFile, is_recipe_name
+from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import StatedPack
 from schedgen_backups.core.formats.records import open_artifact
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Manifest, RecoveryPointId, Site
@@ -153,7 +153,7 @@ def find_pack_problems(artifact: FoundArtifact, sizes: Mapping[str, int]) -> tup
 @lru_cache(maxsize=2048)
 def _read_stated_packs(path: Path, size_bytes: int, modified_ns: int) -> tuple[StatedPack, ...]:
     _ = size_bytes, modified_ns
-    return PackedFile(path).recipe.stated_packs
+    return read_local_recipe(path).stated_packs
 
 
 def judge_point(

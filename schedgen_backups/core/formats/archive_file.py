@@ -11,14 +11,17 @@ import json
 import os
 import tarfile
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, ClassVar, cast
 
 from pydantic import ValidationError
+from typing_extensions import Self
 
 from schedgen_backups.core.errors import ObjectError, ReadBackError
 from schedgen_backups.core.formats.block_stream import LINE_LIMIT_BYTES, BlockReader, split_lines
@@ -34,9 +37,16 @@ from schedgen_backups.core.formats.gzip_members import (
     read_members,
     store_member,
 )
-from schedgen_backups.core.formats.gzip_writer import MemberWriter, PieceWriter
+from schedgen_backups.core.formats.gzip_writer import MemberQueue, MemberWriter, PieceWriter
+from schedgen_backups.core.formats.pieces import LARGE_PIECES, PieceSizes
 from schedgen_backups.core.formats.read_back import Tail, read_back
-from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry, make_format_error, open_artifact
+from schedgen_backups.core.formats.records import (
+    ArchiveRecord,
+    ArtifactFile,
+    ObjectEntry,
+    make_format_error,
+    open_artifact,
+)
 from schedgen_backups.core.formats.tar_member import (
     FILE_MODE,
     RESERVED_FOLDER,
@@ -69,29 +79,28 @@ class CapturedArchive:
     """Size of the file."""
     file_identity: FileIdentity
     """The file as it was read back, before it got its name."""
+    oldest_reading_at: datetime | None = None
+    """When the bytes were read whose reading is longest ago, in packs of older points; None for just now."""
     damaged_sources: tuple[Path, ...] = ()
     """Older archives of which objects could not be copied, because their bytes are not those of their index.
     """
 
 
-class ArchiveFileWriter:
-    """Writes an archive file: objects in the order given, then `finish`.
+class ArchiveWriter(ABC):
+    """Writes an archive: objects in the order given, then `finish`.
 
     The growing index is an unnamed file in `folder`. With a `journal_name` it is a named file that lists only
     objects already in the archive, so that a killed capture can be resumed.
     """
 
-    def __init__(self, file: BinaryIO, *, threads: int, folder: Path, journal_name: str = "") -> None:
-        self._file = file
-        self._write_back = WriteBack(file)
-        self._threads = threads
-        self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
+    pieces: ClassVar[PieceSizes] = LARGE_PIECES
+    """Of the index."""
+
+    def __init__(self, writer: MemberQueue, *, folder: Path, journal_name: str = "") -> None:
+        self._members = writer
         opened = (folder / journal_name).open("x+b") if journal_name else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in __exit__
         self._folder = folder
-        self._is_sharing: dict[int, bool] = {}
-        """Whether blocks can be shared with an open file, by its descriptor."""
         self._index: BinaryIO = cast("BinaryIO", opened)
-        self._is_journal = bool(journal_name)
         self.object_count = 0
         self.size_bytes = 0
         self.unproven_count = 0
@@ -99,8 +108,8 @@ class ArchiveFileWriter:
 
     def add_packed(self, packed: PackedObject) -> None:
         """Append an object packed by `pack_object`."""
-        start = self._writer.flush()
-        self._writer.write_member(packed.members)
+        start = self._members.flush()
+        self._members.write_member(packed.members)
         self._add_entry(packed.entry, start)
 
     def add_stream(self, entry: ObjectEntry, blocks: Iterable[bytes]) -> None:
@@ -108,13 +117,13 @@ class ArchiveFileWriter:
 
         When `blocks` raises or yields a size other than the entry's, nothing of the object is kept.
         """
-        start = self._writer.flush()
+        start = self._members.flush()
         digest = hashlib.sha256()
         size_bytes = 0
         compress: Callable[..., bytes] | None = None
         pending = bytearray()
         try:
-            self._writer.write_block(make_header(entry))
+            self._members.write_block(make_header(entry))
             for block in blocks:
                 digest.update(block)
                 size_bytes += len(block)
@@ -123,35 +132,111 @@ class ArchiveFileWriter:
                     compress = compress or (
                         compress_member if is_compressible(bytes(pending)) else store_member
                     )
-                    self._writer.write_block(bytes(pending), compress)
+                    self._members.write_block(bytes(pending), compress)
                     pending.clear()
             if size_bytes != entry.size_bytes:
                 raise ObjectError(
                     f"object {entry.key!r} arrived with {size_bytes} bytes instead of {entry.size_bytes}"
                 )
-            self._writer.write_block(bytes(pending) + make_padding(size_bytes), compress or compress_member)
-            self._writer.flush()
+            self._members.write_block(bytes(pending) + make_padding(size_bytes), compress or compress_member)
+            self._members.flush()
         except BaseException:
-            self._writer.rollback(start)
+            self._members.rollback(start)
             raise
         self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), start)
 
-    def add_copies(self, entries: Sequence[ObjectEntry], source: int) -> None:
-        """Append objects that are consecutive in the open file `source`, without reading them.
+    @abstractmethod
+    def add_copies(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> None:
+        """Append objects that are consecutive in an older archive, without reading them.
 
         `finish` does. After a VerificationError, which means that the source cannot be read, nothing of them
         is kept.
         """
+
+    @abstractmethod
+    def finish(self, record: ArchiveRecord) -> CapturedArchive:
+        """Append the index, whose first line is the record, read everything back, and append the footer.
+
+        ReadBackError names the objects whose bytes on the disk are not those that their entries state. The
+        archive has no footer then.
+        """
+
+    def _write_index(self, record: ArchiveRecord) -> str:
+        """Append the index as the last entry of the tar; return the SHA-256 of its plain bytes."""
+        first_line = to_line(record.model_dump_json())
+        # Filled up to whole blocks: what stands behind the record does not depend on its length.
+        first_line = (
+            first_line.removesuffix(b"\n").ljust(-(-len(first_line) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES - 1)
+            + b"\n"
+        )
+        index_bytes = self._index.tell()
+        info = tarfile.TarInfo(INDEX_NAME)
+        info.size = len(first_line) + index_bytes
+        info.mtime = int(record.finished_at.timestamp())
+        info.mode = FILE_MODE
+        begin = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + first_line
+        end = make_padding(info.size) + _END_OF_ARCHIVE
+        digest = hashlib.sha256(begin)
+        self._members.write_block(begin)
+        self._index.seek(0)
+        pieces = PieceWriter(self._members, self.pieces)
+        while block := self._index.read(BLOCK_BYTES):
+            digest.update(block)
+            pieces.append(block)
+        pieces.end_piece()
+        digest.update(end)
+        self._members.write_block(end)
+        return digest.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._index.close()
+        self._members.close()
+
+    def _add_entry(self, entry: ObjectEntry, start: int) -> None:
+        placed = entry.model_copy(update={"offset": start, "length": self._members.flush() - start})
+        self._add_line(placed)
+        self._note_entry()
+
+    def _add_line(self, placed: ObjectEntry) -> None:
+        self._index.write(self._make_line(placed))
+        self.object_count += 1
+        self.size_bytes += placed.size_bytes
+        self.unproven_count += bool(placed.unproven)
+        self.unread_tags_count += bool(placed.tags_note)
+
+    def _make_line(self, placed: ObjectEntry) -> bytes:
+        return to_line(placed.model_dump_json(exclude_defaults=True))
+
+    @abstractmethod
+    def _note_entry(self) -> None:
+        """Do what makes the last entry usable if this process is killed."""
+
+
+class ArchiveFileWriter(ArchiveWriter):
+    """Writes an archive to a file."""
+
+    def __init__(self, file: BinaryIO, *, threads: int, folder: Path, journal_name: str = "") -> None:
+        self._file = file
+        self._write_back = WriteBack(file)
+        self._threads = threads
+        self._writer = MemberWriter(file, threads=threads, written=self._write_back.note)
+        super().__init__(self._writer, folder=folder, journal_name=journal_name)
+        self._is_sharing: dict[int, bool] = {}
+        """Whether blocks can be shared with an open file, by its descriptor."""
+        self._is_journal = bool(journal_name)
+
+    def add_copies(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> None:
+        """Append the objects, by the kernel where the source is a file."""
         before = self._writer.flush()
         try:
-            first = _leave_out_filler(entries[0], _read_head(source, entries[0].offset))
-            length = entries[-1].offset + entries[-1].length - first.offset
-            self._write_filler(source, first.offset, length)
-            shift = self._writer.flush() - first.offset
-            self._writer.copy_range(source, first.offset, length)
+            first = self._copy(entries, source) if source.is_packed else self._copy_file(entries, source)
         except BaseException:
             self._writer.rollback(before)
             raise
+        shift = self._writer.flush() - entries[-1].offset - entries[-1].length
         # A filler becomes the first member of the object after it, and unpacks to nothing.
         self._add_line(
             first.model_copy(
@@ -160,14 +245,31 @@ class ArchiveFileWriter:
         )
         for entry in entries[1:]:
             self._add_line(entry.model_copy(update={"offset": entry.offset + shift}))
-        self._sync_journal()
+        self._note_entry()
+
+    def _copy(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> ObjectEntry:
+        reader = source.open_reader()
+        reader.seek(entries[0].offset)
+        for entry in entries:
+            left = entry.length
+            while left:
+                data = reader.read(min(left, COPY_BYTES))
+                if not data:
+                    raise make_format_error("it ends too early")
+                self._writer.write_member(data)
+                left -= len(data)
+        return entries[0]
+
+    def _copy_file(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> ObjectEntry:
+        descriptor = source.open_descriptor()
+        first = leave_out_filler(entries[0], _read_head(descriptor, entries[0].offset))
+        length = entries[-1].offset + entries[-1].length - first.offset
+        self._write_filler(descriptor, first.offset, length)
+        self._writer.copy_range(descriptor, first.offset, length)
+        return first
 
     def finish(self, record: ArchiveRecord) -> CapturedArchive:
-        """Append the index, whose first line is the record, read everything back, and append the footer.
-
-        ReadBackError names the objects whose bytes on the disk are not those that their entries state. The
-        file has no footer then.
-        """
+        """Append the index, read the file back, and append the footer with its digest."""
         index_offset = self._writer.flush()
         index_sha256 = self._write_index(record)
         end = self._writer.flush()
@@ -194,44 +296,13 @@ class ArchiveFileWriter:
             record, digest.hexdigest(), size_bytes, identify_file(os.fstat(self._file.fileno()))
         )
 
-    def _write_index(self, record: ArchiveRecord) -> str:
-        """Append the index as the last entry of the tar; return the SHA-256 of its plain bytes."""
-        first_line = _to_line(record.model_dump_json())
-        # Filled up to whole blocks: what stands behind the record does not depend on its length.
-        first_line = (
-            first_line.removesuffix(b"\n").ljust(-(-len(first_line) // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES - 1)
-            + b"\n"
-        )
-        index_bytes = self._index.tell()
-        info = tarfile.TarInfo(INDEX_NAME)
-        info.size = len(first_line) + index_bytes
-        info.mtime = int(record.finished_at.timestamp())
-        info.mode = FILE_MODE
-        begin = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape") + first_line
-        end = make_padding(info.size) + _END_OF_ARCHIVE
-        digest = hashlib.sha256(begin)
-        self._writer.write_block(begin)
-        self._index.seek(0)
-        pieces = PieceWriter(self._writer)
-        while block := self._index.read(BLOCK_BYTES):
-            digest.update(block)
-            pieces.append(block)
-        pieces.end_piece()
-        digest.update(end)
-        self._writer.write_block(end)
-        return digest.hexdigest()
-
     def _read_entries(self) -> Iterator[ObjectEntry]:
         self._index.seek(0)
         for line in self._index:
             yield ObjectEntry.model_validate_json(line)
 
-    def __enter__(self) -> ArchiveFileWriter:
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        self._index.close()
-        self._writer.close()
+        super().__exit__(*exception)
         self._write_back.close()
 
     def _write_filler(self, source: int, offset: int, length: int) -> None:
@@ -248,19 +319,7 @@ class ArchiveFileWriter:
                 )
             )
 
-    def _add_entry(self, entry: ObjectEntry, start: int) -> None:
-        placed = entry.model_copy(update={"offset": start, "length": self._writer.flush() - start})
-        self._add_line(placed)
-        self._sync_journal()
-
-    def _add_line(self, placed: ObjectEntry) -> None:
-        self._index.write(_to_line(placed.model_dump_json(exclude_defaults=True)))
-        self.object_count += 1
-        self.size_bytes += placed.size_bytes
-        self.unproven_count += bool(placed.unproven)
-        self.unread_tags_count += bool(placed.tags_note)
-
-    def _sync_journal(self) -> None:
+    def _note_entry(self) -> None:
         if self._is_journal:
             self._file.flush()
             self._index.flush()
@@ -302,10 +361,10 @@ class ArchiveFile:
                 ) from error
 
     def read_entry_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
-        """Yield the entries of the index as lines of JSON, unparsed."""
+        """Yield the entries of the index as lines of JSON, unparsed, each with its offset."""
         lines = self._read_index_lines(on_progress=on_progress)
         next(lines, None)
-        yield from lines
+        yield from place_lines(lines) if self.footer.index_sha256 else lines
 
     def read_object(
         self, entry: ObjectEntry, *, on_progress: Callable[[bytes], object] | None = None
@@ -365,6 +424,21 @@ class ArchiveFile:
             raise make_format_error("there is unexpected data after its index")
 
 
+def place_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Add the offsets, which the index of an archive in packs leaves out: equal objects have equal lines."""
+    offset = 0
+    for line in lines:
+        _before, found, length = line.rpartition(b'"length":')
+        try:
+            end = offset + int(length.strip(b"} \n"))
+        except ValueError as error:
+            raise make_format_error("a line of its index states no length") from error
+        if not found or end < offset:
+            raise make_format_error("a line of its index states no length")
+        yield b'%s,"offset":%d}' % (line.rstrip()[:-1], offset)
+        offset = end
+
+
 def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
     """Open the archive file within the block.
 
@@ -391,7 +465,7 @@ class _HeaderReader:
         return self._reader.read(size)
 
 
-def _leave_out_filler(entry: ObjectEntry, data: bytes | memoryview) -> ObjectEntry:
+def leave_out_filler(entry: ObjectEntry, data: bytes | memoryview) -> ObjectEntry:
     """Return the entry without the filler that an older copy put before the object."""
     filler_bytes = measure_filler(data)
     if not 0 < filler_bytes < entry.length:
@@ -413,5 +487,6 @@ def _key_of(info: tarfile.TarInfo) -> str:
     return str(json.loads(info.pax_headers.get("comment", "{}")).get("key"))
 
 
-def _to_line(text: str) -> bytes:
+def to_line(text: str) -> bytes:
+    """Return a line of the index; keys that are not valid Unicode keep their bytes."""
     return f"{text}\n".encode("utf-8", "surrogateescape")

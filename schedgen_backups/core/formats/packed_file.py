@@ -31,21 +31,12 @@ def is_recipe_name(file_name: str) -> bool:
 
 
 class PackedFile:
-    """An artifact in packs; for any number of readers, each in one thread.
+    """An artifact in packs, which lie in `folder`; for any number of readers, each in one thread."""
 
-    VerificationError (permanent) when the recipe cannot be read.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            data = read_small_file(path)
-        except OSError as error:
-            raise VerificationError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from error
-        self.recipe: Recipe = read_recipe(path.name, data)
-        if self.recipe.sha256:
-            raise VerificationError(f"{path.name} is the recipe of a store", hint=_HINT)
-        self._segments = tuple(self.recipe.segments)
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.recipe = recipe
+        self._folder = folder
+        self._segments = tuple(recipe.segments)
         self._starts = array("Q", (0, *accumulate(each.length for each in self._segments)))
 
     @property
@@ -79,8 +70,24 @@ class PackedFile:
         number = bisect_right(self._starts, offset) - 1
         segment = self._segments[number]
         skipped = offset - self._starts[number]
-        path = self.path.parent / PACKS_NAME / segment.pack
-        return path, segment.offset + skipped, segment.length - skipped
+        return self._folder / segment.pack, segment.offset + skipped, segment.length - skipped
+
+
+def open_packed_file(path: Path) -> PackedFile:
+    """Return the artifact of this recipe; VerificationError (permanent) when it cannot be read."""
+    return PackedFile(read_local_recipe(path), path.parent / PACKS_NAME)
+
+
+def read_local_recipe(path: Path) -> Recipe:
+    """Return the recipe in a backup directory; VerificationError (permanent) when it cannot be read."""
+    try:
+        data = read_small_file(path)
+    except OSError as error:
+        raise VerificationError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from error
+    recipe = read_recipe(path.name, data)
+    if recipe.sha256:
+        raise VerificationError(f"{path.name} is the recipe of a store", hint=_HINT)
+    return recipe
 
 
 class _PackReader(io.RawIOBase):

@@ -59,7 +59,7 @@ def read_back(descriptor: int, entries: Iterable[ObjectEntry], tail: Tail, *, th
             if length > _GROUP_BYTES:
                 reader = cast("BinaryIO", io.BufferedReader(DescriptorReader(descriptor)))
                 blocks = read_members(reader, start, length, on_progress=update)
-                damaged += _find_damaged(group[0], blocks)
+                damaged += find_damaged(group[0], blocks)
             else:
                 data = os.pread(descriptor, length, start)
                 update(data)
@@ -99,11 +99,11 @@ def _check_group(group: Sequence[ObjectEntry], data: bytes) -> list[str]:
     return [
         key
         for entry in group
-        for key in _find_damaged(entry, read_members(file, entry.offset - start, entry.length))
+        for key in find_damaged(entry, read_members(file, entry.offset - start, entry.length))
     ]
 
 
-def _find_damaged(entry: ObjectEntry, blocks: Iterable[bytes]) -> list[str]:
+def find_damaged(entry: ObjectEntry, blocks: Iterable[bytes]) -> list[str]:
     """Return the object's key if these blocks are not its header and bytes."""
     try:
         check_members(entry, blocks)

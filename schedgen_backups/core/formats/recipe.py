@@ -67,6 +67,12 @@ class Segments:
         return tuple(self._numbers)
 
     @property
+    def used_packs(self) -> tuple[str, ...]:
+        """Names of the packs that are still used after a cut."""
+        used = set(self._pack_numbers)
+        return tuple(name for name, number in self._numbers.items() if number in used)
+
+    @property
     def size_bytes(self) -> int:
         """Sum of the lengths."""
         return sum(self._lengths)
@@ -87,6 +93,18 @@ class Segments:
             self._lengths[-1] += segment.length
         else:
             self.append(segment)
+
+    def cut(self, size_bytes: int) -> None:
+        """Keep the first bytes only."""
+        surplus = self.size_bytes - size_bytes
+        while surplus > 0:
+            last = self._lengths[-1]
+            if last > surplus:
+                self._lengths[-1] = last - surplus
+                return
+            for column in (self._pack_numbers, self._offsets, self._lengths):
+                column.pop()
+            surplus -= last
 
     def __iter__(self) -> Iterator[Segment]:
         names = self.packs

@@ -15,7 +15,7 @@ from typing_extensions import Buffer
 
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
-from schedgen_backups.core.formats.packed_file import PackedFile, is_recipe_name
+from schedgen_backups.core.formats.packed_file import PackedFile, is_recipe_name, open_packed_file
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, LeftOut, ReferenceState
 from schedgen_backups.core.system.files import FileIdentity, identify_file, open_regular
 from schedgen_backups.core.units import count, format_bytes, name_some
@@ -38,7 +38,7 @@ class ArtifactFile:
 
     def open_reader(self) -> BinaryIO:
         """Return a new reader at the beginning of the artifact, for one thread."""
-        if is_recipe_name(self.path.name):
+        if self.is_packed:
             return self.open_packed().open_reader()
         with self._lock:
             if self._file is None:
@@ -51,11 +51,20 @@ class ArtifactFile:
                     ) from error
             return io.BufferedReader(DescriptorReader(self._file.fileno()))
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether its bytes lie in packs, and the file is a recipe."""
+        return is_recipe_name(self.path.name)
+
+    def open_descriptor(self) -> int:
+        """Return the descriptor of the artifact's file; only for one that is not in packs."""
+        return self.open_reader().fileno()
+
     def open_packed(self) -> PackedFile:
         """Return the artifact in packs of which this file is the recipe."""
         with self._lock:
             if self._packed is None:
-                self._packed = PackedFile(self.path)
+                self._packed = open_packed_file(self.path)
             return self._packed
 
     @property
@@ -85,12 +94,16 @@ class ArtifactFile:
                 else VerificationError(f"{self.path.name}: {error.message}", hint=error.hint)
             ) from error
 
+    def close(self) -> None:
+        """Close the file, after which no reader can be used. Safe to call twice."""
+        if self._file is not None:
+            self._file.close()
+
     def __enter__(self) -> ArtifactFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
 
 
 class DescriptorReader(io.RawIOBase):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 from schedgen_backups.core.errors import KeyExistsError, StorageError
 from schedgen_backups.core.formats.packed_file import PACKS_NAME
-from schedgen_backups.core.formats.recipe import Recipe, Segments, StatedPack
+from schedgen_backups.core.formats.recipe import Recipe, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.encryption import PlainEncryptor
 from schedgen_backups.core.packs.pack_files import PACK_PATTERN, parse_pack_number
@@ -27,10 +26,10 @@ from schedgen_backups.core.system.files import (
     sync_path,
 )
 
+PACK_BYTES = 16 << 20
+"""At which a pack is closed, which is held in memory until then."""
 _INDEX_NAME = ".pieces.sqlite"
 _READ_BYTES = 1 << 20
-_WORTH_KEEPING = 0.5
-"""A pack of which less is used is not used any more: what is needed of it goes into a new one."""
 
 
 class LocalPacks:
@@ -130,21 +129,3 @@ class LocalPacks:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-
-
-def find_worth_keeping(sizes: dict[str, int], used: Collection[Segments]) -> frozenset[str]:
-    """Return the packs of which these segments use at least half; segments may overlap."""
-    used_bytes: dict[str, int] = {}
-    for segments in used:
-        for segment in segments:
-            used_bytes[segment.pack] = used_bytes.get(segment.pack, 0) + segment.length
-    return frozenset(
-        name for name, size in used_bytes.items() if name in sizes and size >= _WORTH_KEEPING * sizes[name]
-    )
-
-
-def find_oldest_reread(recipe: Recipe, rereads: dict[str, datetime | None]) -> datetime | None:
-    """Return when the pack was read again whose last reading is longest ago; None if one never was."""
-    times = [rereads.get(name) for name in recipe.packs]
-    known = [time for time in times if time is not None]
-    return min(known) if known and len(known) == len(times) else None

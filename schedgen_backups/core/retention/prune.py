@@ -16,7 +16,7 @@ from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResu
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
 from schedgen_backups.core.errors import DiskFullError, VerificationError
-from schedgen_backups.core.formats.packed_file import PACKS_NAME, PackedFile
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, read_local_recipe
 from schedgen_backups.core.history.events import PointsRemoved, RemovedPoint
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
@@ -125,7 +125,7 @@ def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
     if not packs.find_sizes():
         return RemovedPacks()
     try:
-        recipes = [PackedFile(path).recipe for path in catalog.find_recipes()]
+        recipes = [read_local_recipe(path) for path in catalog.find_recipes()]
     except VerificationError as error:
         return RemovedPacks(
             kept_because=f"{error.message}: no pack is removed before every recipe can be read"

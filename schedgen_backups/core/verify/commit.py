@@ -23,6 +23,7 @@ from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive, open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.packed_file import is_recipe_name, open_packed_file
 from schedgen_backups.core.history.events import Outcome, PointCommitted
 from schedgen_backups.core.model import (
     OWN_VERSION,
@@ -268,13 +269,7 @@ def _build_manifest(
         snapshot_at=snapshot_at,
         committed_at=datetime.now(timezone.utc),
         artifacts=tuple(
-            Artifact(
-                kind=kind,
-                file_name=point.get_path(kind).name,
-                source_name=sources[kind],
-                size_bytes=point.get_path(kind).stat().st_size,
-                sha256=digests[kind],
-            )
+            _describe_artifact(point.get_path(kind), kind, sources[kind], digests[kind])
             for kind in ArtifactKind
         ),
         references=references,
@@ -282,4 +277,15 @@ def _build_manifest(
             update={"table_patterns": tables.table_patterns, "tables": tables.tables}
         ),
         origin=origin,
+    )
+
+
+def _describe_artifact(path: Path, kind: ArtifactKind, source_name: str, sha256: str) -> Artifact:
+    return Artifact(
+        kind=kind,
+        file_name=path.name,
+        source_name=source_name,
+        size_bytes=path.stat().st_size,
+        sha256=sha256,
+        content_bytes=open_packed_file(path).size_bytes if is_recipe_name(path.name) else None,
     )

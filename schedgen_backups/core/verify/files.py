@@ -18,10 +18,11 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile, CapturedArchive, open_archive
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
-from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES
+from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, FOOTER_BYTES, Footer
 from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, DumpRecord, describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
-from schedgen_backups.core.system.files import FileIdentity, identify_file
+from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.system.files import FileIdentity, identify_file, read_small_file
 from schedgen_backups.core.units import NAMED_LIMIT, count, name_some
 
 OnProgress = Callable[[int], object]
@@ -226,7 +227,7 @@ def report_read_back(path: Path, captured: CapturedArchive) -> tuple[CheckResult
         return ()
     record = captured.record
     summary, figures = _describe_objects(record.object_count, record.size_bytes)
-    return _make_file_results(
+    results = _make_file_results(
         path,
         (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE),
         {ArtifactKind.BUCKET: captured.sha256},
@@ -234,6 +235,8 @@ def report_read_back(path: Path, captured: CapturedArchive) -> tuple[CheckResult
         (CheckStatus.PASSED, summary, figures),
         "",
     )
+    oldest_reading_at = captured.oldest_reading_at
+    return tuple(result.model_copy(update={"oldest_reading_at": oldest_reading_at}) for result in results)
 
 
 def select_current(results: Iterable[CheckResult], path: Path) -> tuple[CheckResult, ...]:
@@ -382,12 +385,19 @@ def _describe_objects(object_count: int, size_bytes: int) -> tuple[str, dict[str
 def _check_stored(
     file: ArtifactFile, kind: ArtifactKind, digest: _FileDigest, expected_sha256: str | None
 ) -> tuple[str, str]:
-    """Return the digest of the whole file, and what is wrong with its bytes; empty when nothing is."""
+    """Return the digest of the whole file, and what is wrong with its bytes; empty when nothing is.
+
+    Of an artifact in packs, the file is its recipe, and every pack is read.
+    """
     try:
         with file.read_as(DumpFile if kind is ArtifactKind.DATABASE else ArchiveFile) as opened:
             footer = opened.footer
+        if file.is_packed:
+            return _check_packs(file, footer, expected_sha256)
     except VerificationError as error:
         return "", error.message
+    if footer.index_sha256:
+        return _check_put_together(file, footer)
     if not digest.is_finished:
         # Parsing stopped early, but the bytes may still be as written.
         digest = _FileDigest(lambda _size_bytes: None)
@@ -400,6 +410,36 @@ def _check_stored(
     if expected_sha256 is not None and whole_sha256 != expected_sha256:
         return whole_sha256, f"{file.path.name} is not the file that the manifest names: it was exchanged"
     return whole_sha256, ""
+
+
+def _check_packs(file: ArtifactFile, footer: Footer, expected_sha256: str | None) -> tuple[str, str]:
+    recipe_sha256 = hashlib.sha256(read_small_file(file.path)).hexdigest()
+    packs = LocalPacks(file.path.parent)
+    problems = [
+        problem for pack in file.open_packed().recipe.stated_packs if (problem := packs.read_again(pack))
+    ]
+    if problems:
+        return recipe_sha256, name_some(problems)
+    if footer.index_sha256 and _digest_index(file, footer) != footer.index_sha256:
+        return recipe_sha256, f"the index of {file.path.name} is not the one that was written"
+    if expected_sha256 is not None and recipe_sha256 != expected_sha256:
+        return recipe_sha256, f"{file.path.name} is not the file that the manifest names: it was exchanged"
+    return recipe_sha256, ""
+
+
+def _check_put_together(file: ArtifactFile, footer: Footer) -> tuple[str, str]:
+    """Check a file that was put together from packs: nobody ever digested it as a whole."""
+    whole = hashlib.sha256()
+    _read_range(file, 0, footer.footer_offset + FOOTER_BYTES, whole.update)
+    is_as_written = _digest_index(file, footer) == footer.index_sha256
+    problem = "" if is_as_written else f"the index of {file.path.name} is not the one that was written"
+    return whole.hexdigest(), problem
+
+
+def _digest_index(file: ArtifactFile, footer: Footer) -> str:
+    digest = hashlib.sha256()
+    _read_range(file, footer.index_offset, footer.footer_offset, digest.update)
+    return digest.hexdigest()
 
 
 def _verify_check(check: Check, read: Callable[[], tuple[str, dict[str, Figure]]]) -> CheckResult:

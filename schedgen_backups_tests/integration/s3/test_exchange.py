@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 import urllib3
 
-from schedgen_backups.core.capture.bucket import capture_bucket
+from schedgen_backups.core.capture.bucket import FileTarget, capture_bucket
 from schedgen_backups.core.capture.object_reader import FailedObject, ObjectReader
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
@@ -47,7 +48,11 @@ def server() -> Iterator[SlowS3]:
 def capture(server: SlowS3, folder: Path) -> CapturedArchive:
     with (folder / "archive").open("w+b") as file:
         return capture_bucket(
-            server.settings, make_capture(), RecoveryPointId("20261122_020000"), file, folder=folder
+            server.settings,
+            make_capture(),
+            RecoveryPointId("20261122_020000"),
+            FileTarget(cast("BinaryIO", file), folder, threads=2),
+            folder=folder,
         )
 
 

@@ -15,7 +15,6 @@ from typing import BinaryIO, cast
 import pytest
 
 from schedgen_backups.core.capture.unchanged import (
-    PreviousFile,
     PreviousObject,
     PreviousObjects,
     split_into_runs,
@@ -31,7 +30,7 @@ from schedgen_backups.core.formats.archive_file import (
 )
 from schedgen_backups.core.formats.gzip_members import compress_member, read_members
 from schedgen_backups.core.formats.gzip_writer import DigestedMemberWriter
-from schedgen_backups.core.formats.records import ArchiveRecord, ObjectEntry
+from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, ObjectEntry
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups_tests.support.artifacts import (
@@ -210,7 +209,7 @@ def copy_objects(path: Path, found: Sequence[PreviousObject], record: ArchiveRec
         counts = list(split_into_runs(found))
         for end, count in zip(accumulate(counts), counts, strict=True):
             run = found[end - count : end]
-            writer.add_copies([previous.entry for previous in run], run[0].file.fileno())
+            writer.add_copies([previous.entry for previous in run], run[0].file)
         return writer.finish(record)
 
 
@@ -225,10 +224,10 @@ def test_a_truncated_or_missing_archive_is_skipped(
 def test_a_read_error_of_the_disk_counts_as_damage(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    with PreviousFile(path) as file, path.open("ab") as unreadable:
-        os.dup2(unreadable.fileno(), file.fileno())
+    with ArtifactFile(path) as file, path.open("ab") as unreadable:
+        os.dup2(unreadable.fileno(), file.open_descriptor())
         with pytest.raises(VerificationError):
-            file.read(1)
+            file.open_reader().read(1)
 
 
 def test_a_full_disk_during_the_lookup_is_a_storage_error(archive: Path) -> None:
@@ -253,7 +252,7 @@ def test_copied_objects_lie_in_the_new_archive_as_in_the_old(
 
 
 def test_a_run_ends_where_the_next_object_is_not_adjacent(archive: Path) -> None:
-    with PreviousFile(archive) as file, PreviousFile(archive) as other:
+    with ArtifactFile(archive) as file, ArtifactFile(archive) as other:
         one, two, three, four, *_rest = [
             PreviousObject(entry, file) for entry in read_entries(archive).values()
         ]
@@ -274,7 +273,7 @@ def test_damage_in_a_run_is_named_when_the_copy_is_read_back(archive: Path) -> N
         whole = damage(whole, 8 * (entries[number].offset + entries[number].length // 2))
     archive.write_bytes(whole)
     path = archive.with_name("new.tar.gz")
-    with PreviousFile(archive) as file, pytest.raises(ReadBackError) as raised:
+    with ArtifactFile(archive) as file, pytest.raises(ReadBackError) as raised:
         copy_objects(path, [PreviousObject(entry, file) for entry in entries], record)
     assert raised.value.keys == (entries[7].key, entries[12].key)
     with pytest.raises(VerificationError), open_archive(path):
@@ -302,14 +301,14 @@ def test_a_large_object_is_copied_and_every_byte_read_back(tmp_path: Path) -> No
     write_archive(path, [(make_entry("large", data), data)])
     (entry,) = read_entries(path).values()
     record = open_record(path)
-    with PreviousFile(path) as source:
+    with ArtifactFile(path) as source:
         copy_objects(new, [PreviousObject(entry, source)], record)
     with open_archive(new) as copied:
         assert b"".join(copied.read_object(next(copied.read_entries()))) == data
     for position in (0, entry.length // 2, entry.length - 1):
         whole = path.read_bytes()
         path.write_bytes(damage(whole, 8 * (entry.offset + position)))
-        with PreviousFile(path) as source, pytest.raises(ReadBackError, match="large"):
+        with ArtifactFile(path) as source, pytest.raises(ReadBackError, match="large"):
             copy_objects(new, [PreviousObject(entry, source)], record)
         path.write_bytes(whole)
 
@@ -325,14 +324,14 @@ def test_a_source_that_ends_too_early_is_an_error(
     archive.write_bytes(archive.read_bytes()[: entries[3].offset + 10])
     path = archive.with_name("new.tar.gz")
     with (
-        PreviousFile(archive) as source,
+        ArtifactFile(archive) as source,
         path.open("w+b") as file,
         ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer,
     ):
-        writer.add_copies(entries[:2], source.fileno())
+        writer.add_copies(entries[:2], source)
         with pytest.raises(VerificationError, match="ends too early"):
-            writer.add_copies(entries[2:5], source.fileno())
-        writer.add_copies(entries[2:3], source.fileno())
+            writer.add_copies(entries[2:5], source)
+        writer.add_copies(entries[2:3], source)
         writer.finish(record)
     assert list(read_entries(path)) == [entry.key for entry in entries[:3]]
 
@@ -344,7 +343,7 @@ def test_members_are_copied_where_the_kernel_cannot(
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     entries, record = read_entries(archive), open_record(archive)
-    with PreviousFile(archive) as source:
+    with ArtifactFile(archive) as source:
         found = [PreviousObject(entry, source) for entry in entries.values()]
         by_kernel = copy_objects(tmp_path / "kernel", found, record)
         monkeypatch.setattr(os, "copy_file_range", refuse)

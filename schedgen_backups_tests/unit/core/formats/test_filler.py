@@ -22,7 +22,7 @@ from schedgen_backups.core.formats.gzip_members import (
     measure_filler,
     store_member,
 )
-from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import pack_object
 from schedgen_backups.core.system.reflink import SHARED_BLOCK_BYTES
 from schedgen_backups_tests.support.artifacts import ARCHIVE_NAME, make_entry, make_noise, make_record
@@ -58,8 +58,8 @@ def test_other_bytes_are_not_measured_as_a_filler(data: bytes) -> None:
 
 
 def copy_one(writer: ArchiveFileWriter, entry: ObjectEntry, path: Path) -> None:
-    with path.open("rb") as source:
-        writer.add_copies([entry], source.fileno())
+    with ArtifactFile(path) as source:
+        writer.add_copies([entry], source)
 
 
 @pytest.mark.parametrize("filler_bytes", [0, SMALLEST_FILLER_BYTES, 3000])

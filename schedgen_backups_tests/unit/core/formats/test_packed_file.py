@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.packed_file import PACKS_NAME, PackedFile
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, open_packed_file
 from schedgen_backups.core.formats.recipe import (
     Recipe,
     Segment,
@@ -47,7 +47,7 @@ def whole(tmp_path: Path) -> bytes:
 
 
 def test_a_packed_file_reads_like_a_file(tmp_path: Path, whole: bytes) -> None:
-    packed = PackedFile(tmp_path / NAME)
+    packed = open_packed_file(tmp_path / NAME)
     assert packed.size_bytes == len(whole)
     reader, other = packed.open_reader(), packed.open_reader()
     assert reader.read() == whole
@@ -62,7 +62,7 @@ def test_a_packed_file_reads_like_a_file(tmp_path: Path, whole: bytes) -> None:
 
 
 def test_segments_of_a_range_are_its_bytes(tmp_path: Path, whole: bytes) -> None:
-    packed = PackedFile(tmp_path / NAME)
+    packed = open_packed_file(tmp_path / NAME)
     source = random.Random(7)  # noqa: S311 - reproducible test data
     for _number in range(100):
         offset = source.randrange(len(whole))
@@ -75,7 +75,7 @@ def test_segments_of_a_range_are_its_bytes(tmp_path: Path, whole: bytes) -> None
 
 
 def test_a_missing_and_a_short_pack_are_named(tmp_path: Path, whole: bytes) -> None:
-    packed = PackedFile(tmp_path / NAME)
+    packed = open_packed_file(tmp_path / NAME)
     pack = tmp_path / PACKS_NAME / packed.recipe.stated_packs[0].name
     pack.write_bytes(b"short")
     with pytest.raises(VerificationError, match=f"{pack.name} is too short"):
@@ -87,7 +87,7 @@ def test_a_missing_and_a_short_pack_are_named(tmp_path: Path, whole: bytes) -> N
 
 def test_a_fifo_in_place_of_a_pack_does_not_block(tmp_path: Path, whole: bytes) -> None:
 
-    packed = PackedFile(tmp_path / NAME)
+    packed = open_packed_file(tmp_path / NAME)
     pack = tmp_path / PACKS_NAME / packed.recipe.stated_packs[0].name
     pack.unlink()
     os.mkfifo(pack)
@@ -112,7 +112,7 @@ def test_a_recipe_whose_lines_do_not_agree_is_refused(tmp_path: Path, old: bytes
     assert old in text
     path.write_bytes(gzip.compress(text.replace(old, new, 1)))
     with pytest.raises(VerificationError, match="is not a recipe"):
-        PackedFile(path)
+        open_packed_file(path)
 
 
 @pytest.mark.usefixtures("whole")
@@ -122,7 +122,7 @@ def test_a_recipe_that_ends_early_is_refused(tmp_path: Path, cut: int) -> None:
     text = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(text[:-cut]))
     with pytest.raises(VerificationError, match="is not a recipe"):
-        PackedFile(path)
+        open_packed_file(path)
 
 
 def test_the_recipe_of_a_store_is_not_one_of_the_directory(tmp_path: Path) -> None:
@@ -131,4 +131,4 @@ def test_the_recipe_of_a_store_is_not_one_of_the_directory(tmp_path: Path) -> No
     assert read_recipe("x", data).sha256 == "ab" * 32
     (tmp_path / NAME).write_bytes(data)
     with pytest.raises(VerificationError, match="recipe of a store"):
-        PackedFile(tmp_path / NAME)
+        open_packed_file(tmp_path / NAME)

@@ -10,7 +10,8 @@ import pytest
 from schedgen_backups.core.errors import CopyChangedError
 from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
-from schedgen_backups.core.packs.local_packs import LocalPacks, find_worth_keeping
+from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.packs.pack_shelf import find_worth_keeping
 from schedgen_backups.core.packs.pack_writer import Piece
 
 POINT = RecoveryPointId.parse("20261130_020000")

@@ -21,7 +21,7 @@ from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats import archive_file
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_archive
 from schedgen_backups.core.formats.gzip_members import SMALLEST_FILLER_BYTES, filler_member, read_members
-from schedgen_backups.core.formats.records import ObjectEntry
+from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import pack_object
 from schedgen_backups.core.system.reflink import (
     SHARED_BLOCK_BYTES,
@@ -115,7 +115,7 @@ class Nights:
         path.parent.mkdir()
         with (
             open_archive(previous) as archive,
-            previous.open("rb") as source,
+            ArtifactFile(previous) as source,
             path.open("w+b") as file,
             ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=path.parent) as writer,
         ):
@@ -126,7 +126,7 @@ class Nights:
                     )
                     writer.add_packed(pack_object(new, changed[entry.key]))
                 else:
-                    writer.add_copies([entry], source.fileno())
+                    writer.add_copies([entry], source)
             writer.finish(make_record(writer))
         return path
 
@@ -234,12 +234,12 @@ def test_a_copy_that_fails_leaves_no_filler_behind(nights: Nights) -> None:
     with (
         path.open("w+b") as file,
         ArchiveFileWriter(cast("BinaryIO", file), threads=2, folder=nights.folder) as writer,
-        source_path.open("rb") as source,
+        ArtifactFile(source_path) as source,
     ):
         writer.add_packed(pack_object(make_entry("a", b"a"), b"a"))
         file.flush()
         before = path.stat().st_size
         with pytest.raises(VerificationError, match="ends too early"):
-            writer.add_copies([entry], source.fileno())
+            writer.add_copies([entry], source)
         file.flush()
         assert path.stat().st_size == before

@@ -1,0 +1,104 @@
+"""The packs of a backup directory during one capture: which may be used, and when each was last read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+
+from schedgen_backups.core.formats.recipe import Recipe, Segments, StatedPack
+from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.packs.pack_files import StoredFile
+from schedgen_backups.core.packs.pack_writer import PackWriter
+from schedgen_backups.core.packs.piece_index import PieceIndex
+
+_WORTH_KEEPING = 0.5
+"""A pack of which less is used is not used any more: what is needed of it goes into a new one."""
+
+
+class PackShelf:
+    """Which packs a capture may use.
+
+    Those that the `newest` recipes use at least half of, that exist with the stated size, and that were not
+    found damaged. Packs are due to be read again after `reread_days`, each at its own day; the `suspect`
+    recipes are of points that failed a check, and their packs are read at once.
+    """
+
+    def __init__(
+        self,
+        packs: LocalPacks,
+        index: PieceIndex,
+        newest: Iterable[Recipe],
+        *,
+        suspect: Iterable[Recipe],
+        reread_days: int,
+    ) -> None:
+        self.packs = packs
+        self._index = index
+        self._limit = timedelta(days=reread_days)
+        recipes = tuple(newest)
+        self._stated = {pack.name: pack for recipe in recipes for pack in recipe.stated_packs}
+        sizes = packs.find_sizes()
+        whole = {name for name, pack in self._stated.items() if sizes.get(name) == pack.size_bytes}
+        self.usable = find_worth_keeping(sizes, [recipe.segments for recipe in recipes]) & whole
+        suspects = {pack.name: pack for recipe in suspect for pack in recipe.stated_packs}
+        self.damaged = frozenset(name for name, pack in suspects.items() if packs.read_again(pack))
+        """Packs that turned out damaged."""
+        self.usable -= self.damaged
+        index.choose_usable(self.usable)
+
+    def open_writer(self, point_id: RecoveryPointId, *, pack_bytes: int) -> PackWriter:
+        """Return a writer of new packs of this point."""
+        return self.packs.open_writer(self._index, point_id, pack_bytes=pack_bytes)
+
+    def make_recipe(self, segments: Segments, new: Iterable[StoredFile]) -> Recipe:
+        """Return the recipe of an artifact, with what is known of every pack."""
+        # Remembered: a second attempt may use what the first one wrote.
+        self._stated |= {pack.name: StatedPack(pack.name, pack.size_bytes, pack.sha256) for pack in new}
+        return Recipe(
+            Segments(segments), stated_packs=tuple(self._stated[name] for name in segments.used_packs)
+        )
+
+    def read_due(self, recipe: Recipe) -> dict[str, str]:
+        """Read the packs of the recipe that are new or due; return what is wrong, by the names of packs.
+
+        A damaged pack is not used any more.
+        """
+        problems: dict[str, str] = {}
+        rereads = self._index.find_rereads()
+        now = datetime.now(timezone.utc)
+        for pack in recipe.stated_packs:
+            if not self._is_due(pack.name, rereads.get(pack.name), now):
+                continue
+            if problem := self.packs.read_again(pack):
+                problems[pack.name] = problem
+                self._index.distrust(pack.name)
+            else:
+                self._index.record_reread(pack.name, now)
+        self.usable -= problems.keys()
+        self.damaged |= problems.keys()
+        return problems
+
+    def find_oldest_reading(self, recipe: Recipe) -> datetime | None:
+        """Return when the pack was read whose reading is longest ago; None if one was never read."""
+        rereads = self._index.find_rereads()
+        times = [rereads.get(name) for name in recipe.packs]
+        known = [time for time in times if time is not None]
+        return min(known) if known and len(known) == len(times) else None
+
+    def _is_due(self, name: str, read_at: datetime | None, now: datetime) -> bool:
+        # Each pack has its own day in the second half of the period, so that not all are read in one night.
+        share = hashlib.sha256(name.encode("ascii")).digest()[0] / 512
+        return read_at is None or not timedelta(0) <= now - read_at < self._limit * (0.5 + share)
+
+
+def find_worth_keeping(sizes: Mapping[str, int], used: Iterable[Segments]) -> frozenset[str]:
+    """Return the packs of which one of these artifacts uses at least half, or all together do."""
+    used_bytes: dict[str, int] = {}
+    for segments in used:
+        for segment in segments:
+            used_bytes[segment.pack] = used_bytes.get(segment.pack, 0) + segment.length
+    return frozenset(
+        name for name, size in used_bytes.items() if name in sizes and size >= _WORTH_KEEPING * sizes[name]
+    )

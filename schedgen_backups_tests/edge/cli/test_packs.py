@@ -1,0 +1,233 @@
+"""Points in packs: everything works as with files, and a night costs what changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import time
+from io import BytesIO
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.packed_file import open_packed_file
+from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.servers import client_of
+from schedgen_backups_tests.support.sites import Site, failures_of
+
+pytestmark = [pytest.mark.edge]
+
+
+@pytest.fixture
+def packed(site: Site, instance: dg.DagsterInstance) -> Site:
+    site.set(BACKUP_LAYOUT="packs")
+    assert site.run(instance).success
+    return site
+
+
+def list_packs(site: Site) -> dict[str, int]:
+    return {
+        path.name: path.stat().st_size
+        for path in (site.directory / "packs").iterdir()
+        if not path.name.startswith(".")
+    }
+
+
+def take_next(site: Site, instance: dg.DagsterInstance) -> None:
+    # The id of a point has seconds.
+    time.sleep(1.1)
+    result = site.run(instance)
+    assert result.success, failures_of(result)
+
+
+def test_a_point_in_packs_is_verified_restored_and_equal(packed: Site, tmp_path: Path) -> None:
+    [point] = packed.points()
+    assert point.state is PointState.VERIFIED
+    assert [artifact.path.name.endswith(".recipe.gz") for artifact in point.artifacts] == [True, True]
+    assert point.size_bytes == sum(open_packed_file(artifact.path).size_bytes for artifact in point.artifacts)
+    assert packed.cli("verify", "latest").code == 0
+    answer = packed.cli("drill", "latest")
+    assert answer.code == 0, answer.stderr + answer.stdout
+    [point] = packed.points()
+    assert point.verification.level(VerificationLevel.EQUAL).status is CheckStatus.PASSED
+    answer = packed.cli("restore-objects", "latest", "*", "--to", str(tmp_path / "out"))
+    assert answer.code == 0, answer.stderr
+
+
+def test_the_next_night_writes_what_changed(packed: Site, instance: dg.DagsterInstance) -> None:
+    before = list_packs(packed)
+    client = client_of(packed.application.bucket)
+    body = b"%PDF-1.4 changed" * 100
+    client.put_object(packed.application.bucket.bucket, "new.pdf", BytesIO(body), len(body))
+    try:
+        # Copied objects must be older than two seconds.
+        time.sleep(2)
+        take_next(packed, instance)
+    finally:
+        client.remove_object(packed.application.bucket.bucket, "new.pdf")
+    after = list_packs(packed)
+    assert {name: after.get(name) for name in before} == before
+    new_bytes = sum(after.values()) - sum(before.values())
+    assert 0 < new_bytes < 0.2 * sum(before.values())
+    _first, second = packed.points()
+    assert second.state is PointState.VERIFIED
+    with open_archive(second.get_path(ArtifactKind.BUCKET)) as archive:
+        entry = next(entry for entry in archive.read_entries() if entry.key == "new.pdf")
+        assert b"".join(archive.read_object(entry)) == body
+        assert archive.record.reused_count == archive.record.object_count - 1
+    assert packed.cli("verify", "--all").code == 0
+
+
+def test_the_whole_artifact_is_a_file_for_stock_tools(packed: Site, tmp_path: Path) -> None:
+    [point] = packed.points()
+    path = point.get_path(ArtifactKind.BUCKET)
+    whole = tmp_path / "archive.tar.gz"
+    script = (
+        "zcat \"$RECIPE\" | grep -v '^#' | while read pack offset length; do "
+        'tail -c +$((offset + 1)) "packs/$pack" | head -c "$length"; done >"$WHOLE"'
+    )
+    subprocess.run(
+        ["sh", "-c", script], cwd=packed.directory, check=True, env={"RECIPE": path.name, "WHOLE": str(whole)}
+    )
+    with tarfile.open(whole) as tar, open_archive(path) as archive:
+        bodies = {entry.member_name: b"".join(archive.read_object(entry)) for entry in archive.read_entries()}
+        for name, body in bodies.items():
+            member = tar.extractfile(name)
+            assert member is not None
+            assert member.read() == body
+    dump = point.get_path(ArtifactKind.DATABASE)
+    subprocess.run(
+        ["sh", "-c", script],
+        cwd=packed.directory,
+        check=True,
+        env={"RECIPE": dump.name, "WHOLE": str(tmp_path / "dump.sql.gz")},
+    )
+    done = subprocess.run(["gunzip", "-c", tmp_path / "dump.sql.gz"], capture_output=True, check=True)
+    assert b"PostgreSQL database dump complete" in done.stdout
+
+
+def test_recover_py_verifies_a_point_in_packs_and_names_a_damaged_pack(packed: Site) -> None:
+    program = Path(__file__).resolve().parents[3] / "schedgen_backups" / "recover.py"
+    words = [sys.executable, str(program), "verify", str(packed.directory)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    name = sorted(list_packs(packed))[-2]
+    pack = packed.directory / "packs" / name
+    pack.write_bytes(damage(pack.read_bytes(), 8 * (pack.stat().st_size // 2)))
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"the pack {name} is missing or altered" in done.stderr) == (3, True), (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize("how", ["altered", "shortened", "removed"])
+def test_a_damaged_pack_is_found_and_the_next_night_is_whole(
+    packed: Site, instance: dg.DagsterInstance, how: str
+) -> None:
+    [point] = packed.points()
+    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+        entry = next(archive.read_entries())
+    packed_file = open_packed_file(point.get_path(ArtifactKind.BUCKET))
+    segment = next(packed_file.find_segments(entry.offset + entry.length - 20, 1))
+    pack = packed.directory / "packs" / segment.pack
+    data = pack.read_bytes()
+    if how == "altered":
+        pack.write_bytes(damage(data, 8 * segment.offset))
+        answer = packed.cli("verify", "latest")
+        assert (answer.code, "are not those that were written" in answer.stdout) == (3, True), answer.stdout
+    elif how == "shortened":
+        pack.write_bytes(data[:-1])
+    else:
+        pack.unlink()
+    [point] = packed.points()
+    assert point.state in {PointState.FAILED, PointState.DAMAGED}
+    time.sleep(2)
+    take_next(packed, instance)
+    first, second = packed.points()
+    assert first.state in {PointState.FAILED, PointState.DAMAGED}
+    assert second.state is PointState.VERIFIED
+    assert packed.cli("verify", second.point_id.text).code == 0
+    with open_archive(second.get_path(ArtifactKind.BUCKET)) as archive:
+        bodies = [b"".join(archive.read_object(entry)) for entry in archive.read_entries()]
+    listed = client_of(packed.application.bucket).list_objects(
+        packed.application.bucket.bucket, recursive=True
+    )
+    assert len(bodies) == len(list(listed))
+
+
+def test_packs_go_with_the_last_point_that_needs_them(packed: Site, instance: dg.DagsterInstance) -> None:
+    client, bucket = client_of(packed.application.bucket), packed.application.bucket.bucket
+    client.put_object(bucket, "short-lived.pdf", BytesIO(b"%PDF"), 4)
+    try:
+        time.sleep(2)
+        take_next(packed, instance)
+    finally:
+        client.remove_object(bucket, "short-lived.pdf")
+    take_next(packed, instance)
+    first, second, third = packed.points()
+    needed = {
+        name
+        for point in (first, third)
+        for artifact in point.artifacts
+        for name in open_packed_file(artifact.path).recipe.packs
+    }
+    assert needed < set(list_packs(packed))
+    for artifact in second.artifacts:
+        artifact.path.unlink()
+    (packed.directory / f"manifest_{second.point_id}.json").unlink()
+    assert packed.cli("prune").code == 0
+    assert set(list_packs(packed)) == needed
+    assert packed.cli("verify", "--all").code == 0
+
+
+def test_no_pack_is_removed_while_a_recipe_cannot_be_read(packed: Site) -> None:
+    stray = packed.directory / "packs" / "20200101_000000-0000"
+    stray.write_bytes(b"of a killed backup")
+    path = packed.points()[0].get_path(ArtifactKind.DATABASE)
+    data = path.read_bytes()
+    path.write_bytes(data[:-9])
+    answer = packed.cli("prune")
+    assert stray.exists(), answer.stdout
+    path.write_bytes(data)
+    assert packed.cli("prune").code == 0
+    assert not stray.exists()
+
+
+def test_layouts_follow_each_other(packed: Site, instance: dg.DagsterInstance) -> None:
+    time.sleep(2)
+    packed.set(BACKUP_LAYOUT="files")
+    take_next(packed, instance)
+    packed.set(BACKUP_LAYOUT="packs")
+    take_next(packed, instance)
+    points = packed.points()
+    assert [point.state for point in points] == [PointState.VERIFIED] * 3
+    reused: list[bool] = []
+    contents: list[dict[str, bytes]] = []
+    for point in points:
+        with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+            reused.append(archive.record.reused_count == archive.record.object_count)
+            contents.append(
+                {entry.key: b"".join(archive.read_object(entry)) for entry in archive.read_entries()}
+            )
+    assert reused == [False, True, True]
+    assert contents[0] == contents[1] == contents[2]
+    assert packed.cli("verify", "--all").code == 0
+
+
+def test_an_old_pack_is_read_again_in_its_time_and_the_level_says_when(
+    packed: Site, instance: dg.DagsterInstance
+) -> None:
+    time.sleep(2)
+    take_next(packed, instance)
+    first, second = packed.points()
+    level = second.verification.level(VerificationLevel.STORED)
+    assert (first.manifest is not None, level.checked_at is not None) == (True, True)
+    assert first.manifest is not None
+    assert level.checked_at is not None
+    assert level.checked_at < first.manifest.committed_at
