@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from threading import Event
 
 
 class Call:
@@ -29,15 +30,26 @@ class TaskGraph:
     def run(self, calls: Iterable[Call], on_error: Callable[[], object]) -> None:
         """Run all calls and those that follow them; on an error, call `on_error` and raise the error.
 
-        Calls that have started end first; `on_error` can make them stop.
+        Calls that have started end first; `on_error` can make them stop. No other is made after the error.
         """
         pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix=self._name)
         resumable: dict[Future[object], Call] = {}
+        has_failed = Event()
+
+        def make(call: Call) -> None:
+            # The thread of the failed call takes the next one before this function hears of the error.
+            if has_failed.is_set():
+                return
+            try:
+                call.act()
+            except BaseException:
+                has_failed.set()
+                raise
 
         def submit(following: Iterable[Call]) -> None:
             for call in following:
                 self.unfinished_count += 1
-                resumable[pool.submit(call.act)] = call
+                resumable[pool.submit(make, call)] = call
 
         try:
             submit(calls)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import time
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 
@@ -231,3 +233,19 @@ def test_an_old_pack_is_read_again_in_its_time_and_the_level_says_when(
     assert first.manifest is not None
     assert level.checked_at is not None
     assert level.checked_at < first.manifest.committed_at
+
+
+def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
+    packed: Site, instance: dg.DagsterInstance
+) -> None:
+    name = sorted(list_packs(packed))[-2]
+    pack = packed.directory / "packs" / name
+    pack.write_bytes(damage(pack.read_bytes(), 8 * (pack.stat().st_size // 2)))
+    with closing(sqlite3.connect(packed.directory / "packs" / ".pieces.sqlite")) as index, index:
+        index.execute("UPDATE packs SET reread_at = '2026-01-01T00:00:00+00:00'")
+    time.sleep(2)
+    take_next(packed, instance)
+    first, second = packed.points()
+    assert (first.state, second.state) == (PointState.FAILED, PointState.VERIFIED)
+    assert packed.cli("verify", second.point_id.text).code == 0
+    assert name not in open_packed_file(second.get_path(ArtifactKind.BUCKET)).recipe.packs

@@ -54,7 +54,7 @@ def test_processes_that_start_together_create_one_usable_home(site: Site) -> Non
     complaints = [starter.communicate()[1] for starter in starters]
     assert [starter.returncode for starter in starters] == [0] * 4, complaints
     for database in home.glob("**/*.db"):
-        with sqlite3.connect(database) as connection:
+        with closing(sqlite3.connect(database)) as connection, connection:
             assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,), database
 
 
