@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,12 +31,17 @@ from schedgen_backups.cli.copies import (
 from schedgen_backups.cli.progress import show_progress, show_work
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.copies.service import CopyService, list_pins
-from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.formats.records import ArtifactFile
+from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups.core.store.open import open_store
 from schedgen_backups.core.store.protocol import MadeStore
 from schedgen_backups.core.units import format_bytes
+from schedgen_backups.core.verify.files import verify_archive, verify_dump
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 
 
@@ -116,10 +122,15 @@ def fetch(
     site: SiteOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Fetch a recovery point from a store: the same files as in the backup directory, byte for byte."""
-    if not from_store:
-        raise ConfigurationError("no store is given", hint="Add --from STORE.")
+    """Fetch a recovery point as files that stock tools open.
+
+    With --from, from a store: the same files as in the backup directory, byte for byte. Without it, from the
+    backup directory: what lies in packs is put together (docs/packs.md).
+    """
     config = get_config(context)
+    if not from_store:
+        _put_together(Catalog(config.backup_directory), point_id, to.absolute(), as_json=as_json)
+        return
     source = CopySource.from_options(from_store, identity, version_time, site)
     access = open_store_access(config, source, needs_key=True)
     with show_progress(err, {"fetch": (f"fetch from {from_store}", None)}) as bars:
@@ -131,6 +142,30 @@ def fetch(
         return
     for path in paths:
         out.print(escape(path))
+
+
+def _put_together(catalog: Catalog, point_id: str, to: Path, *, as_json: bool) -> None:
+    point = resolve_point(catalog, point_id)
+    to.mkdir(mode=0o700, exist_ok=True)
+    paths: list[Path] = []
+    for found in point.artifacts:
+        path = to / found.name.to_file_name()
+        with (
+            show_progress(err, {"fetch": (found.name.to_file_name(), None)}) as bars,
+            ArtifactFile(found.path) as file,
+        ):
+            file.write_to(path, on_progress=partial(bars.advance, "fetch"))
+        verify = verify_dump if found.name.kind is ArtifactKind.DATABASE else verify_archive
+        problems = [result.summary for result in verify(path) if not result.is_passed]
+        if problems:
+            path.unlink()
+            raise VerificationError(f"{found.path.name} is damaged: {problems[0]}", hint="Use another point.")
+        paths.append(path)
+    if as_json:
+        print_json({"id": point.point_id.text, "files": [str(path) for path in paths]})
+        return
+    for path in paths:
+        out.print(escape(str(path)))
 
 
 def _make_key(*, as_json: bool) -> None:

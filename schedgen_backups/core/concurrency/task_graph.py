@@ -36,12 +36,12 @@ class TaskGraph:
         resumable: dict[Future[object], Call] = {}
         has_failed = Event()
 
-        def make(call: Call) -> None:
+        def make(call: Call) -> object:
             # The thread of the failed call takes the next one before this function hears of the error.
             if has_failed.is_set():
-                return
+                return None
             try:
-                call.act()
+                return call.act()
             except BaseException:
                 has_failed.set()
                 raise

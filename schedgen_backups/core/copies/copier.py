@@ -38,6 +38,7 @@ from schedgen_backups.core.copies.settings import (
     PACK_BYTES,
 )
 from schedgen_backups.core.errors import (
+    ConfigurationError,
     CopyChangedError,
     KeyExistsError,
     KeyMissingError,
@@ -105,6 +106,11 @@ class Copier:
             raise VerificationError(
                 f"recovery point {point.point_id} is not copied: it is {point.state.value}",
                 hint="Only verified points are copied. `schedgen-backups verify ID` checks it again.",
+            )
+        if any(artifact.content_bytes is not None for artifact in point.manifest.artifacts):
+            raise ConfigurationError(
+                f"recovery point {point.point_id} lies in packs, which this version cannot copy to a store",
+                hint="Set BACKUP_LAYOUT=files: later points are copied again.",
             )
         if self.store.head(self.keys.file(point.point_id, COMMIT_NAME)) is not None:
             return CopyReport(point.point_id, is_new=False)

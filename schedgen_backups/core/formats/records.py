@@ -13,14 +13,15 @@ from typing import Annotated, BinaryIO, TypeVar
 from pydantic import AwareDatetime, Field
 from typing_extensions import Buffer
 
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.packed_file import PackedFile, is_recipe_name, open_packed_file
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, LeftOut, ReferenceState
-from schedgen_backups.core.system.files import FileIdentity, identify_file, open_regular
+from schedgen_backups.core.system.files import FileIdentity, create_private, identify_file, open_regular
 from schedgen_backups.core.units import count, format_bytes, name_some
 
 _Opened = TypeVar("_Opened")
+_COPY_BYTES = 1 << 20
 
 
 class ArtifactFile:
@@ -59,6 +60,22 @@ class ArtifactFile:
     def open_descriptor(self) -> int:
         """Return the descriptor of the artifact's file; only for one that is not in packs."""
         return self.open_reader().fileno()
+
+    def write_to(self, path: Path, *, on_progress: Callable[[int], object]) -> None:
+        """Write all bytes to a new file; `on_progress` gets sizes. StorageError if it cannot be written."""
+        reader = self.open_reader()
+        try:
+            with os.fdopen(create_private(path), "wb") as file:
+                while block := reader.read(_COPY_BYTES):
+                    file.write(block)
+                    on_progress(len(block))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be written: {error.strerror}",
+                hint="Use an empty directory with enough space.",
+            ) from error
 
     def open_packed(self) -> PackedFile:
         """Return the artifact in packs of which this file is the recipe."""

@@ -261,7 +261,7 @@ def _find_file_key(head: bytes, private: X25519PrivateKey) -> bytes | None:
             _derive(file_key, b"", b"header"), head[: end + len(_HEADER_END) - 1], hashlib.sha256
         )
         stated = head[end + len(_HEADER_END) : end + len(_HEADER_END) + _MAC_BYTES]
-        # Compared as it is written: what is no base64 is another MAC.
+        # Compared as it is written: anything else than base64 is another MAC.
         if hmac.compare_digest(b64encode(mac).rstrip(b"="), stated):
             return file_key
     return None

@@ -361,7 +361,6 @@ def test_make_key_prints_a_pair_that_works(copied: CopiedSite) -> None:
         (("stores", "forget-writer", "nas"), "id of a writer"),
         (("show", "latest", "--identity", "x"), "need --from"),
         (("verify", "--all", "--from", "nas"), "--from needs a recovery point"),
-        (("fetch", "latest", "--to", "x"), "no store is given"),
         (("stores", "prove", "nas", "again"), "nothing but the name of a store"),
         (("list", "--from", "nas", "--as-of-version-time", "2026-11-30"), "keeps no versions"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +27,10 @@ from schedgen_backups_tests.support.sites import Site, failures_of
 
 pytestmark = [pytest.mark.edge]
 
+_ROOT = Path(__file__).resolve().parents[3]
+RECOVER = _ROOT / "schedgen_backups" / "recover.py"
+DOCUMENT = _ROOT / "docs" / "packs.md"
+
 
 @pytest.fixture
 def packed(site: Site, instance: dg.DagsterInstance) -> Site:
@@ -39,6 +45,15 @@ def list_packs(site: Site) -> dict[str, int]:
         for path in (site.directory / "packs").iterdir()
         if not path.name.startswith(".")
     }
+
+
+def read_scripts(document: Path) -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def run_script(site: Site, script: str, recipe: str, whole: Path) -> None:
+    environment = {**os.environ, "RECIPE": recipe, "WHOLE": str(whole)}
+    subprocess.run(["sh", "-c", script], cwd=site.directory, env=environment, check=True, capture_output=True)
 
 
 def take_next(site: Site, instance: dg.DagsterInstance) -> None:
@@ -90,13 +105,9 @@ def test_the_whole_artifact_is_a_file_for_stock_tools(packed: Site, tmp_path: Pa
     [point] = packed.points()
     path = point.get_path(ArtifactKind.BUCKET)
     whole = tmp_path / "archive.tar.gz"
-    script = (
-        "zcat \"$RECIPE\" | grep -v '^#' | while read pack offset length; do "
-        'tail -c +$((offset + 1)) "packs/$pack" | head -c "$length"; done >"$WHOLE"'
-    )
-    subprocess.run(
-        ["sh", "-c", script], cwd=packed.directory, check=True, env={"RECIPE": path.name, "WHOLE": str(whole)}
-    )
+    put_together, check, *_others = read_scripts(DOCUMENT)
+    run_script(packed, put_together, path.name, whole)
+    run_script(packed, check, path.name, whole)
     with tarfile.open(whole) as tar, open_archive(path) as archive:
         bodies = {entry.member_name: b"".join(archive.read_object(entry)) for entry in archive.read_entries()}
         for name, body in bodies.items():
@@ -104,19 +115,39 @@ def test_the_whole_artifact_is_a_file_for_stock_tools(packed: Site, tmp_path: Pa
             assert member is not None
             assert member.read() == body
     dump = point.get_path(ArtifactKind.DATABASE)
-    subprocess.run(
-        ["sh", "-c", script],
-        cwd=packed.directory,
-        check=True,
-        env={"RECIPE": dump.name, "WHOLE": str(tmp_path / "dump.sql.gz")},
-    )
+    run_script(packed, put_together, dump.name, tmp_path / "dump.sql.gz")
     done = subprocess.run(["gunzip", "-c", tmp_path / "dump.sql.gz"], capture_output=True, check=True)
     assert b"PostgreSQL database dump complete" in done.stdout
+    pack = packed.directory / "packs" / open_packed_file(path).recipe.packs[0]
+    pack.write_bytes(damage(pack.read_bytes(), 8))
+    with pytest.raises(subprocess.CalledProcessError):
+        run_script(packed, check, path.name, whole)
+
+
+def test_fetch_writes_files_of_the_usual_layout(packed: Site, tmp_path: Path) -> None:
+    out = tmp_path / "files"
+    answer = packed.cli("fetch", "latest", "--to", str(out))
+    assert answer.code == 0, answer.stderr
+    [point] = packed.points()
+    names = sorted(artifact.name.to_file_name() for artifact in point.artifacts)
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert sorted(answer.stdout.split()) == sorted(str(out / name) for name in names)
+    for artifact in point.artifacts:
+        packed_file = open_packed_file(artifact.path)
+        assert (out / artifact.name.to_file_name()).read_bytes() == packed_file.open_reader().read()
+    for path in out.iterdir():
+        words = [sys.executable, str(RECOVER), "verify", str(path)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert packed.cli("fetch", "latest", "--to", str(out)).code == 6
+    pack = packed.directory / "packs" / sorted(list_packs(packed))[-2]
+    pack.write_bytes(damage(pack.read_bytes(), 8 * (pack.stat().st_size // 2)))
+    answer = packed.cli("fetch", "latest", "--to", str(tmp_path / "again"))
+    assert (answer.code, "is damaged" in answer.stderr) == (3, True), answer.stderr
 
 
 def test_recover_py_verifies_a_point_in_packs_and_names_a_damaged_pack(packed: Site) -> None:
-    program = Path(__file__).resolve().parents[3] / "schedgen_backups" / "recover.py"
-    words = [sys.executable, str(program), "verify", str(packed.directory)]
+    words = [sys.executable, str(RECOVER), "verify", str(packed.directory)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     name = sorted(list_packs(packed))[-2]
@@ -249,3 +280,43 @@ def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
     assert (first.state, second.state) == (PointState.FAILED, PointState.VERIFIED)
     assert packed.cli("verify", second.point_id.text).code == 0
     assert name not in open_packed_file(second.get_path(ArtifactKind.BUCKET)).recipe.packs
+
+
+def list_needed(site: Site) -> set[str]:
+    return {
+        pack.name
+        for point in site.points()
+        if point.manifest is not None
+        for artifact in point.artifacts
+        for pack in open_packed_file(artifact.path).recipe.stated_packs
+    }
+
+
+@pytest.mark.parametrize("command", ["backup", "prune"])
+def test_a_kill_at_any_time_costs_no_committed_point_a_pack(packed: Site, command: str) -> None:
+    started = time.monotonic()
+    process = packed.start_cli(command)
+    _said, complaint = process.communicate()
+    assert process.returncode == 0, complaint
+    duration = time.monotonic() - started
+    client, bucket = client_of(packed.application.bucket), packed.application.bucket.bucket
+    try:
+        for number in range(6):
+            body = f"%PDF {number}".encode() * 1000
+            client.put_object(bucket, f"kill-{number}.pdf", BytesIO(body), len(body))
+            if command == "prune":
+                # Something to remove: packs that nobody needs.
+                (packed.directory / "packs" / f"20200101_00000{number}-0000").write_bytes(b"x" * 1000)
+            process = packed.start_cli(command)
+            time.sleep(duration * (0.35 + 0.1 * number))
+            process.kill()
+            process.communicate()
+            assert list_needed(packed) <= set(list_packs(packed))
+            assert packed.cli("prune").code == 0
+            assert list_needed(packed) <= set(list_packs(packed))
+    finally:
+        for number in range(6):
+            client.remove_object(bucket, f"kill-{number}.pdf")
+    assert packed.cli("backup").code == 0
+    assert packed.cli("verify", "--all").code == 0
+    assert packed.points()[-1].state is PointState.VERIFIED

@@ -49,6 +49,7 @@ NOT_RUN = {
     "test_setup",
     "monitoring.md": "needs Prometheus, root or Docker; deploy monitoring and promtool are run in "
     "test_monitoring_rules",
+    "packs.md": "run in edge/cli/test_packs",
     "receipts.md": "run in edge/cli/test_evidence",
     "report.md": "run in edge/cli/test_evidence",
     "BACKUP_QUICK_REFERENCE.md": "asks questions, starts servers or sends alerts: run in test_setup, "
