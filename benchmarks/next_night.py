@@ -1,4 +1,4 @@
-"""Measure a next night against a first one: `python -m benchmarks.next_night [--shape small] [--rounds 3]`.
+"""Measure a next night against a first one: `python -m benchmarks.next_night [--layout packs]`.
 
 Both nights of a round run one after the other, on the same machine, server and disk; compare the ratio. A
 night is the capture of the bucket and the check of the archive, as in a backup. One percent of the objects
@@ -28,7 +28,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
-from schedgen_backups.core.settings import BucketSettings, CaptureSettings
+from schedgen_backups.core.settings import BucketSettings, CaptureSettings, Layout
 from schedgen_backups.core.verify.commit import record_read_back
 from schedgen_backups.core.verify.files import select_current
 
@@ -40,11 +40,13 @@ _SETTLED_SECONDS = 3.2
 
 @dataclass(frozen=True)
 class Night:
-    """Wall-clock and processor seconds of one night."""
+    """What one night costs."""
 
     capture_seconds: float
     check_seconds: float
     processor_seconds: float
+    written_bytes: int
+    """By which the backup directory grew."""
 
     @property
     def seconds(self) -> float:
@@ -55,12 +57,13 @@ class Night:
 class NightBench:
     """Takes nights of one bucket into one backup directory."""
 
-    def __init__(self, bucket: BucketSettings, files: Path, folder: Path) -> None:
+    def __init__(self, bucket: BucketSettings, files: Path, folder: Path, layout: Layout) -> None:
         self._bucket, self._files, self._folder = bucket, files, folder
+        self._settings = CaptureSettings(layout=layout)
         self._ids = make_point_ids()
 
-    def measure_round(self) -> tuple[Night, Night]:
-        """Return a first night and the next one, in a new backup directory."""
+    def measure_round(self) -> tuple[Night, ...]:
+        """Return a first night, the next one, and one in which nothing changed, in a new backup directory."""
         folder = self._folder / "points"
         catalog = Catalog(folder)
         catalog.prepare()
@@ -68,20 +71,30 @@ class NightBench:
             first = self._take(catalog)
             data.change_files(self._files, self._bucket, share=_CHANGED_SHARE)
             time.sleep(_SETTLED_SECONDS)
-            return first, self._take(catalog)
+            return first, self._take(catalog), self._take(catalog)
         finally:
             shutil.rmtree(folder)
 
     def _take(self, catalog: Catalog) -> Night:
         point_id = next(self._ids)
         processor = read_processor_seconds()
+        before = _measure_disk(catalog.directory)
         started = time.monotonic()
-        captured = take_bucket_archive(catalog, self._bucket, CaptureSettings(), point_id)
+        captured = take_bucket_archive(catalog, self._bucket, self._settings, point_id)
         capture_seconds = time.monotonic() - started
         started = time.monotonic()
         _check(catalog, point_id, captured)
         check_seconds = time.monotonic() - started
-        return Night(capture_seconds, check_seconds, read_processor_seconds() - processor)
+        return Night(
+            capture_seconds,
+            check_seconds,
+            read_processor_seconds() - processor,
+            _measure_disk(catalog.directory) - before,
+        )
+
+
+def _measure_disk(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def read_processor_seconds() -> float:
@@ -100,13 +113,19 @@ def _check(catalog: Catalog, point_id: RecoveryPointId, captured: CapturedArchiv
         raise RuntimeError(f"the archive of {point_id} is damaged")
 
 
-def _describe(rounds: list[tuple[Night, Night]]) -> dict[str, Any]:
+def _describe(rounds: list[tuple[Night, ...]]) -> dict[str, Any]:
+    def compare(number: int, name: str) -> float:
+        """Return the median ratio of this night to the first one."""
+        values = [[getattr(night, name) for night in nights] for nights in rounds]
+        return round(statistics.median(each[number] / each[0] for each in values), 3)
+
     return {
-        "rounds": [[asdict(night) for night in pair] for pair in rounds],
-        "ratio of seconds": statistics.median(later.seconds / first.seconds for first, later in rounds),
-        "ratio of processor seconds": statistics.median(
-            later.processor_seconds / first.processor_seconds for first, later in rounds
-        ),
+        "rounds": [[asdict(night) for night in nights] for nights in rounds],
+        **{
+            f"{night}: {name}": compare(number, name)
+            for number, night in ((1, "1 % changed"), (2, "nothing changed"))
+            for name in ("seconds", "processor_seconds", "written_bytes")
+        },
     }
 
 
@@ -116,6 +135,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=_SHAPES, action="append")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=int, default=1, help="divide the number of objects by this")
+    parser.add_argument("--layout", choices=[layout.value for layout in Layout], default="files")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="schedgen-bench-") as name:
@@ -128,8 +148,8 @@ def main() -> None:
                 data.make_pdf_like_files(files, count=count, size_bytes=size_bytes)
                 data.upload_folder(bucket, files)
                 time.sleep(_SETTLED_SECONDS)
-                bench = NightBench(bucket, files, folder)
-                rounds: list[tuple[Night, Night]] = []
+                bench = NightBench(bucket, files, folder, Layout(arguments.layout))
+                rounds: list[tuple[Night, ...]] = []
                 for _round in range(arguments.rounds):
                     rounds.append(bench.measure_round())
                     print(shape, rounds[-1], file=sys.stderr, flush=True)
