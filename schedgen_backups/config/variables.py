@@ -369,6 +369,13 @@ VARIABLE_GROUPS = (
         "",
         (
             Variable(
+                "BACKUP_RETENTION_HOURS",
+                "",
+                "Keep every recovery point of this many hours, and only the last verified one of each "
+                "earlier day within BACKUP_RETENTION_DAYS; by default every point of those days is kept",
+                example="48",
+            ),
+            Variable(
                 "BACKUP_RETENTION_DAYS",
                 "7",
                 "Keep the recovery points of this many days, today included",
