@@ -28,7 +28,7 @@ _UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _RECORD_GRACE = timedelta(hours=1)
-"""A run that is still unfinished so long after its time limit is a record that nobody updates any more."""
+"""A run that is still unfinished an hour after its time limit is a record that nobody updates any more."""
 
 
 def find_unfinished_backup(
