@@ -25,6 +25,7 @@ POINTS_AREA = "recovery points"
 CLOCK_AREA = "clock"
 TICK_AREA = "tick"
 """Subjects are the names of schedules and sensors."""
+SKIP_AREA = "skipped backup"
 CHECK_AREA = "check"
 """Subjects are the names of checks."""
 OUTBOX_AREA = "outbox"
@@ -90,6 +91,14 @@ GUIDES = (
         "CRITICAL",
         "outbox",
         "the next tick that succeeds",
+    ),
+    Guide(
+        "backup-skipped",
+        SKIP_AREA,
+        "The schedule started no backup, because the scheduled one before it still ran",
+        "MEDIUM",
+        "outbox",
+        "the next scheduled backup that ends before the one after it is due",
     ),
     Guide(
         "check-warning",

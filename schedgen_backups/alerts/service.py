@@ -122,6 +122,22 @@ class AlertService:
             ),
         )
 
+    def announce(self, title: str, cause: str, next_step: str) -> bool:
+        """Send a message that belongs to no incident; return whether a channel accepted it.
+
+        Return True without channels: another attempt would reach nobody either.
+        """
+        alert = Alert(
+            severity=Severity.INFO,
+            title=title,
+            cause=cause,
+            next_step=next_step,
+            facts=self._make_facts(""),
+            raised_at=datetime.now(timezone.utc),
+        )
+        deliveries = self.notifier.send(alert)
+        return not deliveries or any(delivery.is_accepted for delivery in deliveries)
+
     def report_resolved(self, keys: Iterable[IncidentKey]) -> Outcome:
         """Close the open incidents with these keys, with one message for all."""
         return self.notifier.report_resolved(

@@ -51,6 +51,7 @@ _STATUS_STYLES = {
 }
 _VERDICT_STYLES = {Verdict.OK: "green", Verdict.NOTE: "yellow", Verdict.PROBLEM: "bold red"}
 _POLL_SECONDS = 0.2
+_DRILL_LEVELS = (VerificationLevel.RESTORED, VerificationLevel.EQUAL)
 
 
 def draw_points(
@@ -70,6 +71,8 @@ def draw_points(
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("level", no_wrap=True)
+    for level in _DRILL_LEVELS:
+        table.add_column(level.value, no_wrap=True)
     if copies is not None:
         table.add_column("copies", overflow="fold")
     table.add_column("pin, labels, reason", overflow="fold")
@@ -83,6 +86,7 @@ def draw_points(
             *("-" if size is None else format_bytes(size) for size in sizes),
             f"[{_STATE_STYLES[point.state]}]{point.state.value}[/]",
             find_highest_level(point),
+            *(_describe_level(point, level) for level in _DRILL_LEVELS),
             *([] if copies is None else [escape_value(copies[point.point_id] or "-")]),
             escape_value(
                 "; ".join(
@@ -158,6 +162,14 @@ def print_failure(console: Console, failure: StepFailure) -> None:
     console.print(f"[bold red]{escape(failure.step)} failed:[/] {escape(failure.reason)}")
     if failure.hint:
         console.print(f"[bold]What to do:[/] {escape(failure.hint)}")
+
+
+def _describe_level(point: PointListing, level: VerificationLevel) -> str:
+    """Return whether the point was found restored or equal; a dash if nobody tried."""
+    found = point.verification.level(level)
+    if found.checked_at is None:
+        return "-"
+    return "yes" if found.status is CheckStatus.PASSED else found.status.value
 
 
 def find_highest_level(point: PointListing) -> str:

@@ -241,6 +241,9 @@ class Config:
         reader = self.open_reader()
         policy = RetentionPolicy(
             keep_days=reader.number("BACKUP_RETENTION_DAYS", 1, 36500),
+            keep_hours=reader.number("BACKUP_RETENTION_HOURS", 1, 24 * 366)
+            if reader.text("BACKUP_RETENTION_HOURS")
+            else 0,
             keep_last=reader.number("BACKUP_RETENTION_KEEP_LAST", 1, 10000),
             keep_weeks=reader.number("BACKUP_RETENTION_WEEKS", 0, 10000),
             keep_months=reader.number("BACKUP_RETENTION_MONTHS", 0, 10000),

@@ -40,13 +40,23 @@ def find_max_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
     return _find_max_gap_from(cron_schedule, timezone, this_hour)
 
 
+def find_min_gap(cron_schedule: str, timezone: ZoneInfo) -> timedelta:
+    """Return the shortest time between two of the schedule's next dozen ticks."""
+    this_hour = datetime.now(timezone).replace(minute=0, second=0, microsecond=0)
+    return min(_list_gaps(cron_schedule, timezone, this_hour))
+
+
 # Asked at each scrape and tick, and 20 ms of work (2026-11-30).
 @lru_cache(maxsize=16)
 def _find_max_gap_from(cron_schedule: str, timezone: ZoneInfo, begin: datetime) -> timedelta:
+    return max(_list_gaps(cron_schedule, timezone, begin))
+
+
+def _list_gaps(cron_schedule: str, timezone: ZoneInfo, begin: datetime) -> list[timedelta]:
     # Local times first, converted afterwards: like Dagster's, a tick keeps its hour when the clocks change.
     clock = croniter(cron_schedule, begin.replace(tzinfo=None))
     ticks = [clock.get_next(datetime).replace(tzinfo=timezone).timestamp() for _ in range(_TICKS_AHEAD)]
-    return timedelta(seconds=max(later - previous for previous, later in pairwise(ticks)))
+    return [timedelta(seconds=later - previous) for previous, later in pairwise(ticks)]
 
 
 def list_ticks(cron_schedule: str, timezone: ZoneInfo, begin: datetime, end: datetime) -> Iterator[datetime]:

@@ -20,6 +20,8 @@ def read_drill(reader: Reader, backup_directory: Path, *, hidden_paths: tuple[Pa
 
     Such servers cannot access `hidden_paths`, the backup directory and the Docker engine.
     """
+    # Read when the code location loads, with a default for what is wrong: here it fails the drill.
+    reader.yes_or_no("DRILL_AFTER_EACH_POINT")
     return DrillSettings(
         directory=reader.path("DRILL_DIR") or backup_directory / _DEFAULT_FOLDER,
         database=_read_server(reader),

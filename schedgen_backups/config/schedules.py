@@ -72,6 +72,8 @@ class DefinitionSettings:
     """Whether a reference query is configured."""
     has_operator_checks: bool
     """Whether SQL checks for drills are configured."""
+    is_each_point_drilled: bool
+    """Whether each recovery point is drilled once it is committed."""
     has_stores: bool
     """Whether a file of stores is configured, readable or not."""
 
@@ -113,6 +115,7 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         has_references=bool(reader.text("BACKUP_REFERENCE_QUERY"))
         or reader.text("BACKUP_PRESET") != NO_PRESET,
         has_operator_checks=bool(reader.text("DRILL_SQL_CHECKS")),
+        is_each_point_drilled=reader.yes_or_no("DRILL_AFTER_EACH_POINT"),
         has_stores=bool(reader.text(STORES_VARIABLE)),
     )
 

@@ -330,6 +330,12 @@ VARIABLE_GROUPS = (
                 "DRILL_SCHEDULE", DEFAULT_DRILL_SCHEDULE, "When to run a restore drill, as a cron expression"
             ),
             Variable(
+                "DRILL_AFTER_EACH_POINT",
+                "false",
+                "true: also drill each recovery point once it is committed, unless the last drill took more "
+                "than a quarter of the time between two backups",
+            ),
+            Variable(
                 "DRILL_MAX_MINUTES",
                 "60",
                 "A drill that takes longer fails its check; after twice this time it is aborted",
@@ -379,6 +385,13 @@ VARIABLE_GROUPS = (
         "Retention",
         "",
         (
+            Variable(
+                "BACKUP_RETENTION_HOURS",
+                "",
+                "Keep every recovery point of this many hours, and only the last verified one of each "
+                "earlier day within BACKUP_RETENTION_DAYS; by default every point of those days is kept",
+                example="48",
+            ),
             Variable(
                 "BACKUP_RETENTION_DAYS",
                 "7",

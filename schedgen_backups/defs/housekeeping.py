@@ -23,6 +23,7 @@ from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.evidence.report import describe_counts, make_report, write_report
 from schedgen_backups.exit_codes import ALERT_EXIT_CODE, STORAGE_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+from schedgen_backups.monitoring.old_events import remove_old_events, remove_run_file
 
 REPORTS_NAME = "reports"
 _POOL = "housekeeping"
@@ -91,7 +92,11 @@ def make_run_removal_job(check_keys: Sequence[dg.AssetCheckKey]) -> dg.JobDefini
                 return
             before = datetime.now(timezone.utc) - timedelta(days=days)
             removed = remove_old_runs(context.instance, before, check_keys)
-            context.log.info(f"removed {count(removed, 'run')} that ended before {before:%Y-%m-%d}")
+            events = remove_old_events(context.instance, before)
+            context.log.info(
+                f"removed {count(removed, 'run')} that ended before {before:%Y-%m-%d}, and "
+                f"{count(events, 'older event')}"
+            )
 
     @dg.job(
         name="remove_old_runs_job",
@@ -123,6 +128,7 @@ def remove_old_runs(
     old = [record.dagster_run.run_id for record in records if record.dagster_run.run_id not in kept]
     for run_id in old[:_MOST_RUNS]:
         instance.delete_run(run_id)
+        remove_run_file(instance, run_id)
         instance.compute_log_manager.delete_logs(prefix=[run_id])
     return len(old[:_MOST_RUNS])
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from schedgen_backups import run_tags
 from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.retention.plan import make_retention_table
@@ -21,6 +22,7 @@ from schedgen_backups.core.verify.reread import read_unread
 from schedgen_backups.defs.assets import describe_holder, make_points_observation
 from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention, announce_verification
 from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, POOL, BackupResource
+from schedgen_backups.defs.retention_sensor import make_rules_tag
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 
@@ -46,6 +48,12 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
     """Remove the recovery points that no retention rule keeps; the asset's history records the decisions."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         policy = backup.config.retention
+        requested = context.run.tags.get(run_tags.RETENTION_RULES)
+        if requested is not None and requested != make_rules_tag(policy):
+            context.log.info(
+                "the rules changed while this run waited: the sensor announces the new ones first"
+            )
+            return
         catalog = backup.open_catalog(describe_holder(context.run_id))
         report = remove_points(
             catalog, policy, lambda point: check_point(catalog, point, checked_by=context.run_id)[0]

@@ -4,11 +4,21 @@ Add other schedules here, and their jobs in `jobs`. After the daemon was down, D
 missed ticks.
 """
 
+# Dagster's own decorators and functions have partially unknown types.
+# pyright: basic
+
 from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 
 from schedgen_backups.config.schedules import DefinitionSettings
+from schedgen_backups.monitoring.skipped_backups import (
+    BACKUP_SCHEDULE_NAME,
+    describe_skip,
+    find_unfinished_backup,
+)
 
 _RUN_REMOVAL_CRON = "30 12 * * *"
 """Away from the nights, in which backups run."""
@@ -17,13 +27,7 @@ _RUN_REMOVAL_CRON = "30 12 * * *"
 def make_schedules(settings: DefinitionSettings) -> list[dg.ScheduleDefinition]:
     """Return the schedules of this site."""
     return [
-        _make_schedule(
-            "daily_backup_schedule",
-            "backup_job",
-            settings.backup_cron,
-            settings.backup_timezone,
-            "Takes a recovery point, by default every night (BACKUP_SCHEDULE, BACKUP_TIMEZONE).",
-        ),
+        _make_backup_schedule(settings),
         _make_schedule(
             "weekly_drill_schedule",
             "restore_drill_job",
@@ -47,6 +51,29 @@ def make_schedules(settings: DefinitionSettings) -> list[dg.ScheduleDefinition]:
         ),
         *([_make_audit_schedule(settings)] if settings.has_references else []),
     ]
+
+
+def _make_backup_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition:
+    """Return the schedule of backups; a tick is skipped while the scheduled backup before it is unfinished.
+
+    Otherwise runs would wait in the queue, more of them with each tick. `alert_outbox` sends an alert.
+    """
+
+    @dg.schedule(
+        name=BACKUP_SCHEDULE_NAME,
+        job_name="backup_job",
+        cron_schedule=settings.backup_cron,
+        execution_timezone=settings.backup_timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Takes a recovery point, by default every night (BACKUP_SCHEDULE, BACKUP_TIMEZONE). "
+        "Starts no run while the one that it started before is unfinished.",
+    )
+    def daily_backup_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        max_duration = timedelta(hours=settings.max_hours)
+        unfinished = find_unfinished_backup(context.instance, datetime.now(timezone.utc), max_duration)
+        return dg.SkipReason(describe_skip(unfinished)) if unfinished is not None else dg.RunRequest()
+
+    return daily_backup_schedule
 
 
 def _make_audit_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition:

@@ -1,7 +1,7 @@
-"""The sensors for alerts, for the state of the points, for retention and for verification.
+"""The sensors for alerts, for the state of the points, and for verification.
 
-A sensor's function returns within seconds (Dagster aborts it after 60). `jobs.prune_job` removes points, core
-decides which ones, and `outbox` sends the alerts. `copy_sensor` has its own module.
+A sensor's function returns within seconds (Dagster aborts it after 60). `outbox` sends the alerts.
+`copy_sensor` and `retention_sensor` have their own modules.
 """
 
 # Dagster's own decorators and functions have partially unknown types.
@@ -27,8 +27,8 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notify.ticks import record_tick
-from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.verify.reread import find_unread
+from schedgen_backups.defs.retention_sensor import make_retention_sensor
 from schedgen_backups.evidence.metrics import write_metrics_file
 from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor, work_through_outbox
 from schedgen_backups.monitoring.watch import WATCH_NAME, WatchCursor, start_watch, watch_site
@@ -36,7 +36,6 @@ from schedgen_backups.monitoring.watch import WATCH_NAME, WatchCursor, start_wat
 _Cursor = TypeVar("_Cursor", bound=FrozenModel)
 _OUTBOX_SECONDS = 30
 _FRESHNESS_SECONDS = 300
-_RETENTION_SECONDS = 900
 _VERIFICATION_SECONDS = 300
 
 
@@ -45,7 +44,7 @@ def make_sensors(config: Config, checks: Iterable[dg.AssetChecksDefinition]) -> 
     return [
         _make_outbox(config, [key for check in checks for key in check.check_keys]),
         _make_freshness_watch(config),
-        _make_retention_sensor(config),
+        make_retention_sensor(config),
         _make_verification_sensor(config),
     ]
 
@@ -119,35 +118,6 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
         return dg.SkipReason(summary)
 
     return freshness_watch
-
-
-def _make_retention_sensor(config: Config) -> dg.SensorDefinition:
-    @dg.sensor(
-        name="retention_sensor",
-        job_name="prune_job",
-        minimum_interval_seconds=_RETENTION_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts prune_job when retention no longer keeps a recovery point; for the same points "
-        "at "
-        "most once a day.",
-    )
-    def retention_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        del context
-        current = config.reload()
-        catalog = Catalog(current.backup_directory)
-        if not catalog.directory.is_dir():
-            return dg.SkipReason("no recovery points yet")
-        plan = plan_pruning(catalog, current.retention, datetime.now(timezone.utc))
-        if not plan.removed:
-            return dg.SkipReason(
-                plan.refusal or f"nothing to remove, {len(plan.kept)} recovery points are kept"
-            )
-        ids = ",".join(decision.candidate.point_id.text for decision in plan.removed)
-        # The day is part of the key: what could not be removed today is requested again tomorrow.
-        key = hashlib.sha256(f"{datetime.now(timezone.utc):%Y-%m-%d} {ids}".encode()).hexdigest()[:16]
-        return dg.RunRequest(run_key=key, tags={run_tags.RETENTION_PLAN: key})
-
-    return retention_sensor
 
 
 def _make_verification_sensor(config: Config) -> dg.SensorDefinition:

@@ -11,6 +11,7 @@ from schedgen_backups.defs.checks import CONDITION_CHECKS, list_checks
 from schedgen_backups.defs.copies import list_places, make_copy_definitions
 from schedgen_backups.defs.copy_sensor import make_copy_sensor
 from schedgen_backups.defs.drill import list_drill_checks, make_drill_asset, make_drill_job
+from schedgen_backups.defs.drill_sensor import make_drill_sensor
 from schedgen_backups.defs.housekeeping import make_run_removal_job, monthly_report_job
 from schedgen_backups.defs.jobs import make_backup_job, prune_job, verify_job
 from schedgen_backups.defs.resources import RESOURCE_KEY, make_backup_resource
@@ -51,6 +52,7 @@ def build_site_definitions(config: Config) -> dg.Definitions:
         ],
         sensors=[
             *make_sensors(config, checks),
+            *([make_drill_sensor(config)] if settings.is_each_point_drilled else []),
             *([make_copy_sensor(config, places, copies.copy_jobs)] if settings.has_stores else []),
         ],
         schedules=[*make_schedules(settings), *copies.schedules],

@@ -43,6 +43,7 @@ from schedgen_backups.doctor.operation import (
     examine_channels,
     examine_definitions,
     examine_proofs,
+    examine_retention,
     examine_sensors,
     examine_starters,
     now_utc,
@@ -94,6 +95,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     yield from examine_definitions()
     yield from yield_with_errors("stores", lambda: examine_stores(config, catalog))
     yield from yield_with_errors("verified point", lambda: examine_proofs(config, catalog, now))
+    yield from yield_with_errors("retention", lambda: examine_retention(config, catalog, now))
     if has_alerts:
         yield from yield_with_errors("metrics", lambda: _examine_metrics(config))
         yield from examine_channels(config)

@@ -17,7 +17,8 @@ from schedgen_backups.core.catalog.selection import list_verified
 from schedgen_backups.core.notify.channels import make_channels
 from schedgen_backups.core.notify.deliveries import read_last_delivery
 from schedgen_backups.core.notify.ticks import RECORD_INTERVAL, read_ticks
-from schedgen_backups.core.units import format_age
+from schedgen_backups.core.retention.prune import plan_pruning
+from schedgen_backups.core.units import count, format_age, name_some
 from schedgen_backups.doctor.results import PreconditionResult, Verdict
 
 _TIMERS = (Path("/etc/systemd/system/timers.target.wants/schedgen-backup.timer"),)
@@ -171,6 +172,21 @@ def examine_proofs(config: Config, catalog: Catalog, now: datetime) -> Iterator[
             Verdict.OK,
             f"a recovery point was last restored and found equal {format_age(now - restored)} ago",
         )
+
+
+def examine_retention(config: Config, catalog: Catalog, now: datetime) -> Iterator[PreconditionResult]:
+    """Yield which points the rules would remove now."""
+    plan = plan_pruning(catalog, config.retention, now)
+    if not plan.decisions:
+        return
+    kept = f"{count(len(plan.kept), 'recovery point')} kept"
+    ids = [decision.candidate.point_id.text for decision in plan.removed]
+    detail = (
+        f"{kept}, {len(ids)} to remove: {name_some(ids)} (`schedgen-backups prune --dry-run` prints why)"
+        if ids
+        else f"{kept}, nothing to remove{f': {plan.refusal}' if plan.refusal else ''}"
+    )
+    yield PreconditionResult("retention", Verdict.OK, detail)
 
 
 def examine_channels(config: Config) -> Iterator[PreconditionResult]:

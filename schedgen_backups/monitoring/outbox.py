@@ -11,7 +11,7 @@ from typing import TypeVar
 import dagster as dg
 
 from schedgen_backups import run_tags
-from schedgen_backups.alerts.guides import CHECK_AREA, OUTBOX_AREA, TICK_AREA
+from schedgen_backups.alerts.guides import CHECK_AREA, OUTBOX_AREA, SKIP_AREA, TICK_AREA
 from schedgen_backups.alerts.run_kinds import (
     BACKUP,
     OTHER_RUN_KINDS,
@@ -30,6 +30,11 @@ from schedgen_backups.core.notify.notifier import Outcome
 from schedgen_backups.core.restore.log import find_last_success
 from schedgen_backups.monitoring.failures import explain_exception, explain_run_failure, explain_step_failure
 from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs
+from schedgen_backups.monitoring.skipped_backups import (
+    SKIP_KEY,
+    is_schedule_kept_again,
+    report_skipped_backups,
+)
 from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
 
 _HISTORY_LIMIT = 20
@@ -64,6 +69,8 @@ def list_resolved_keys(
     )
     tick_names = frozenset(incident.key.subject for incident in incidents if incident.key.area == TICK_AREA)
     resolved = {IncidentKey(area=TICK_AREA, subject=name) for name in list_resolved(instance, tick_names)}
+    if SKIP_AREA in areas and is_schedule_kept_again(instance):
+        resolved.add(SKIP_KEY)
     kinds_of_stores = {run_kind.area: run_kind for run_kind in STORE_RUN_KINDS}
     for incident in incidents:
         key = incident.key
@@ -133,6 +140,8 @@ class OutboxCursor(FrozenModel):
     tick_seconds: dict[str, float] = {}
     """Per schedule and sensor. A tick's time is when it was due, which may be hours before it fails."""
     check_ids: dict[str, int] = {}
+    skip_seconds: float = 0
+    """When the last skipped backup that was reported was due."""
 
 
 def work_through_outbox(
@@ -171,6 +180,9 @@ def work_through_outbox(
     tick_seconds = _guard(
         service, "failed ticks", lambda: _report_ticks(begin(), cursor.tick_seconds), cursor.tick_seconds
     )
+    skip_seconds = _guard(
+        service, "skipped backups", lambda: _report_skips(begin(), cursor.skip_seconds), cursor.skip_seconds
+    )
     check_ids = _guard(
         service,
         "warnings of checks",
@@ -192,6 +204,7 @@ def work_through_outbox(
         cancel_id=cancel_id,
         tick_seconds=tick_seconds,
         check_ids=check_ids,
+        skip_seconds=skip_seconds,
     )
 
 
@@ -342,6 +355,15 @@ def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, flo
             return reported
         reported[tick.source] = tick.at_seconds
     return reported
+
+
+def _report_skips(part: _Part, after_seconds: float) -> float:
+    return report_skipped_backups(
+        part.instance,
+        part.service,
+        after_seconds=max(after_seconds, part.horizon.timestamp()),
+        is_over=lambda: part.is_over,
+    )
 
 
 def _report_checks(part: _Part, keys: list[dg.AssetCheckKey], after_ids: dict[str, int]) -> dict[str, int]:

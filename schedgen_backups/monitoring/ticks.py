@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 import dagster as dg
-from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 
 _LIMIT = 20
 
@@ -25,6 +26,55 @@ class FailedTick:
     at_seconds: float
     """Seconds since 1970."""
     reason: str
+
+
+@dataclass(frozen=True)
+class EndedTick:
+    """One tick of a schedule that did not fail."""
+
+    at: datetime
+    """When it was due."""
+    reason: str
+    """Why it started no run; empty if it started one."""
+    run_ids: tuple[str, ...]
+
+
+def list_skipped_ticks(instance: dg.DagsterInstance, name: str, *, after_seconds: float) -> list[EndedTick]:
+    """Return the ticks of the schedule that started no run after this time, oldest first."""
+    found = [
+        _read_tick(tick)
+        for state in instance.all_instigator_state()
+        if state.instigator_name == name
+        for tick in instance.get_ticks(
+            state.instigator_origin_id,
+            state.selector_id,
+            after=after_seconds,
+            limit=_LIMIT,
+            statuses=[TickStatus.SKIPPED],
+        )
+    ]
+    return sorted(found, key=lambda tick: tick.at)
+
+
+def read_newest_tick(instance: dg.DagsterInstance, name: str) -> EndedTick | None:
+    """Return the schedule's newest tick that has ended; None if there is none, or it failed."""
+    ended = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
+    for state in instance.all_instigator_state():
+        if state.instigator_name == name:
+            newest = instance.get_ticks(
+                state.instigator_origin_id, state.selector_id, limit=1, statuses=ended
+            )
+            if newest and newest[0].status is not TickStatus.FAILURE:
+                return _read_tick(newest[0])
+    return None
+
+
+def _read_tick(tick: InstigatorTick) -> EndedTick:
+    return EndedTick(
+        at=datetime.fromtimestamp(tick.timestamp, timezone.utc),
+        reason=tick.skip_reason or "",
+        run_ids=tuple(tick.run_ids),
+    )
 
 
 def list_failed_ticks(

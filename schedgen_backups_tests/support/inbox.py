@@ -6,7 +6,7 @@ The HTTP server is that of `alerts`; sites and runs are in `sites`. Add what two
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 
@@ -126,8 +126,16 @@ class Ticks:
             )
         )
 
-    def add(self, status: TickStatus, *, reason: str = "", seconds_ago: float = 0.0) -> None:
-        """Add a tick that ended this long ago with this status."""
+    def add(
+        self,
+        status: TickStatus,
+        *,
+        reason: str = "",
+        seconds_ago: float = 0.0,
+        run_ids: Sequence[str] = (),
+    ) -> None:
+        """Add a tick that ended this long ago with this status, and the reason of a skip or an error."""
+        is_skipped = status is TickStatus.SKIPPED
         self._instance.create_tick(
             TickData(
                 self._state.instigator_origin_id,
@@ -135,8 +143,9 @@ class Ticks:
                 InstigatorType.SCHEDULE,
                 status,
                 time.time() - seconds_ago,
-                run_ids=[] if status is TickStatus.SUCCESS else None,
-                error=SerializableErrorInfo(reason, [], "ValueError") if reason else None,
+                run_ids=list(run_ids) if status is TickStatus.SUCCESS else None,
+                error=SerializableErrorInfo(reason, [], "ValueError") if reason and not is_skipped else None,
+                skip_reason=reason if is_skipped else None,
                 selector_id=self._state.selector_id,
             )
         )

@@ -112,6 +112,15 @@ class DrillEnded(FrozenModel):
     versions: Versions = {}
 
 
+class DrillSkipped(FrozenModel):
+    """A new recovery point was not drilled at once, although each point is to be."""
+
+    event: Literal["drill skipped"] = "drill skipped"
+    at: AwareDatetime
+    point_id: str
+    reason: str
+
+
 class RemovedPoint(FrozenModel):
     """A point that retention removed, and why no rule kept it."""
 
@@ -208,6 +217,7 @@ HistoryEvent = (
     | PointChecked
     | RestoreEnded
     | DrillEnded
+    | DrillSkipped
     | PointsRemoved
     | PointsCopied
     | CopiesProved

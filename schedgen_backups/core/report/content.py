@@ -20,6 +20,7 @@ from schedgen_backups.core.history.events import (
     CopiesProved,
     CopyFailed,
     DrillEnded,
+    DrillSkipped,
     HistoryEvent,
     IncidentBegan,
     IncidentEnded,
@@ -70,6 +71,8 @@ class ReportedPoint(FrozenModel):
     checks_failed: tuple[str, ...] = ()
     drilled_at: AwareDatetime | None = None
     """When a drill restored it and found it equal; None if none did."""
+    drill_skipped_because: str = ""
+    """Why it was not drilled at once, although each point is to be; empty if nothing was skipped."""
     removed_at: AwareDatetime | None = None
     removed_because: str = ""
 
@@ -304,6 +307,7 @@ def _list_points(
     drilled = {
         event.point_id: event.at for event in events if isinstance(event, DrillEnded) and event.is_passed
     }
+    skipped = {event.point_id: event.reason for event in events if isinstance(event, DrillSkipped)}
     removed = {
         each.point_id: (event.at, "; ".join(each.reasons))
         for event in events
@@ -331,6 +335,7 @@ def _list_points(
                 checks_passed=sum(status == "passed" for status in outcomes.values()),
                 checks_failed=tuple(check for check, status in outcomes.items() if status == "failed"),
                 drilled_at=drilled.get(point_id),
+                drill_skipped_because=skipped.get(point_id, ""),
                 removed_at=removed_at,
                 removed_because=because,
             )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ _TEMPLATE = "report.html.j2"
 _SCRIPT = re.compile(r"<script.*?</script>|<!--.*?-->", re.DOTALL)
 _HOUR_SECONDS = 3600
 _DAYS_BETWEEN_LABELS = 3
+_FOLDED_FROM = 100
+"""Rows from which a table is folded by day: three a day are still readable as one table."""
 
 
 def render_page(report: Report) -> str:
@@ -28,6 +31,8 @@ def render_page(report: Report) -> str:
     environment: Any = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["is_folded"] = _is_folded
+    environment.filters["by_day"] = _group_by_day
     environment.filters["time"] = _format_time
     environment.filters["bytes"] = format_bytes
     environment.filters["span"] = _format_span
@@ -116,6 +121,16 @@ def make_chart(colours: Sequence[str], ink: str, line: str, **options: object) -
         font_family="system-ui, sans-serif",
     )
     return DateTimeLine(style=style, js=[], show_x_guides=False, **options)
+
+
+def _is_folded(rows: Sequence[object]) -> bool:
+    return len(rows) >= _FOLDED_FROM
+
+
+def _group_by_day(rows: Iterable[Any], attribute: str) -> list[tuple[str, list[Any]]]:
+    """Return the rows of each day (UTC), which are in the order of this time."""
+    grouped = groupby(rows, key=lambda row: f"{_to_utc(getattr(row, attribute)):%Y-%m-%d}")
+    return [(day, list(found)) for day, found in grouped]
 
 
 def _format_day(moment: datetime) -> str:

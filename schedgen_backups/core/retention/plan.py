@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from schedgen_backups.core.catalog.points import CLOCK_TOLERANCE, PointState
@@ -16,7 +16,10 @@ class RetentionPolicy:
     """What retention keeps. Days, weeks, months and years are those of the time zone."""
 
     keep_days: int = 7
-    """Number of days whose points are kept, today included."""
+    """Number of days whose points are kept, today included; with `keep_hours`, the number of days whose last
+    verified point is kept."""
+    keep_hours: int = 0
+    """Number of hours for which every point is kept; 0: `keep_days` keeps every point."""
     keep_last: int = 3
     """Minimum number of verified points to keep, whatever their age."""
     keep_weeks: int = 0
@@ -164,11 +167,27 @@ def _keep_unverified_newest(context: _Context) -> _Kept:
             yield candidate.point_id, f"{candidate.state.value}, and no newer point is verified"
 
 
+def _keep_hours(context: _Context) -> _Kept:
+    # Elapsed time, not the clock on the wall: two hours remain two hours when summer time ends.
+    first = context.now - timedelta(hours=context.policy.keep_hours)
+    for candidate in context.ordered if context.policy.keep_hours else ():
+        if candidate.point_id.taken_at >= first:
+            yield candidate.point_id, f"of the last {context.policy.keep_hours} hours"
+
+
 def _keep_days(context: _Context) -> _Kept:
     policy, today = context.policy, _local_day(context.now, context.policy)
-    for candidate in context.ordered:
-        if (today - _local_day(candidate.point_id.taken_at, policy)).days < policy.keep_days:
-            yield candidate.point_id, f"of the last {policy.keep_days} days"
+    days = {
+        candidate.point_id: _local_day(candidate.point_id.taken_at, policy) for candidate in context.ordered
+    }
+    if policy.keep_hours:
+        last_of = {days[candidate.point_id]: candidate.point_id for candidate in context.verified}
+        kept, reason = last_of.values(), "last of its day"
+    else:
+        kept, reason = days.keys(), f"of the last {policy.keep_days} days"
+    for point_id in kept:
+        if (today - days[point_id]).days < policy.keep_days:
+            yield point_id, reason
 
 
 def _keep_last(context: _Context) -> _Kept:
@@ -204,6 +223,7 @@ _RULES: tuple[Callable[[_Context], _Kept], ...] = (
     _keep_pinned,
     _keep_undecided,
     _keep_unverified_newest,
+    _keep_hours,
     _keep_days,
     _keep_last,
     _keep_weeks,
@@ -224,8 +244,15 @@ def _keep_last_of_each(
 
 
 def _explain_removal(candidate: Candidate, policy: RetentionPolicy) -> str:
-    age = f"older than {policy.keep_days} days"
-    return age if candidate.is_verified else f"{age}, {candidate.state.value}, and a newer point is verified"
+    if policy.keep_hours:
+        age = f"older than {policy.keep_hours} hours"
+        if candidate.is_verified:
+            return f"{age}, and not the last of one of the last {policy.keep_days} days"
+    else:
+        age = f"older than {policy.keep_days} days"
+        if candidate.is_verified:
+            return age
+    return f"{age}, {candidate.state.value}, and a newer point is verified"
 
 
 def _local_day(at: datetime, policy: RetentionPolicy) -> datetime:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import datetime, timedelta, timezone
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 
 import dagster as dg
+import psycopg
+import psycopg.conninfo
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from dagster._core.test_utils import instance_for_test
 
 from schedgen_backups.core.history.events import PointCommitted
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.servers.loopback import LOOPBACK
+from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.definitions import defs
 from schedgen_backups.defs.housekeeping import remove_old_runs
+from schedgen_backups.monitoring.old_events import remove_old_events
 from schedgen_backups_tests.support.alerts import closed_port
+from schedgen_backups_tests.support.inbox import Watcher
 from schedgen_backups_tests.support.site_stores import UNREACHABLE
 from schedgen_backups_tests.support.sites import Site, failures_of
 
@@ -134,6 +142,90 @@ def test_old_runs_go_but_not_the_last_of_an_asset_or_a_check(
         event for event in History(site.directory).read().events if isinstance(event, PointCommitted)
     ]
     assert [event.run_id for event in committed] == [first.run_id, second.run_id]
+
+
+def measure(home: Path) -> dict[str, int]:
+    """Return the number of files of Dagster's storage, and of rows in all tables that grow with runs."""
+    counted = {
+        "files": sum(
+            path.is_file() for folder in ("history", "storage") for path in (home / folder).rglob("*")
+        )
+    }
+    for path in sorted((home / "history").rglob("*.db")):
+        with closing(sqlite3.connect(path)) as database:
+            for table in ("event_logs", "asset_check_executions", "runs", "run_tags", "asset_event_tags"):
+                with suppress(sqlite3.OperationalError):  # another file has this table
+                    [[rows]] = database.execute(f"SELECT count(*) FROM {table}").fetchall()
+                    counted[table] = counted.get(table, 0) + rows
+    return counted
+
+
+def test_dagsters_storage_is_as_large_after_many_runs_as_after_one(site: Site) -> None:
+    """Each hour a backup, what the watch finds, and the removal of what is old."""
+    keys = list(defs.resolve_asset_graph().asset_check_keys)
+    sizes: list[dict[str, int]] = []
+    with dg.DagsterInstance.from_config(str(site.home)) as instance:
+        for _hour in range(3):
+            site.set(BACKUP_ALLOW_EMPTY="true")
+            assert site.run(instance).success
+            Watcher("freshness_watch", instance).evaluate()
+            soon = datetime.now(UTC) + timedelta(minutes=1)
+            remove_old_runs(instance, soon, keys)
+            remove_old_events(instance, soon)
+            sizes.append(measure(site.home))
+        latest = instance.get_latest_asset_check_evaluation_record(
+            dg.AssetCheckKey(dg.AssetKey("recovery_point"), "recovery_point_is_intact")
+        )
+        assert latest is not None
+        assert latest.evaluation is not None
+        assert latest.evaluation.passed
+    assert sizes[0]["asset_check_executions"] > 0
+    assert sizes[1] == sizes[2]
+
+
+def test_old_events_go_in_postgresql_too(site: Site, tmp_path: Path) -> None:
+    """The storage of the container deployment."""
+    server = site.application.database
+    with psycopg.connect(make_conninfo(server), autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS dagster_history WITH (FORCE)")
+        connection.execute("CREATE DATABASE dagster_history")
+    storage = {
+        "username": server.user,
+        "password": server.password,
+        "hostname": server.host,
+        "port": server.port,
+        "db_name": "dagster_history",
+    }
+    try:
+        overrides = {"storage": {"postgres": {"postgres_db": storage}}}
+        with instance_for_test(overrides=overrides, temp_dir=str(tmp_path)) as instance:
+            key = dg.AssetKey("recovery_point")
+            for _time in range(3):
+                instance.report_runless_asset_event(
+                    dg.AssetCheckEvaluation(asset_key=key, check_name="x", passed=True)
+                )
+                instance.report_runless_asset_event(dg.AssetObservation(key))
+            assert remove_old_events(instance, datetime.now(UTC) - timedelta(hours=1)) == 0
+            # Two evaluations, their two events, and two observations.
+            assert remove_old_events(instance, datetime.now(UTC) + timedelta(hours=1)) == 6
+            assert len(instance.fetch_observations(key, limit=5).records) == 1
+    finally:
+        with psycopg.connect(make_conninfo(server), autocommit=True) as connection:
+            connection.execute("DROP DATABASE dagster_history WITH (FORCE)")
+
+
+def make_conninfo(server: DatabaseSettings) -> str:
+    return psycopg.conninfo.make_conninfo(
+        host=server.host, port=server.port, user=server.user, password=server.password, dbname="postgres"
+    )
+
+
+def test_recent_events_stay(site: Site) -> None:
+    with dg.DagsterInstance.from_config(str(site.home)) as instance:
+        for _time in range(2):
+            Watcher("freshness_watch", instance).evaluate()
+        assert remove_old_events(instance, datetime.now(UTC) - timedelta(hours=1)) == 0
+        assert remove_old_events(instance, datetime.now(UTC) + timedelta(minutes=1)) > 0
 
 
 def test_the_removal_job_follows_the_setting(quiet_site: Site, instance: dg.DagsterInstance) -> None:

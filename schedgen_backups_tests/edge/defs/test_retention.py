@@ -15,6 +15,7 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.retention.policy_change import GRACE, PolicyState
 from schedgen_backups.definitions import defs
 from schedgen_backups_tests.support.artifacts import list_files
 from schedgen_backups_tests.support.histories import add_point
@@ -117,6 +118,82 @@ def test_the_sensor_uses_the_same_run_key_for_the_same_plan(
     third = ask(instance)
     assert isinstance(third, dg.RunRequest)
     assert third.run_key != first.run_key
+
+
+def tick(
+    instance: dg.DagsterInstance, cursor: str | None
+) -> tuple[dg.RunRequest | dg.SkipReason, str | None]:
+    """Return what the sensor yields with this cursor, and the next one."""
+    with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
+        answer = defs.resolve_sensor_def("retention_sensor")(context)
+        assert isinstance(answer, dg.RunRequest | dg.SkipReason)
+        return answer, context.cursor
+
+
+def put_back(cursor: str | None, time: timedelta) -> str:
+    """Return the cursor of an announcement that much earlier."""
+    state = PolicyState.model_validate_json(cursor or "")
+    assert state.announced_at is not None
+    return state.announce(state.announced_at - time).model_dump_json()
+
+
+def list_point_files(site: Site) -> list[str]:
+    return [name for name in list_files(site.directory) if not name.startswith(".alerts/")]
+
+
+def test_stricter_rules_are_announced_once_and_carried_out_a_day_later(history: History) -> None:
+    site = history.site
+    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
+        site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
+        request, cursor = tick(instance, None)
+        assert isinstance(request, dg.RunRequest)
+        site.set(BACKUP_RETENTION_HOURS="48", BACKUP_RETENTION_KEEP_LAST="1")
+        for _ in range(2):
+            waiting, cursor = tick(instance, cursor)
+            assert isinstance(waiting, dg.SkipReason)
+            assert "the rules changed; 5 recovery points would be removed after" in str(waiting.skip_message)
+        [text] = inbox.texts
+        assert text.startswith("[INFO] Retention rules changed: 5 recovery points will be removed\n")
+        assert f"do not keep {history.ids[20]}, {history.ids[15]}, " in text
+        assert "They are removed after" in text
+        [record] = instance.fetch_observations(dg.AssetKey("recovery_point"), limit=5).records
+        assert record.asset_observation is not None
+        table = str(record.asset_observation.metadata["decisions"].value)
+        assert f"| {history.ids[20]} | verified | remove | older than 48 hours" in table
+        # A run that waited in the queue since before the change removes nothing.
+        assert site.run(instance, "prune_job", tags=dict(request.tags)).success
+        assert list_point_files(site) == history.names_of(*DAYS)
+        requested, cursor = tick(instance, put_back(cursor, GRACE))
+        assert isinstance(requested, dg.RunRequest)
+        assert site.run(instance, "prune_job", tags=dict(requested.tags)).success
+        assert list_point_files(site) == history.names_of(1)
+        assert inbox.texts == [text]
+        waiting, cursor = tick(instance, cursor)
+        assert "nothing to remove" in str(waiting.skip_message if isinstance(waiting, dg.SkipReason) else "")
+
+
+def test_nothing_is_removed_while_no_channel_accepts_the_announcement(history: History) -> None:
+    site = history.site
+    with open_inbox() as inbox, dg.DagsterInstance.from_config(str(site.home)) as instance:
+        site.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url, BACKUP_RETENTION_HOURS="48")
+        inbox.go_down()
+        waiting, cursor = tick(instance, None)
+        assert isinstance(waiting, dg.SkipReason)
+        assert "no channel accepted the announcement yet" in str(waiting.skip_message)
+        inbox.come_up()
+        waiting, cursor = tick(instance, cursor)
+        assert isinstance(waiting, dg.SkipReason)
+        assert "would be removed after" in str(waiting.skip_message)
+
+
+def test_dry_run_and_doctor_print_what_would_go(history: History) -> None:
+    site = history.site
+    site.set(BACKUP_RETENTION_HOURS="48", BACKUP_RETENTION_KEEP_LAST="1", BACKUP_RETENTION_DAYS="2")
+    kept = decide(site, "--dry-run")
+    assert [days for days in DAYS if kept[history.ids[days]]] == [1]
+    shown = site.cli("doctor").stdout
+    assert f"1 recovery point kept, 5 to remove: {history.ids[20]}" in " ".join(shown.split())
+    assert list_files(site.directory) == history.names_of(*DAYS)
 
 
 def test_the_job_removes_exactly_the_planned_files_with_reasons(

@@ -66,6 +66,7 @@ def test_the_files_of_secrets_are_read_once_too(tmp_path: Path) -> None:
         ({"BACKUP_DOWNLOAD_THREADS": "eight"}, "capture"),
         ({"BACKUP_NICE": "20"}, "schedule"),
         ({"BACKUP_RETENTION_DAYS": "0"}, "retention"),
+        ({"BACKUP_RETENTION_HOURS": "0"}, "retention"),
         ({"BACKUP_ALERT_ON_SUCCESS": "perhaps"}, "alerts"),
         ({"DRILL_MAX_MINUTES": "soon"}, "drill"),
     ],

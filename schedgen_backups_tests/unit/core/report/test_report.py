@@ -274,6 +274,46 @@ def test_the_page_is_whole_loads_nothing_and_runs_nothing(reporter: Reporter) ->
     assert "@media print" in page
 
 
+def test_a_page_of_720_points_is_folded_by_day_and_has_every_fact(reporter: Reporter) -> None:
+    """Each hour a point that is drilled, and one that is removed."""
+    hours = [BEGIN + timedelta(hours=hour) for hour in range(720)]
+    digests = [f"{number:064x}" for number in range(720)]
+    wrong = (Outcome(check="dump_is_complete", status="failed"),)
+    for number, hour in enumerate(hours):
+        point = commit(hour).model_copy(update={"manifest_sha256": digests[number]})
+        reporter.record(
+            point if number != 300 else point.model_copy(update={"outcomes": wrong}),
+            drill(hour + timedelta(minutes=10), point_id=point.point_id, is_passed=number != 400),
+        )
+        if number >= 48:
+            old = RecoveryPointId.from_time(hours[number - 48]).text
+            reasons = (f"older than 48 hours, and not the last of one of {number} days",)
+            removed = (RemovedPoint(point_id=old, reasons=reasons),)
+            reporter.record(PointsRemoved(at=hour, removed=removed, kept_count=48, freed_bytes=number))
+    report = reporter.compile()
+    page = render_page(report)
+    assert len(page.encode()) < 1_500_000
+    reader = _Reader()
+    reader.feed(page)
+    assert "script" not in reader.tags
+    assert reader.tags.count("details") == 30 + 30 + 28
+    text = " ".join(page.split())
+    for fact in (*(point.point_id for point in report.points), *digests):
+        assert fact in text
+    for number in range(48, 720):
+        assert f"older than 48 hours, and not the last of one of {number} days" in text
+    assert '<summary class="">2026-11-02: 24 recovery points, 24 restored and equal, 24 removed<' in text
+    # What is wrong is never folded away.
+    [bad_day] = re.findall(r'<details open><summary class="bad">([^<]*)recovery points', text)
+    assert bad_day == "2026-11-13: 24 "
+    assert '<details open><summary class="bad">2026-11-17: 24 drills, 1 failed<' in text
+
+
+def test_a_page_of_a_nightly_schedule_is_not_folded(reporter: Reporter) -> None:
+    reporter.record(*map(commit, NIGHTS))
+    assert "<details" not in render_page(reporter.compile())
+
+
 def test_the_same_report_is_the_same_file(reporter: Reporter) -> None:
     reporter.record(*map(commit, NIGHTS))
     report = reporter.compile()

@@ -6,6 +6,7 @@ Readable tables of decisions are in `test_plan_tables`. No files here: `test_pru
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from random import Random
 from zoneinfo import ZoneInfo
@@ -61,6 +62,7 @@ POLICIES = st.builds(
     keep_last=st.integers(1, 6),
     keep_weeks=st.integers(0, 6),
     keep_months=st.integers(0, 15),
+    keep_hours=st.one_of(st.just(0), st.integers(1, 100)),
     timezone=st.sampled_from(ZONES).map(ZoneInfo),
 )
 NOWS = st.integers(0, MINUTES_OF_TWO_YEARS + 60 * 24 * 60).map(
@@ -171,10 +173,51 @@ def test_points_of_the_last_days_stay_and_older_ones_need_another_reason(
 ) -> None:
     """Written with dates, unlike the code, so that only the same mistake in both could hide."""
     history, policy, now = case
+    policy = replace(policy, keep_hours=0)
     first_day = now.astimezone(policy.timezone).date() - timedelta(days=policy.keep_days - 1)
     for decision in plan_retention(history, policy, now).decisions:
         is_recent = decision.candidate.point_id.taken_at.astimezone(policy.timezone).date() >= first_day
         assert (f"of the last {policy.keep_days} days" in decision.reasons) == is_recent
+
+
+@given(settled())
+def test_with_hours_every_point_of_them_stays_and_then_the_last_verified_one_of_each_day(
+    case: tuple[list[Candidate], RetentionPolicy, datetime],
+) -> None:
+    """Written with dates and seconds, unlike the code."""
+    history, policy, now = case
+    policy = replace(policy, keep_hours=policy.keep_hours or 24)
+    verified = sorted(candidate.point_id for candidate in history if candidate.is_verified)
+    last_of = {str(point_id.taken_at.astimezone(policy.timezone).date()): point_id for point_id in verified}
+    first_day = now.astimezone(policy.timezone).date() - timedelta(days=policy.keep_days - 1)
+    last_ones = {point_id for day, point_id in last_of.items() if day >= str(first_day)}
+    for decision in plan_retention(history, policy, now).decisions:
+        age_seconds = now.timestamp() - decision.candidate.point_id.taken_at.timestamp()
+        is_recent = age_seconds <= policy.keep_hours * 3600
+        assert (f"of the last {policy.keep_hours} hours" in decision.reasons) == is_recent
+        assert ("last of its day" in decision.reasons) == (decision.candidate.point_id in last_ones)
+
+
+@given(settled())
+def test_with_hours_no_other_verified_point_stays(
+    case: tuple[list[Candidate], RetentionPolicy, datetime],
+) -> None:
+    history, drawn, now = case
+    policy = RetentionPolicy(
+        keep_days=drawn.keep_days, keep_last=1, keep_hours=drawn.keep_hours or 24, timezone=drawn.timezone
+    )
+    verified = sorted(
+        (candidate for candidate in history if candidate.is_verified), key=lambda found: found.point_id
+    )
+    last_of = {each.point_id.taken_at.astimezone(policy.timezone).date(): each for each in verified}
+    first_day = now.astimezone(policy.timezone).date() - timedelta(days=policy.keep_days - 1)
+    wanted = {verified[-1], *(each for day, each in last_of.items() if day >= first_day)}
+    wanted |= {each for each in verified if each.pin_reason is not None}
+    wanted |= {
+        each for each in verified if each.point_id.taken_at >= now - timedelta(hours=policy.keep_hours)
+    }
+    kept = [decision.candidate for decision in plan_retention(history, policy, now).kept]
+    assert {candidate for candidate in kept if candidate.is_verified} == wanted
 
 
 @given(settled())

@@ -1,0 +1,95 @@
+"""The sensor that drills each recovery point once it is committed, if DRILL_AFTER_EACH_POINT is set.
+
+It reads the backup directory, so that points of the command line are drilled too.
+"""
+
+# Dagster's own decorators and functions have partially unknown types.
+# pyright: basic
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import dagster as dg
+from pydantic import AwareDatetime, ValidationError
+
+from schedgen_backups import run_tags
+from schedgen_backups.config.config import Config
+from schedgen_backups.config.cron import find_min_gap
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.drill.each_point import explain_no_drill, find_new_points
+from schedgen_backups.core.history.events import DrillEnded, DrillSkipped
+from schedgen_backups.core.history.journal import History
+from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.defs.drill import DRILL_NAME
+
+_DRILL_SENSOR_SECONDS = 60
+_JOB_NAME = "restore_drill_job"
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+class DrillCursor(FrozenModel):
+    """What the sensor keeps between two ticks."""
+
+    since: AwareDatetime
+    """Points that were committed before are not drilled."""
+    decided: tuple[str, ...] = ()
+    """Points committed since then that were requested or skipped, as long as they exist."""
+
+
+def make_drill_sensor(config: Config) -> dg.SensorDefinition:
+    """Return the sensor of this site; each tick reads the settings again."""
+
+    @dg.sensor(
+        name="drill_sensor",
+        job_name=_JOB_NAME,
+        minimum_interval_seconds=_DRILL_SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts restore_drill_job for each recovery point that was committed "
+        "(DRILL_AFTER_EACH_POINT), unless the last drill took more than a quarter of the time between two "
+        "backups.",
+    )
+    def drill_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        current, now = config.reload(), datetime.now(timezone.utc)
+        cursor = _read_cursor(context) or DrillCursor(since=now)
+        context.update_cursor(cursor.model_dump_json())
+        catalog = Catalog(current.backup_directory)
+        if not catalog.directory.is_dir():
+            return dg.SkipReason("no recovery points yet")
+        points = catalog.list_points()
+        due = find_new_points(points, cursor.since, cursor.decided)
+        if not due:
+            return dg.SkipReason("every new recovery point was drilled")
+        running = context.instance.get_run_records(
+            dg.RunsFilter(job_name=_JOB_NAME, statuses=_UNFINISHED), limit=1
+        )
+        if running:
+            return dg.SkipReason("a drill is running")
+        point_id, existing = due[0].text, {point.point_id.text for point in points}
+        decided = (*(each for each in cursor.decided if each in existing), point_id)
+        context.update_cursor(cursor.model_copy(update={"decided": decided}).model_dump_json())
+        history = History(current.site_directory)
+        interval = find_min_gap(current.schedule.cron, current.schedule.timezone)
+        if reason := explain_no_drill(history.find_last(DrillEnded, lambda last: not last.store), interval):
+            history.record(DrillSkipped(at=now, point_id=point_id, reason=reason))
+            return dg.SkipReason(f"{point_id} is not drilled: {reason}")
+        return dg.RunRequest(
+            run_key=f"{DRILL_NAME} {point_id}",
+            run_config={"ops": {DRILL_NAME: {"config": {"point_id": point_id}}}},
+            tags={run_tags.POINT: point_id},
+        )
+
+    return drill_sensor
+
+
+def _read_cursor(context: dg.SensorEvaluationContext) -> DrillCursor | None:
+    try:
+        return DrillCursor.model_validate_json(context.cursor or "")
+    except ValidationError:
+        return None
