@@ -45,6 +45,7 @@ _STATE_STYLES = {
 _STATUS_STYLES = {
     CheckStatus.PASSED: "green",
     CheckStatus.INCOMPLETE: "yellow",
+    CheckStatus.SAMPLED: "yellow",
     CheckStatus.FAILED: "bold red",
     CheckStatus.NOT_CONFIGURED: "yellow",
     CheckStatus.UNKNOWN: "dim",

@@ -8,8 +8,10 @@ from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.schedules import read_drill_max_minutes
 from schedgen_backups.config.sources import parse_database_url, read_bucket
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillObjects, DrillSettings
 
+_MAX_SAMPLE = 1_000_000
+"""Keys of a sample are held in memory."""
 _DEFAULT_FOLDER = ".drill"
 _OTHER_SECRETS = (Path("/run/docker.sock"), Path("/run/secrets"))
 """Paths of a container that hold secrets or give access to its host."""
@@ -28,9 +30,23 @@ def read_drill(reader: Reader, backup_directory: Path, *, hidden_paths: tuple[Pa
         is_source_server_allowed=reader.yes_or_no("DRILL_ON_SOURCE_SERVER"),
         bucket=_read_s3_server(reader),
         max_minutes=read_drill_max_minutes(reader),
+        objects=reader.parsed(
+            "DRILL_OBJECTS", _parse_objects, "all, sample:N or referenced:N", DrillObjects()
+        ),
         sql_checks_path=reader.path("DRILL_SQL_CHECKS"),
         hidden_paths=(backup_directory, *hidden_paths, *_OTHER_SECRETS),
     )
+
+
+def _parse_objects(text: str) -> DrillObjects:
+    kind, colon, number = text.partition(":")
+    if text == "all":
+        return DrillObjects()
+    if kind not in {"sample", "referenced"} or not colon or not number.isascii() or not number.isdecimal():
+        raise ValueError(text)
+    if not 1 <= int(number) <= _MAX_SAMPLE:
+        raise ValueError(text)
+    return DrillObjects("sample" if kind == "sample" else "referenced", int(number))
 
 
 def _read_server(reader: Reader) -> DatabaseSettings | None:

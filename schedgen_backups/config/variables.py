@@ -336,6 +336,13 @@ VARIABLE_GROUPS = (
                 "than a quarter of the time between two backups",
             ),
             Variable(
+                "DRILL_OBJECTS",
+                "all",
+                "Objects that a drill restores: all, sample:N (N objects of all kinds) or referenced:N (N "
+                "objects that the database refers to)",
+                example="sample:3000",
+            ),
+            Variable(
                 "DRILL_MAX_MINUTES",
                 "60",
                 "A drill that takes longer fails its check; after twice this time it is aborted",

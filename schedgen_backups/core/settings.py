@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 DEFAULT_REFERENCE_QUERY = "SELECT s3_key FROM jobs WHERE s3_key IS NOT NULL"
 LOOPBACK_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
@@ -164,6 +165,16 @@ class CommandSettings:
 
 
 @dataclass(frozen=True)
+class DrillObjects:
+    """Which objects a drill restores."""
+
+    kind: Literal["all", "sample", "referenced"] = "all"
+    """`sample`: of all objects; `referenced`: of those that the database refers to."""
+    sample_count: int = 0
+    """Number of objects of a sample."""
+
+
+@dataclass(frozen=True)
 class DrillSettings:
     """Where a restore drill restores to, and its limits."""
 
@@ -176,6 +187,7 @@ class DrillSettings:
     """Server on which a scratch bucket is created (its bucket name is unused); None to start a temporary
     server."""
     max_minutes: int = 60
+    objects: DrillObjects = field(default_factory=DrillObjects)
     sql_checks_path: Path | None = None
     """File of SQL statements that must each return true; None for none."""
     hidden_paths: tuple[Path, ...] = ()

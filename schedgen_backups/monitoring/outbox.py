@@ -20,7 +20,7 @@ from schedgen_backups.alerts.run_kinds import (
     find_run_kind,
 )
 from schedgen_backups.alerts.service import RUN_SUBJECT, STALE_KEY, AlertService, Failure, judge_warning
-from schedgen_backups.core.catalog.check_results import CheckStatus
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.catalog.selection import measure_freshness
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
@@ -124,8 +124,14 @@ A report that has already started takes one exchange with a channel at most: ten
 tick after 60 s, and then the cursor does not advance."""
 _MAX_INITIAL_AGE = timedelta(days=2)
 """The first run of the outbox ignores events that are older than this."""
-_UNREMARKABLE = f" {CheckStatus.NOT_CONFIGURED.value}: "
-"""Part of the description of a warning without an alert: it never changes, and the UI shows it."""
+_UNREMARKABLE = (f" {CheckStatus.NOT_CONFIGURED.value}: ", f" {CheckStatus.SAMPLED.value}: ")
+"""Parts of the description of a warning without an alert: it never changes, and the UI shows it."""
+_REMARKABLE = tuple(
+    f"{check.value} {status.value}: "
+    for check in Check
+    for status in (CheckStatus.UNKNOWN, CheckStatus.FAILED)
+)
+"""Parts of a warning with an alert, whatever else it contains."""
 _Result = TypeVar("_Result")
 
 
@@ -408,7 +414,10 @@ def report_checks_of_run(service: AlertService, result: dg.ExecuteInProcessResul
 
 
 def _is_warning(evaluation: dg.AssetCheckEvaluation) -> bool:
-    is_remarkable = _UNREMARKABLE not in (evaluation.description or "")
+    description = evaluation.description or ""
+    is_remarkable = not any(part in description for part in _UNREMARKABLE) or any(
+        part in description for part in _REMARKABLE
+    )
     return is_remarkable and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.WARN
 
 

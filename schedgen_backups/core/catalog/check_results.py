@@ -36,6 +36,8 @@ class CheckStatus(str, Enum):
     FAILED = "failed"
     INCOMPLETE = "missing in the live system"
     """The backup contains everything that exists; the live system itself lacks referenced objects."""
+    SAMPLED = "sample"
+    """What was restored is correct, but it is a sample of the objects: the others are unknown."""
     NOT_CONFIGURED = "not configured"
     UNKNOWN = "unknown"
 
@@ -137,7 +139,8 @@ class Verification(FrozenModel):
     def level(self, level: VerificationLevel) -> LevelResult:
         """Return the point's status on this level.
 
-        Failed if any check failed, passed if all passed, otherwise incomplete, not configured or unknown.
+        Failed if any check failed, passed if all passed, otherwise incomplete, sample, not configured or
+        unknown.
         """
         results, known = self._known_levels
         if results is not self.results:
@@ -164,6 +167,8 @@ class Verification(FrozenModel):
             status = CheckStatus.INCOMPLETE
         elif statuses == {CheckStatus.PASSED}:
             status = CheckStatus.PASSED
+        elif CheckStatus.SAMPLED in statuses and statuses <= {CheckStatus.PASSED, CheckStatus.SAMPLED}:
+            status = CheckStatus.SAMPLED
         elif statuses == {CheckStatus.NOT_CONFIGURED}:
             status = CheckStatus.NOT_CONFIGURED
         else:

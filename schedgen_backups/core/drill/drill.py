@@ -21,16 +21,19 @@ from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.drill.pdf_sample import open_referenced_pdfs
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds
+from schedgen_backups.core.drill.sampled_restore import restore_with_sample
 from schedgen_backups.core.drill.scratch import Scratch, open_scratch, sweep_scratch
 from schedgen_backups.core.drill.sql_checks import SqlCheck, read_sql_checks, run_sql_checks
 from schedgen_backups.core.errors import (
     BackupError,
+    ConfigurationError,
     DatabaseError,
     PointNotFoundError,
     RestoreError,
     VerificationError,
 )
-from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.model import ArtifactKind, RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres.connection import (
     CONNECT_TIMEOUT_SECONDS,
     connect_database,
@@ -87,6 +90,8 @@ def drill_point(
     checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
     swept = sweep_scratch(drill)
     chosen = find_drill_point(catalog, point_id)
+    if drill.objects.kind == "referenced":
+        _require_references(catalog.get_point(chosen))
     max_duration = timedelta(minutes=drill.max_minutes * PIN_TIME_FACTOR)
     with pin_temporarily(
         catalog, chosen, reason="a restore drill reads it", pinned_by=drilled_by, max_duration=max_duration
@@ -113,6 +118,15 @@ def drill_point(
                 verify_point(catalog, point, checked_by=drilled_by)
                 raise
     return report.model_copy(update={"notes": (*swept, *report.notes)})
+
+
+def _require_references(point: PointListing) -> None:
+    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+        if dump.record.reference_state is ReferenceState.NOT_CONFIGURED:
+            raise ConfigurationError(
+                f"DRILL_OBJECTS is referenced:N, but {point.point_id} was taken without a reference query",
+                hint="Use sample:N, or set BACKUP_REFERENCE_QUERY and take a recovery point.",
+            )
 
 
 @contextmanager
@@ -169,11 +183,29 @@ def _look(
 ) -> DrillReport:
     began_at, started, ready = began
     roles = scratch.load_roles
-    request = RestoreRequest(point, roles.superuser or roles.loader, scratch.bucket, load_roles=roles)
+    is_whole = drill.objects.kind == "all"
+    request = RestoreRequest(
+        point,
+        roles.superuser or roles.loader,
+        scratch.bucket if is_whole else None,
+        load_roles=roles,
+    )
     with prepare_restore(request, transfer) as prepared:
         snapshot_at = prepared.get_database().record.snapshot_at
         versions = prepared.list_versions()
-        restored = prepared.restore(catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
+        restored = (
+            prepared.restore(catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
+            if is_whole
+            else restore_with_sample(
+                prepared,
+                scratch,
+                drill.objects,
+                transfer,
+                catalog=catalog,
+                drilled_by=drilled_by,
+                on_progress=on_progress,
+            )
+        )
     compared = time.monotonic()
     sampled = open_referenced_pdfs(
         point,

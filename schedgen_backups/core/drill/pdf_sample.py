@@ -111,7 +111,7 @@ def open_referenced_pdfs(
                 problem = _find_problem(client, entry, tally)
                 on_progress(entry.size_bytes)
             else:
-                problem = "" if _is_missing_as_recorded(point.manifest, key) else "not in the archive"
+                problem = "" if is_missing_as_recorded(point.manifest, key) else "not in the archive"
                 tally.missing += not problem
             if problem:
                 problems.append(f"{key} ({problem})")
@@ -139,6 +139,29 @@ def open_referenced_pdfs(
     return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.PASSED, summary, figures)
 
 
+def pick_referenced_keys(
+    point: PointListing, database: DatabaseSettings, sample_count: int, *, stall_timeout_seconds: float
+) -> tuple[int, list[str]]:
+    """Return the number of the restored database's references, and as many of them at random.
+
+    SAMPLE_SIZE of them are those that `open_referenced_pdfs` opens. (0, []) without a reference query.
+    """
+    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+        record = dump.record
+    if record.reference_state is ReferenceState.NOT_CONFIGURED:
+        return 0, []
+    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+        excluded_patterns = archive.record.excluded_patterns
+    return _pick_keys(
+        database,
+        References(record.reference_query, built_in=None),
+        Random(point.point_id.text),  # noqa: S311 - a sample
+        excluded_patterns,
+        sample_count=sample_count,
+        stall_timeout_seconds=stall_timeout_seconds,
+    )
+
+
 def _judge_keys(
     count: int, keys: list[str], expected_count: int, figures: dict[str, Figure]
 ) -> CheckResult | None:
@@ -163,6 +186,7 @@ def _pick_keys(
     random: Random,
     excluded_patterns: Sequence[str] = (),
     *,
+    sample_count: int = SAMPLE_SIZE,
     stall_timeout_seconds: float = STALL_TIMEOUT_SECONDS,
 ) -> tuple[int, list[str]]:
     """Return the number of keys of the query, and a sample of those that are not excluded.
@@ -177,9 +201,9 @@ def _pick_keys(
             if matches_any_key(excluded_patterns, key):
                 continue
             eligible += 1
-            if len(picked) < SAMPLE_SIZE:
+            if len(picked) < sample_count:
                 picked.append(key)
-            elif (place := random.randrange(eligible)) < SAMPLE_SIZE:
+            elif (place := random.randrange(eligible)) < sample_count:
                 picked[place] = key
     return count, picked
 
@@ -244,7 +268,8 @@ def _find_image_problem(file: IO[bytes]) -> str:
     return ""
 
 
-def _is_missing_as_recorded(manifest: Manifest | None, key: str) -> bool:
+def is_missing_as_recorded(manifest: Manifest | None, key: str) -> bool:
+    """Return whether the point's manifest gives a harmless reason why the key has no object."""
     if manifest is None:
         return False
     recorded = next(

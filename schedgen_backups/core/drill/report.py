@@ -51,7 +51,8 @@ class DrillReport(FrozenModel):
 
     @property
     def is_passed(self) -> bool:
-        """Whether every check passed or is not configured; false for unknown."""
+        """Whether every check passed, also on a sample, or is not configured; false for unknown."""
         return all(
-            result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED} for result in self.results
+            result.status in {CheckStatus.PASSED, CheckStatus.SAMPLED, CheckStatus.NOT_CONFIGURED}
+            for result in self.results
         )

@@ -23,9 +23,10 @@ from schedgen_backups.core.drill.scratch_folder import (
 from schedgen_backups.core.errors import BackupError, StorageError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.records import ArchiveRecord
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.load_roles import LoadRoles
-from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillObjects, DrillSettings
 
 _SERVER_BYTES = 300 * 1024 * 1024
 """Disk space of an empty PostgreSQL and an empty SeaweedFS together."""
@@ -33,6 +34,8 @@ _DATABASE_FACTOR = 4
 """Size of tables, indexes and write-ahead log relative to the dump's plain text; 2.8 and 3.1 were measured on
 2026-11-25, with three indexes on the large table."""
 _BUCKET_FACTOR = 1.1
+_SAMPLE_FACTOR = 4
+"""Allows for a sample whose objects are larger than the average."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def open_scratch(
     with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
         record, roles = dump.record, dump.roles
     with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
-        object_bytes = archive.record.size_bytes
+        object_bytes = _estimate_object_bytes(archive.record, drill.objects)
     with ExitStack() as stack:
         folder = stack.enter_context(open_scratch_folder(drill.directory))
         _check_space(folder, drill, database_bytes=record.size_bytes, object_bytes=object_bytes)
@@ -115,6 +118,14 @@ def _sweep(folder: ScratchFolder, drill: DrillSettings) -> str:
     except BackupError as error:
         return f"{named}, left something that cannot be removed now: {error.message}"
     return f"removed what was left by {named}"
+
+
+def _estimate_object_bytes(record: ArchiveRecord, objects: DrillObjects) -> int:
+    """Return about how many bytes of objects are restored; of a sample, sizes are known only roughly."""
+    if objects.kind == "all" or not record.object_count:
+        return record.size_bytes
+    average_bytes = record.size_bytes / record.object_count
+    return min(record.size_bytes, int(objects.sample_count * average_bytes * _SAMPLE_FACTOR))
 
 
 def _check_space(

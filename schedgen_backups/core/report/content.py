@@ -14,6 +14,7 @@ from itertools import pairwise
 from pydantic import AwareDatetime
 
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.history.events import (
     AlertDelivered,
@@ -305,7 +306,11 @@ def _list_points(
             found = checked.setdefault(event.point_id, {})
             found.update({outcome.check: outcome.status for outcome in event.outcomes})
     drilled = {
-        event.point_id: event.at for event in events if isinstance(event, DrillEnded) and event.is_passed
+        event.point_id: event.at
+        for event in events
+        if isinstance(event, DrillEnded)
+        and event.is_passed
+        and not any(outcome.status == CheckStatus.SAMPLED.value for outcome in event.outcomes)
     }
     skipped = {event.point_id: event.reason for event in events if isinstance(event, DrillSkipped)}
     removed = {

@@ -196,6 +196,8 @@ class PreparedBucket:
     transfer: TransferSettings
     is_missing: bool = False
     """Whether the bucket does not exist yet; writing creates it."""
+    keys: frozenset[str] | None = None
+    """The objects that are written and compared; None for all."""
 
     @property
     def target(self) -> BucketSettings:
@@ -318,6 +320,8 @@ def for_each_entry(prepared: PreparedBucket, work: Callable[[ObjectEntry], _Done
     try:
         with prepared.artifact.read_as(ArchiveFile) as archive:
             for entry in archive.read_entries():
+                if prepared.keys is not None and entry.key not in prepared.keys:
+                    continue
                 waiting.append(pool.submit(work, entry))
                 if len(waiting) >= _AHEAD * threads:
                     yield waiting.popleft().result()

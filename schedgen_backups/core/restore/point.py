@@ -79,6 +79,9 @@ class RestoreRequest:
     """Whether a missing database or bucket is created."""
     load_roles: LoadRoles | None = None
     """The roles of a load without superuser privileges, in a drill; None for the role of `database`."""
+    object_keys: frozenset[str] | None = None
+    """The objects that are restored and compared, in a drill of a sample; None for all. Of the archive, only
+    their bytes are read and verified."""
 
     @property
     def target_name(self) -> str:
@@ -195,7 +198,7 @@ class PreparedRestore:
                 expected_sha256=expected.get(ArtifactKind.DATABASE),
                 on_progress=passed,
             )
-        if self.bucket is not None:
+        if self.bucket is not None and self.bucket.keys is None:
             results += verify_archive_file(
                 self.bucket.artifact, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=passed
             )
@@ -427,7 +430,7 @@ def _open_bucket(
         bucket = stack.enter_context(prepare_missing_bucket(path, target, transfer))
     if not request.replace_contents:
         check_bucket_empty(target, is_empty=bucket.is_empty)
-    return bucket
+    return replace(bucket, keys=request.object_keys)
 
 
 def restore_point(
