@@ -86,6 +86,7 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
     "pin": {"id": _POINT_ID, "pin": "reason, user, time and end"},
     "prune": {
         "refusal": "why nothing is removed, or empty",
+        "packs_kept_because": "why packs that nobody needs are kept, or empty",
         "freed_bytes": "size of what is removed",
         "decisions": "for each point: whether it is kept, and by which rule",
     },

@@ -357,12 +357,14 @@ def prune(
     catalog, policy = config.open_catalog(), config.retention
     if dry_run:
         plan, freed_bytes = plan_pruning(catalog, policy, datetime.now(timezone.utc)), 0
+        packs_kept_because = ""
     else:
         with catalog.lock.held("prune on the command line"):
             report = remove_points(
                 catalog, policy, lambda point: check_point(catalog, point, checked_by=CHECKED_BY)[0]
             )
         plan, freed_bytes = report.plan, report.freed_bytes
+        packs_kept_because = report.packs_kept_because
     if as_json:
         decisions = [
             {
@@ -373,7 +375,14 @@ def prune(
             }
             for made in plan.decisions
         ]
-        print_json({"refusal": plan.refusal, "freed_bytes": freed_bytes, "decisions": decisions})
+        print_json(
+            {
+                "refusal": plan.refusal,
+                "packs_kept_because": packs_kept_because,
+                "freed_bytes": freed_bytes,
+                "decisions": decisions,
+            }
+        )
         return
     out.print(draw_plan(plan))
     done = "would be removed" if dry_run else f"removed, {format_bytes(freed_bytes)} freed"
@@ -381,6 +390,8 @@ def prune(
         f"{len(plan.kept)} kept, {len(plan.removed)} {done}"
         + (f"; nothing is removed: {plan.refusal}" if plan.refusal else "")
     )
+    if packs_kept_because:
+        out.print(f"[yellow]packs are kept:[/] {escape(packs_kept_because)}")
 
 
 def _describe_manifest(manifest: Manifest) -> dict[str, str]:

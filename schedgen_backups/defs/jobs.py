@@ -72,6 +72,7 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
                 "freed": dg.MetadataValue.text(format_bytes(report.freed_bytes)),
                 "bytes_freed": dg.MetadataValue.int(report.freed_bytes),
                 "refusal": dg.MetadataValue.text(report.plan.refusal or "none"),
+                "packs_kept_because": dg.MetadataValue.text(report.packs_kept_because or "none is"),
                 "decisions": dg.MetadataValue.md(table),
             },
         )
