@@ -155,6 +155,7 @@ def _open_shelf(catalog: Catalog, capture: CaptureSettings) -> Generator[PackShe
             packs,
             index,
             _read_recipes(recipes[:_NEWEST_RECIPES]),
+            others=_read_recipes(recipes[_NEWEST_RECIPES:]),
             suspect=_read_recipes(path for path in recipes if path in failed),
             reread_days=capture.pack_reread_days,
         )

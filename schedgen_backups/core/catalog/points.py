@@ -75,9 +75,19 @@ class PointListing:
     @property
     def size_bytes(self) -> int:
         """Total size of its artifacts, with what other points use of the same packs."""
+        return sum(self.measure(found) for found in self.artifacts)
+
+    def measure(self, found: FoundArtifact) -> int:
+        """Return the size of the artifact in bytes: of what is in packs, not of the recipe."""
         named = self.manifest.artifacts if self.manifest is not None else ()
-        packed = {each.file_name: each.content_bytes for each in named if each.content_bytes is not None}
-        return sum(packed.get(found.path.name, found.size_bytes) for found in self.artifacts)
+        return next(
+            (
+                each.content_bytes
+                for each in named
+                if each.file_name == found.path.name and each.content_bytes is not None
+            ),
+            found.size_bytes,
+        )
 
     @cached_property
     def state(self) -> PointState:

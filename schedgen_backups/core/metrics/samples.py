@@ -229,7 +229,7 @@ def _measure_store(store: StoreStatus, points: Sequence[PointListing]) -> Iterat
 
 def _list_sizes(point: PointListing) -> Iterator[tuple[ArtifactKind, int]]:
     for artifact in point.artifacts:
-        yield artifact.name.kind, artifact.size_bytes
+        yield artifact.name.kind, point.measure(artifact)
 
 
 def _is_pinned(catalog: Catalog, point: PointListing, now: datetime) -> bool:

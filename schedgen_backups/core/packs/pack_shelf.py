@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
+from math import inf
 
 from schedgen_backups.core.formats.recipe import Recipe, Segments, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
@@ -21,8 +23,8 @@ class PackShelf:
     """Which packs a capture may use.
 
     Those that the `newest` recipes use at least half of, that exist with the stated size, and that were not
-    found damaged. Packs are due to be read again after `reread_days`, each at its own day; the `suspect`
-    recipes are of points that failed a check, and their packs are read at once.
+    found damaged. Packs, also those of the `others`, are due to be read again after `reread_days`, each at
+    its own day; the `suspect` recipes are of points that failed a check, and their packs are read at once.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class PackShelf:
         index: PieceIndex,
         newest: Iterable[Recipe],
         *,
+        others: Iterable[Recipe] = (),
         suspect: Iterable[Recipe],
         reread_days: int,
     ) -> None:
@@ -39,6 +42,7 @@ class PackShelf:
         self._limit = timedelta(days=reread_days)
         recipes = tuple(newest)
         self._stated = {pack.name: pack for recipe in recipes for pack in recipe.stated_packs}
+        self._all = {pack.name: pack for recipe in (*recipes, *others) for pack in recipe.stated_packs}
         sizes = packs.find_sizes()
         whole = {name for name, pack in self._stated.items() if sizes.get(name) == pack.size_bytes}
         self.usable = find_worth_keeping(sizes, [recipe.segments for recipe in recipes]) & whole
@@ -61,24 +65,27 @@ class PackShelf:
         )
 
     def read_due(self, recipe: Recipe) -> dict[str, str]:
-        """Read the packs of the recipe that are new or due; return what is wrong, by the names of packs.
+        """Read the packs that are new or due; return what is wrong with those of the recipe, by their names.
 
-        A damaged pack is not used any more.
+        A damaged pack is not used any more. One that only older points need is noted as damaged.
         """
         problems: dict[str, str] = {}
         rereads = self._index.find_rereads()
         now = datetime.now(timezone.utc)
-        for pack in recipe.stated_packs:
-            if not self._is_due(pack.name, rereads.get(pack.name), now):
+        needed = {pack.name for pack in recipe.stated_packs}
+        for pack in (self._all | {pack.name: pack for pack in recipe.stated_packs}).values():
+            if pack.name in self.damaged or not self._is_due(pack.name, rereads.get(pack.name), now):
                 continue
             if problem := self.packs.read_again(pack):
                 problems[pack.name] = problem
+                self._index.adopt(StoredFile(name=pack.name, size_bytes=pack.size_bytes, sha256=pack.sha256))
                 self._index.distrust(pack.name)
             else:
+                self._index.adopt(StoredFile(name=pack.name, size_bytes=pack.size_bytes, sha256=pack.sha256))
                 self._index.record_reread(pack.name, now)
         self.usable -= problems.keys()
         self.damaged |= problems.keys()
-        return problems
+        return {name: problem for name, problem in problems.items() if name in needed}
 
     def find_oldest_reading(self, recipe: Recipe) -> datetime | None:
         """Return when the pack was read whose reading is longest ago; None if one was never read."""
@@ -94,11 +101,11 @@ class PackShelf:
 
 
 def find_worth_keeping(sizes: Mapping[str, int], used: Iterable[Segments]) -> frozenset[str]:
-    """Return the packs of which one of these artifacts uses at least half, or all together do."""
-    used_bytes: dict[str, int] = {}
+    """Return the packs of which one of these artifacts uses at least half."""
+    found: set[str] = set()
     for segments in used:
+        used_bytes: Counter[str] = Counter()
         for segment in segments:
-            used_bytes[segment.pack] = used_bytes.get(segment.pack, 0) + segment.length
-    return frozenset(
-        name for name, size in used_bytes.items() if name in sizes and size >= _WORTH_KEEPING * sizes[name]
-    )
+            used_bytes[segment.pack] += segment.length
+        found |= {name for name, size in used_bytes.items() if size >= _WORTH_KEEPING * sizes.get(name, inf)}
+    return frozenset(found)

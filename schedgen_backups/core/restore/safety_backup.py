@@ -21,6 +21,7 @@ from schedgen_backups.core.settings import (
     CaptureSettings,
     DatabaseSettings,
     Exclusions,
+    Layout,
     References,
 )
 
@@ -52,7 +53,14 @@ def take_safety_backup(
     """
     # Defects of the target are the reason for the restore: empty or missing tables must not prevent the
     # backup.
-    capture = replace(capture, is_empty_allowed=True, references=References(), exclusions=Exclusions())
+    capture = replace(
+        capture,
+        is_empty_allowed=True,
+        references=References(),
+        exclusions=Exclusions(),
+        # Whoever needs it has other troubles than putting it together, and it is removed file by file.
+        layout=Layout.FILES,
+    )
     catalog = Catalog(directory / SAFETY_NAME)
     point_id = RecoveryPointId.from_time(datetime.now(timezone.utc))
     catalog.prepare()

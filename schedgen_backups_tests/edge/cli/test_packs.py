@@ -282,6 +282,38 @@ def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
     assert name not in open_packed_file(second.get_path(ArtifactKind.BUCKET)).recipe.packs
 
 
+def test_a_pack_that_only_older_points_need_is_read_again_too(
+    packed: Site, instance: dg.DagsterInstance
+) -> None:
+    client, bucket = client_of(packed.application.bucket), packed.application.bucket.bucket
+    client.put_object(bucket, "short-lived.pdf", BytesIO(b"%PDF" * 100), 400)
+    try:
+        time.sleep(2)
+        take_next(packed, instance)
+    finally:
+        client.remove_object(bucket, "short-lived.pdf")
+    old = packed.points()[-1]
+    take_next(packed, instance)
+    needed = open_packed_file(packed.points()[-1].get_path(ArtifactKind.BUCKET)).recipe.packs
+    [name, *_rest] = sorted({*open_packed_file(old.get_path(ArtifactKind.BUCKET)).recipe.packs} - {*needed})
+    pack = packed.directory / "packs" / name
+    pack.write_bytes(damage(pack.read_bytes(), 8 * (pack.stat().st_size // 2)))
+    with closing(sqlite3.connect(packed.directory / "packs" / ".pieces.sqlite")) as index, index:
+        index.execute("UPDATE packs SET reread_at = '2026-01-01T00:00:00+00:00'")
+    take_next(packed, instance)
+    states = {point.point_id: point.state for point in packed.points()}
+    assert states.pop(old.point_id) is PointState.FAILED
+    assert set(states.values()) == {PointState.VERIFIED}
+
+
+def test_metrics_have_the_size_of_what_is_in_packs(packed: Site) -> None:
+    text = packed.cli("metrics").stdout
+    sizes = re.findall(r'^schedgen_backup_last_size_bytes\{.*"(\w+)".*\} ([0-9.e+]+)$', text, re.MULTILINE)
+    [point] = packed.points()
+    expected = sorted(open_packed_file(artifact.path).size_bytes for artifact in point.artifacts)
+    assert sorted(int(float(value)) for _kind, value in sizes) == expected
+
+
 def list_needed(site: Site) -> set[str]:
     return {
         pack.name

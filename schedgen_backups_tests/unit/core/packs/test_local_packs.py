@@ -101,5 +101,6 @@ def test_what_no_recipe_names_is_removed_and_not_offered_again(packs: LocalPacks
 
 def test_a_pack_of_which_less_than_half_is_used_is_not_used_any_more() -> None:
     sizes = {"a": 100, "b": 100, "c": 100}
-    used = [Segments([Segment("a", 0, 49), Segment("b", 0, 50)]), Segments([Segment("gone", 0, 9)])]
-    assert find_worth_keeping(sizes, used) == {"b"}
+    used = [Segments([Segment("a", 0, 49), Segment("b", 0, 25), Segment("b", 75, 25)])]
+    others = [Segments([Segment("a", 0, 49), Segment("gone", 0, 9)])]
+    assert find_worth_keeping(sizes, [*used, *others]) == {"b"}
