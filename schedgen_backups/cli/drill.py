@@ -22,6 +22,7 @@ from schedgen_backups.cli.progress import draw_results, print_failure, show_work
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.drill.report import DrillReport
@@ -72,7 +73,8 @@ def drill(
 def _drill_copy(config: Config, source: CopySource, point_id: str) -> DrillResult:
     """Drill the copy, and record that it could be restored.
 
-    Not of an earlier state of the store, or of another site: the store may not hold such a copy now, or here.
+    Not if only a sample of its objects was, and not of an earlier state of the store, or of another site: the
+    store may not hold such a copy now, or here.
     """
     with (
         open_point(config, source, point_id, fetch_whole) as (fetched, point),
@@ -81,7 +83,10 @@ def _drill_copy(config: Config, source: CopySource, point_id: str) -> DrillResul
         outcome = run_drill(fetched, point.point_id.text)
     own = Catalog(config.backup_directory).read_site()
     is_own = own is None or point.manifest is None or point.manifest.site_id == own.site_id
-    if outcome.exit_code == 0 and is_own and not source.version_time:
+    is_whole = outcome.report is not None and not any(
+        result.status is CheckStatus.SAMPLED for result in outcome.report.results
+    )
+    if outcome.exit_code == 0 and is_whole and is_own and not source.version_time:
         service = CopyService(config.open_catalog(), config.find_store(source.store))
         service.record_opened(point.point_id, datetime.now(timezone.utc))
     return outcome

@@ -198,6 +198,13 @@ def test_a_drill_of_the_copy_is_remembered(copied: CopiedSite) -> None:
     assert store["state"]["opened_point_id"] == copied.site.points()[0].point_id.text
 
 
+def test_a_drill_of_a_sample_of_the_copy_is_not_remembered(copied: CopiedSite) -> None:
+    [before] = json.loads(copied.site.cli("stores", "--json").stdout)["stores"]
+    assert copied.site.cli("drill", "latest", *copied.source, DRILL_OBJECTS="sample:5").code == 0
+    [after] = json.loads(copied.site.cli("stores", "--json").stdout)["stores"]
+    assert after["state"]["opened_at"] == before["state"]["opened_at"]
+
+
 def test_a_drill_of_another_site_is_not_remembered_as_one_of_this_host(
     elsewhere: CopiedSite,
 ) -> None:

@@ -110,7 +110,7 @@ def test_an_object_with_another_listing_entry_is_not_reused(
     objects.add_archive(archive)
     listed = list_entry(read_entries(archive)["07.pdf"])
     assert find(objects, listed, "07.pdf") is not None
-    assert find(objects, replace(listed, **change), "07.pdf") is None  # type: ignore[arg-type]
+    assert find(objects, listed._replace(**change), "07.pdf") is None  # type: ignore[arg-type]
 
 
 def test_an_object_with_another_name_in_the_tar_is_not_reused(

@@ -161,6 +161,15 @@ def test_a_point_shows_its_drill_and_its_removal(reporter: Reporter) -> None:
     assert report.removals[0].removed == (f"{point.point_id}: older than 7 days",)
 
 
+def test_a_drill_of_a_sample_is_not_shown_as_a_restore_of_the_point(reporter: Reporter) -> None:
+    sampled = Outcome(check="bucket_is_equal", status="sample", summary="a sample of 5 objects")
+    reporter.record(commit(NIGHTS[0]), drill(NIGHTS[1], outcomes=(sampled,)))
+    report = reporter.compile()
+    assert report.points[0].drilled_at is None
+    assert report.drills[0].not_passed == ("bucket_is_equal: sample, a sample of 5 objects",)
+    assert '<td class="">bucket_is_equal: sample, a sample of 5 objects</td>' in render_page(report)
+
+
 def test_each_version_is_shown_with_its_first_and_last_use(reporter: Reporter) -> None:
     used = ({"psql": "16.4"}, {"psql": "16.4"}, {"psql": "17.0", "PostgreSQL": "16.4"})
     reporter.record(*(drill(night, versions=each) for night, each in zip(NIGHTS, used, strict=False)))
