@@ -98,7 +98,11 @@ def test_damage_of_the_older_archive_stays_there_and_is_reported(
     assert site.run(instance).success
     path = site.points()[-1].get_path(ArtifactKind.BUCKET)
     before = path.stat()
-    site.flip_bit(ArtifactKind.BUCKET)
+    with open_archive(path) as archive:
+        entries = list(archive.read_entries())
+    # Within an object's bytes: a flipped bit in the header of a gzip member may mean nothing.
+    middle = entries[len(entries) // 2]
+    path.write_bytes(damage(path.read_bytes(), 8 * (middle.offset + middle.length * 3 // 4)))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert [point.state for point in site.points()] == [PointState.VERIFIED]
     result = site.run(instance)
