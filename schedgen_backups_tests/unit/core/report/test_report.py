@@ -167,7 +167,7 @@ def test_a_drill_of_a_sample_is_not_shown_as_a_restore_of_the_point(reporter: Re
     report = reporter.compile()
     assert report.points[0].drilled_at is None
     assert report.drills[0].not_passed == ("bucket_is_equal: sample, a sample of 5 objects",)
-    assert '<td class="">bucket_is_equal: sample, a sample of 5 objects</td>' in render_page(report)
+    assert '<td class="wide">bucket_is_equal: sample, a sample of 5 objects</td>' in render_page(report)
 
 
 def test_each_version_is_shown_with_its_first_and_last_use(reporter: Reporter) -> None:
