@@ -1440,8 +1440,9 @@ def check_stored(path: Path, named: dict[str, tuple[int, str]]) -> None:
     with open_file(path) as file:
         for block in iter(functools.partial(read_file, file, PIECE_BYTES), b""):
             whole.update(block)
-    is_put_together = footer.is_of_packs and not is_recipe
-    if named and not is_put_together and named.get(path.name) != (measure_file(path), whole.hexdigest()):
+    # The manifest of a point in packs names the recipe, not a file that was put together from it.
+    is_named = bool(named) and (path.name in named or f"{path.name}{RECIPE_SUFFIX}" not in named)
+    if is_named and named.get(path.name) != (measure_file(path), whole.hexdigest()):
         raise damaged("the file does not match the manifest: one of the two was swapped or altered")
 
 

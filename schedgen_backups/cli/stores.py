@@ -34,7 +34,7 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.copies.service import CopyService, list_pins
-from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.packs.encryption import make_key_pair
@@ -128,10 +128,10 @@ def fetch(
     backup directory: what lies in packs is put together (docs/packs.md).
     """
     config = get_config(context)
+    source = CopySource.from_options(from_store, identity, version_time, site)
     if not from_store:
         _put_together(Catalog(config.backup_directory), point_id, to.absolute(), as_json=as_json)
         return
-    source = CopySource.from_options(from_store, identity, version_time, site)
     access = open_store_access(config, source, needs_key=True)
     with show_progress(err, {"fetch": (f"fetch from {from_store}", None)}) as bars:
         reader = access.open_copy(point_id, on_progress=lambda size_bytes: bars.advance("fetch", size_bytes))
@@ -146,7 +146,12 @@ def fetch(
 
 def _put_together(catalog: Catalog, point_id: str, to: Path, *, as_json: bool) -> None:
     point = resolve_point(catalog, point_id)
-    to.mkdir(mode=0o700, exist_ok=True)
+    try:
+        to.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{to} cannot be made: {error.strerror}", hint="Use a directory in an existing one."
+        ) from error
     paths: list[Path] = []
     for found in point.artifacts:
         path = to / found.name.to_file_name()

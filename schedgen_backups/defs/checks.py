@@ -84,6 +84,8 @@ def archive_is_readable(
 ) -> dg.AssetCheckResult:
     """Every byte of the archive was read again: the digests match, and every object can be extracted.
 
+    Of an archive in packs, what is new was; the other packs were within BACKUP_PACK_REREAD_DAYS.
+
     The capture of this run has read the file back before it was published. It is read once more if it was
     touched since then, or if the capture was another run's.
     """

@@ -22,16 +22,10 @@ from schedgen_backups.core.history.events import DrillEnded, DrillSkipped
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.defs.drill import DRILL_NAME
+from schedgen_backups.monitoring.skipped_backups import UNFINISHED_STATUSES
 
 _DRILL_SENSOR_SECONDS = 60
 _JOB_NAME = "restore_drill_job"
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 class DrillCursor(FrozenModel):
@@ -67,7 +61,7 @@ def make_drill_sensor(config: Config) -> dg.SensorDefinition:
         if not due:
             return dg.SkipReason("every new recovery point was drilled")
         running = context.instance.get_run_records(
-            dg.RunsFilter(job_name=_JOB_NAME, statuses=_UNFINISHED), limit=1
+            dg.RunsFilter(job_name=_JOB_NAME, statuses=UNFINISHED_STATUSES), limit=1
         )
         if running:
             return dg.SkipReason("a drill is running")

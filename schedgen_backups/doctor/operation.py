@@ -239,7 +239,7 @@ def count_nights(points: tuple[PointListing, ...], free_bytes: int) -> int | Non
 def _find_restored(point: PointListing) -> datetime | None:
     """Return when the point was last found equal after a restore."""
     level = point.verification.level(VerificationLevel.EQUAL)
-    return level.checked_at if level.status is CheckStatus.PASSED else None
+    return level.proved_at if level.status is CheckStatus.PASSED else None
 
 
 def _is_daemon_running() -> bool:

@@ -128,8 +128,8 @@ def _describe_copies(point: PointListing, copies: Mapping[str, CopyState], now: 
 
 def _describe_age(level: LevelResult, now: datetime) -> str:
     return (
-        format_age(now - level.checked_at)
-        if level.checked_at is not None and level.status is CheckStatus.PASSED
+        format_age(now - level.proved_at)
+        if level.proved_at is not None and level.status is CheckStatus.PASSED
         else ""
     )
 
@@ -140,8 +140,8 @@ def _keep_together(text: str) -> str:
 
 def _describe_time(level: LevelResult) -> str:
     return (
-        f"{level.checked_at.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}"
-        if level.checked_at is not None
+        f"{level.proved_at.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S}"
+        if level.proved_at is not None
         else "-"
     )
 

@@ -20,7 +20,7 @@ BACKUP_SCHEDULE_NAME = "daily_backup_schedule"
 """The name is kept whatever BACKUP_SCHEDULE is: Dagster stores the history of a schedule under its name."""
 SKIP_KEY = IncidentKey(area=SKIP_AREA, subject="scheduled backup")
 _SCHEDULE_TAG = "dagster/schedule_name"
-_UNFINISHED = [
+UNFINISHED_STATUSES = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -40,7 +40,7 @@ def find_unfinished_backup(
     """
     records = instance.get_run_records(
         dg.RunsFilter(
-            statuses=_UNFINISHED,
+            statuses=UNFINISHED_STATUSES,
             tags={_SCHEDULE_TAG: BACKUP_SCHEDULE_NAME},
             created_after=now - max_duration - _RECORD_GRACE,
         ),

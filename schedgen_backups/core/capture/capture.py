@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,13 +20,14 @@ from schedgen_backups.core.capture.database import capture_database
 from schedgen_backups.core.capture.packed_archive import PackTarget
 from schedgen_backups.core.capture.packed_dump import find_recipes_with, pack_dump
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckStatus
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, write_source
 from schedgen_backups.core.catalog.small_files import translate_storage_errors
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
-from schedgen_backups.core.formats.packed_file import read_local_recipe
+from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
 from schedgen_backups.core.packs.local_packs import PACK_BYTES, LocalPacks
@@ -33,8 +35,8 @@ from schedgen_backups.core.packs.pack_shelf import PackShelf
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, Layout
 from schedgen_backups.core.system.files import create_private
 
-_NEWEST_RECIPES = 4
-"""Both of the newest point, and those of the one before: the newest may be half of a point."""
+_NEWEST_RECIPES = 2
+"""Of each kind: while one half fails, the other goes on."""
 
 
 def take_database_dump(
@@ -92,50 +94,56 @@ def take_bucket_archive(
     archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
     previous = [archive.path for archive in archives if archive is not None]
 
+    damaged: frozenset[str] = frozenset()
     try:
-        with catalog.stage(f"{point_id}-{name.kind.value}") as folder, ExitStack() as stack:
-            path = folder / name.to_file_name()
-            if capture.layout is Layout.PACKS:
-                shelf = stack.enter_context(_open_shelf(catalog, capture))
-                path = path.with_name(name.to_recipe_name())
-                target: ArchiveTarget = PackTarget(
-                    shelf,
-                    path,
-                    folder,
+        with catalog.stage(f"{point_id}-{name.kind.value}") as folder:
+            with ExitStack() as stack:
+                path = folder / name.to_file_name()
+                threads = capture.transfer.compression_threads
+                if capture.layout is Layout.PACKS:
+                    path = folder / name.to_recipe_name()
+                    os.close(create_private(path))
+                    shelf = stack.enter_context(_open_shelf(catalog, capture))
+                    target: ArchiveTarget = PackTarget(
+                        shelf, path, folder, point_id, threads=threads, pack_bytes=PACK_BYTES
+                    )
+                else:
+                    shelf = None
+                    write_source(folder, settings, path.name)
+                    file = stack.enter_context(os.fdopen(create_private(path), "w+b"))
+                    target = FileTarget(cast("BinaryIO", file), folder, threads=threads)
+                captured = capture_bucket(
+                    settings,
+                    capture,
                     point_id,
-                    threads=capture.transfer.compression_threads,
-                    pack_bytes=PACK_BYTES,
+                    target,
+                    folder=folder,
+                    previous=previous,
+                    resumable=resumable,
+                    is_wanted=is_wanted,
                 )
-                os.close(create_private(path))
-            else:
-                shelf = None
-                write_source(folder, settings, path.name)
-                file = stack.enter_context(os.fdopen(create_private(path), "w+b"))
-                target = FileTarget(
-                    cast("BinaryIO", file), folder, threads=capture.transfer.compression_threads
-                )
-            captured = capture_bucket(
-                settings,
-                capture,
-                point_id,
-                target,
-                folder=folder,
-                previous=previous,
-                resumable=resumable,
-                is_wanted=is_wanted,
-            )
+                if shelf is not None:
+                    damaged = shelf.damaged
             catalog.publish(path)
-            if shelf is not None and shelf.damaged:
-                touched = find_recipes_with(catalog.find_recipes(), shelf.damaged)
-                captured = replace(
-                    captured, damaged_sources=tuple(dict.fromkeys((*captured.damaged_sources, *touched)))
-                )
     except StorageError:
         # The resumable archives may be what fills the disk.
         _remove_resumable(catalog, settings, resumable)
         raise
     _remove_resumable(catalog, settings, resumable)
-    return captured
+    touched = _list_touched(catalog, damaged) if damaged else ()
+    return replace(captured, damaged_sources=tuple(dict.fromkeys((*captured.damaged_sources, *touched))))
+
+
+def _list_touched(catalog: Catalog, damaged: frozenset[str]) -> tuple[Path, ...]:
+    """Return the recipes that name a damaged pack, of points of which no damage is known yet."""
+    unknown = [
+        artifact.path
+        for point in catalog.list_points()
+        if point.state not in {PointState.FAILED, PointState.DAMAGED}
+        for artifact in point.artifacts
+        if is_recipe_name(artifact.path.name)
+    ]
+    return find_recipes_with(unknown, damaged)
 
 
 @contextmanager
@@ -144,21 +152,30 @@ def _open_shelf(catalog: Catalog, capture: CaptureSettings) -> Generator[PackShe
     packs = LocalPacks(catalog.directory)
     packs.prepare()
     recipes = sorted(catalog.find_recipes(), key=_find_point, reverse=True)
-    failed = {
-        artifact.path
-        for point in catalog.list_points()
-        if point.state in {PointState.FAILED, PointState.DAMAGED}
-        for artifact in point.artifacts
-    }
+    by_kind = ([path for path in recipes if path.name.startswith(kind.file_prefix)] for kind in ArtifactKind)
+    newest = [path for paths in by_kind for path in paths[:_NEWEST_RECIPES]]
     with packs.open_index() as index:
         yield PackShelf(
             packs,
             index,
-            _read_recipes(recipes[:_NEWEST_RECIPES]),
-            others=_read_recipes(recipes[_NEWEST_RECIPES:]),
-            suspect=_read_recipes(path for path in recipes if path in failed),
+            _read_recipes(newest),
+            others=_read_recipes(path for path in recipes if path not in newest),
+            suspects=_list_suspects(catalog),
             reread_days=capture.pack_reread_days,
         )
+
+
+def _list_suspects(catalog: Catalog) -> list[tuple[Recipe, datetime]]:
+    """Return the recipes of artifacts whose bytes were found damaged, and when."""
+    found: list[tuple[Recipe, datetime]] = []
+    for point in catalog.list_points():
+        for artifact in point.artifacts:
+            result = point.verification.result(STORED_CHECKS[artifact.name.kind])
+            if result is None or result.status is not CheckStatus.FAILED:
+                continue
+            if is_recipe_name(artifact.path.name):
+                found += [(recipe, result.checked_at) for recipe in _read_recipes([artifact.path])]
+    return found
 
 
 def _read_recipes(paths: Iterable[Path]) -> list[Recipe]:

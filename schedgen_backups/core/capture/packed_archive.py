@@ -180,12 +180,9 @@ class PackedArchiveWriter(ArchiveWriter):
         """Read the packs that are new or due, the new objects and the index; ReadBackError."""
         new = {pack.name for pack in self._packs.new_packs}
         damaged = self._shelf.read_due(packed.recipe)
-        keys = [
-            entry.key
-            for entry in self._read_entries()
-            if damaged and self._find_packs(packed, entry) & damaged.keys()
-        ]
         if damaged:
+            entries = self._read_entries()
+            keys = [entry.key for entry in entries if self._find_packs(packed, entry) & damaged.keys()]
             raise ReadBackError("; ".join(damaged.values()), keys=keys)
         found = self._find_damaged(packed, new)
         if found:

@@ -115,7 +115,10 @@ class LevelResult(FrozenModel):
     level: VerificationLevel
     status: CheckStatus
     checked_at: AwareDatetime | None
-    """The time of the oldest check in the level, or of the oldest reading that one of them relies on."""
+    """The time of the oldest check in the level."""
+    proved_at: AwareDatetime | None
+    """The time of the oldest reading of bytes that the level relies on: earlier than the check, if packs were
+    read before. It is the age of the level."""
 
 
 class Verification(FrozenModel):
@@ -173,8 +176,14 @@ class Verification(FrozenModel):
             status = CheckStatus.NOT_CONFIGURED
         else:
             status = CheckStatus.UNKNOWN
-        checked_at = min((result.oldest_reading_at or result.checked_at for result in results), default=None)
-        return LevelResult(level=level, status=status, checked_at=checked_at)
+        return LevelResult(
+            level=level,
+            status=status,
+            checked_at=min((result.checked_at for result in results), default=None),
+            proved_at=min(
+                (result.oldest_reading_at or result.checked_at for result in results), default=None
+            ),
+        )
 
     def levels(self) -> tuple[LevelResult, ...]:
         """Return the point's status on every level, lowest first."""

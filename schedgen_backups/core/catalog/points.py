@@ -127,13 +127,16 @@ class PointListing:
 
 
 def is_ours(artifact: FoundArtifact) -> bool:
-    """Return whether the file has the footer of this tool; files of the shell script do not.
+    """Return whether the file is a recipe or has the footer of this tool; files of the shell script do not.
 
     False for a file that cannot be read.
     """
     try:
-        with open_artifact(artifact.path, read_footer):
-            pass
+        if is_recipe_name(artifact.path.name):
+            read_local_recipe(artifact.path)
+        else:
+            with open_artifact(artifact.path, read_footer):
+                pass
     except VerificationError:
         return False
     return True

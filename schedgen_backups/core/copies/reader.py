@@ -30,6 +30,7 @@ from schedgen_backups.core.copies.layout import (
 from schedgen_backups.core.copies.local_folder import now_utc, open_fetch_folder
 from schedgen_backups.core.errors import KeyMissingError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES, read_footer
+from schedgen_backups.core.formats.packed_file import is_recipe_name
 from schedgen_backups.core.formats.recipe import Recipe, read_recipe, slice_segments
 from schedgen_backups.core.model import Artifact, ArtifactName, Manifest, RecoveryPointId, Site
 from schedgen_backups.core.packs.encryption import ENCRYPTED_SUFFIX, Decryptor
@@ -99,6 +100,7 @@ class CopyReader:
                 manifest.point_id != self.point_id.text
                 or Path(artifact.file_name).name != artifact.file_name
                 or name is None
+                or is_recipe_name(artifact.file_name)
                 or (name.kind, name.point_id) != (artifact.kind, self.point_id)
             ):
                 raise VerificationError(

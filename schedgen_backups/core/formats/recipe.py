@@ -14,6 +14,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 
 from schedgen_backups.core.errors import VerificationError
@@ -184,7 +185,7 @@ class _Reading:
             self._segments.append(segment)
             return pack is None or segment.offset + segment.length <= pack.size_bytes
         if (match := _PACK_PATTERN.fullmatch(line)) is not None:
-            pack = StatedPack(match[1].decode("ascii"), int(match[2]), match[3].decode("ascii"))
+            pack = _state_pack(match[1].decode("ascii"), int(match[2]), match[3].decode("ascii"))
             is_new = pack.name not in self._packs
             self._packs[pack.name] = pack
             return is_new and not self._segments.packs
@@ -206,6 +207,12 @@ class _Reading:
         if size_bytes != self._size_bytes or set(self._segments.packs) != set(self._packs):
             return None
         return Recipe(self._segments, stated_packs=tuple(self._packs.values()))
+
+
+# The same value for the same pack: a daemon holds the packs of every point.
+@lru_cache(maxsize=1 << 16)
+def _state_pack(name: str, size_bytes: int, sha256: str) -> StatedPack:
+    return StatedPack(name, size_bytes, sha256)
 
 
 def slice_segments(

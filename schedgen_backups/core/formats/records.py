@@ -62,15 +62,23 @@ class ArtifactFile:
         return self.open_reader().fileno()
 
     def write_to(self, path: Path, *, on_progress: Callable[[int], object]) -> None:
-        """Write all bytes to a new file; `on_progress` gets sizes. StorageError if it cannot be written."""
+        """Write all bytes to a new file; `on_progress` gets sizes. Nothing of it stays after an error.
+
+        StorageError if it cannot be written, VerificationError if the artifact cannot be read.
+        """
         reader = self.open_reader()
         try:
-            with os.fdopen(create_private(path), "wb") as file:
-                while block := reader.read(_COPY_BYTES):
-                    file.write(block)
-                    on_progress(len(block))
-                file.flush()
-                os.fsync(file.fileno())
+            descriptor = create_private(path)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    while block := reader.read(_COPY_BYTES):
+                        file.write(block)
+                        on_progress(len(block))
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise StorageError(
                 f"{path} cannot be written: {error.strerror}",

@@ -140,9 +140,9 @@ def _measure_levels(points: Sequence[PointListing]) -> Iterator[Sample]:
         value = {CheckStatus.PASSED: 1, CheckStatus.INCOMPLETE: 1, CheckStatus.FAILED: 0}.get(status, -1)
         yield Sample(families.LEVEL, value, (level.value,))
         passed = [
-            result.checked_at
+            result.proved_at
             for result in known
-            if result.checked_at is not None and result.status in {CheckStatus.PASSED, CheckStatus.INCOMPLETE}
+            if result.proved_at is not None and result.status in {CheckStatus.PASSED, CheckStatus.INCOMPLETE}
         ]
         if passed:
             yield Sample(families.LEVEL_PASSED, max(passed).timestamp(), (level.value,))

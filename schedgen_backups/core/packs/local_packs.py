@@ -19,11 +19,10 @@ from schedgen_backups.core.packs.pack_writer import PackWriter
 from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups.core.system.files import (
     TEMPORARY_SUFFIX,
-    create_private,
     make_private_folder,
     open_regular,
-    publish_new,
     sync_path,
+    write_new,
 )
 
 PACK_BYTES = 16 << 20
@@ -38,6 +37,10 @@ class LocalPacks:
     def __init__(self, directory: Path) -> None:
         self.folder = directory / PACKS_NAME
 
+    @property
+    def _index_path(self) -> Path:
+        return self.folder / _INDEX_NAME
+
     def prepare(self) -> None:
         """Create the folder, and remove what killed writers left."""
         make_private_folder(self.folder)
@@ -45,9 +48,13 @@ class LocalPacks:
             left.unlink(missing_ok=True)
 
     def find_sizes(self) -> dict[str, int]:
-        """Return the size of every pack in bytes, by its name; other files are left out."""
+        """Return the size of every pack in bytes, by its name; other files are left out.
+
+        Of a folder that is missing or cannot be read, none: the points that need its packs are damaged, and
+        no others are affected.
+        """
         found: dict[str, int] = {}
-        with suppress(FileNotFoundError), os.scandir(self.folder) as scan:
+        with suppress(OSError), os.scandir(self.folder) as scan:
             for entry in scan:
                 if PACK_PATTERN.fullmatch(entry.name):
                     with suppress(FileNotFoundError):
@@ -58,7 +65,7 @@ class LocalPacks:
 
     def open_index(self) -> PieceIndex:
         """Return the index of the pieces in the packs: a cache, lost pieces are written again."""
-        return PieceIndex(self.folder / _INDEX_NAME)
+        return PieceIndex(self._index_path)
 
     def open_writer(self, index: PieceIndex, point_id: RecoveryPointId, *, pack_bytes: int) -> PackWriter:
         """Return a writer of new packs of this point."""
@@ -102,8 +109,12 @@ class LocalPacks:
         if not unused:
             return (), 0
         # First the index: it must not offer what does not exist.
-        with self.open_index() as index:
-            index.forget(unused)
+        try:
+            with self.open_index() as index:
+                index.forget(unused)
+        except StorageError:
+            # On a full disk, it cannot be written before a pack is removed. It is a cache.
+            self._index_path.unlink(missing_ok=True)
         for name in unused:
             try:
                 (self.folder / name).unlink(missing_ok=True)
@@ -116,16 +127,7 @@ class LocalPacks:
 
     def _put(self, name: str, data: bytes) -> None:
         path = self.folder / name
-        temporary = self.folder / f".{name}{TEMPORARY_SUFFIX}"
         try:
-            with os.fdopen(create_private(temporary), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            publish_new(temporary, path)
-            sync_path(self.folder)
+            write_new(path, data, temporary=self.folder / f".{name}{TEMPORARY_SUFFIX}")
         except FileExistsError as error:
             raise KeyExistsError(f"{path} exists already") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from math import inf
 
+from schedgen_backups.core.errors import ReadBackError
 from schedgen_backups.core.formats.recipe import Recipe, Segments, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.local_packs import LocalPacks
@@ -22,9 +23,10 @@ _WORTH_KEEPING = 0.5
 class PackShelf:
     """Which packs a capture may use.
 
-    Those that the `newest` recipes use at least half of, that exist with the stated size, and that were not
-    found damaged. Packs, also those of the `others`, are due to be read again after `reread_days`, each at
-    its own day; the `suspect` recipes are of points that failed a check, and their packs are read at once.
+    Those that one of the `newest` recipes uses at least half of, that exist with the stated size, and that
+    were not found damaged. Packs, also those of the `others`, are due to be read again after `reread_days`,
+    each at its own day. The `suspects` are recipes of artifacts that were found damaged, and when: their
+    packs are read at once, unless they were since.
     """
 
     def __init__(
@@ -33,8 +35,8 @@ class PackShelf:
         index: PieceIndex,
         newest: Iterable[Recipe],
         *,
-        others: Iterable[Recipe] = (),
-        suspect: Iterable[Recipe],
+        others: Iterable[Recipe],
+        suspects: Iterable[tuple[Recipe, datetime]],
         reread_days: int,
     ) -> None:
         self.packs = packs
@@ -43,13 +45,17 @@ class PackShelf:
         recipes = tuple(newest)
         self._stated = {pack.name: pack for recipe in recipes for pack in recipe.stated_packs}
         self._all = {pack.name: pack for recipe in (*recipes, *others) for pack in recipe.stated_packs}
+        self.damaged: frozenset[str] = frozenset()
+        """Packs that turned out damaged."""
         sizes = packs.find_sizes()
         whole = {name for name, pack in self._stated.items() if sizes.get(name) == pack.size_bytes}
         self.usable = find_worth_keeping(sizes, [recipe.segments for recipe in recipes]) & whole
-        suspects = {pack.name: pack for recipe in suspect for pack in recipe.stated_packs}
-        self.damaged = frozenset(name for name, pack in suspects.items() if packs.read_again(pack))
-        """Packs that turned out damaged."""
-        self.usable -= self.damaged
+        rereads = index.find_rereads()
+        for recipe, found_at in suspects:
+            for pack in recipe.stated_packs:
+                read_at = rereads.get(pack.name)
+                if pack.name not in self.damaged and (read_at is None or read_at < found_at):
+                    self._read(pack)
         index.choose_usable(self.usable)
 
     def open_writer(self, point_id: RecoveryPointId, *, pack_bytes: int) -> PackWriter:
@@ -69,34 +75,41 @@ class PackShelf:
 
         A damaged pack is not used any more. One that only older points need is noted as damaged.
         """
-        problems: dict[str, str] = {}
         rereads = self._index.find_rereads()
         now = datetime.now(timezone.utc)
-        needed = {pack.name for pack in recipe.stated_packs}
-        for pack in (self._all | {pack.name: pack for pack in recipe.stated_packs}).values():
-            if pack.name in self.damaged or not self._is_due(pack.name, rereads.get(pack.name), now):
-                continue
-            if problem := self.packs.read_again(pack):
+        needed = {pack.name: pack for pack in recipe.stated_packs}
+        problems: dict[str, str] = {}
+        for pack in (self._all | needed).values():
+            is_due = pack.name not in self.damaged and self._is_due(pack.name, rereads.get(pack.name), now)
+            if is_due and (problem := self._read(pack)) and pack.name in needed:
                 problems[pack.name] = problem
-                self._index.adopt(StoredFile(name=pack.name, size_bytes=pack.size_bytes, sha256=pack.sha256))
-                self._index.distrust(pack.name)
-            else:
-                self._index.adopt(StoredFile(name=pack.name, size_bytes=pack.size_bytes, sha256=pack.sha256))
-                self._index.record_reread(pack.name, now)
-        self.usable -= problems.keys()
-        self.damaged |= problems.keys()
-        return {name: problem for name, problem in problems.items() if name in needed}
+        return problems
 
-    def find_oldest_reading(self, recipe: Recipe) -> datetime | None:
-        """Return when the pack was read whose reading is longest ago; None if one was never read."""
+    def find_oldest_reading(self, recipe: Recipe) -> datetime:
+        """Return when the pack was read whose reading is longest ago; ReadBackError if one never was."""
         rereads = self._index.find_rereads()
         times = [rereads.get(name) for name in recipe.packs]
         known = [time for time in times if time is not None]
-        return min(known) if known and len(known) == len(times) else None
+        if not known or len(known) < len(times):
+            raise ReadBackError("when the packs were read is not known", keys=())
+        return min(known)
+
+    def _read(self, pack: StatedPack) -> str:
+        """Read the pack and remember that; return what is wrong with it."""
+        problem = self.packs.read_again(pack)
+        self._index.adopt(StoredFile(name=pack.name, size_bytes=pack.size_bytes, sha256=pack.sha256))
+        if problem:
+            self._index.distrust(pack.name)
+            self.damaged |= {pack.name}
+            self.usable -= {pack.name}
+        else:
+            self._index.record_reread(pack.name, datetime.now(timezone.utc))
+        return problem
 
     def _is_due(self, name: str, read_at: datetime | None, now: datetime) -> bool:
-        # Each pack has its own day in the second half of the period, so that not all are read in one night.
-        share = hashlib.sha256(name.encode("ascii")).digest()[0] / 512
+        # Each pack has its own day between half and nine tenths of the period, so that not all are read in
+        # one night, and the next backup comes in time.
+        share = hashlib.sha256(name.encode("ascii")).digest()[0] / 640
         return read_at is None or not timedelta(0) <= now - read_at < self._limit * (0.5 + share)
 
 

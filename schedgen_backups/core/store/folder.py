@@ -17,8 +17,8 @@ from schedgen_backups.core.system.files import (
     NO_LINK_ERRORS,
     create_private,
     open_regular,
-    publish_new,
     sync_path,
+    write_new,
 )
 
 _MARK_NAME = ".schedgen-backups-store"
@@ -57,22 +57,13 @@ class FolderStore:
     def put_new(self, key: str, data: bytes) -> None:
         """Write the file beside its place, sync it, and link it to its name."""
         path = self._find_path(key)
-        temporary = path.with_name(make_unfinished_name(path.name))
         try:
             self._make_folders(path.parent)
-            with os.fdopen(create_private(temporary), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            publish_new(temporary, path)
-            sync_path(path.parent)
+            write_new(path, data, temporary=path.with_name(make_unfinished_name(path.name)))
         except FileExistsError as error:
             raise KeyExistsError(f"{self.label} already holds {key}") from error
         except OSError as error:
             raise self._explain(error) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def get_range(self, key: str, offset: int, length: int, *, version_id: str = "") -> bytes:
         """Return a part of the file."""

@@ -110,7 +110,24 @@ def read_small_file(path: Path) -> bytes:
     return data
 
 
-def publish_new(temporary: Path, path: Path) -> None:
+def write_new(path: Path, data: bytes, *, temporary: Path) -> None:
+    """Write a file that does not exist yet, for its owner only; FileExistsError if the name is taken.
+
+    `temporary` is its name in the same directory until it is complete and on disk; a killed writer leaves it.
+    """
+    try:
+        with os.fdopen(create_private(temporary), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _publish_new(temporary, path)
+        sync_path(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _publish_new(temporary: Path, path: Path) -> None:
     """Give the file in the same directory its name; FileExistsError if it is taken."""
     try:
         os.link(temporary, path)

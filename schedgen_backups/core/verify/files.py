@@ -235,8 +235,22 @@ def report_read_back(path: Path, captured: CapturedArchive) -> tuple[CheckResult
         (CheckStatus.PASSED, summary, figures),
         "",
     )
-    oldest_reading_at = captured.oldest_reading_at
-    return tuple(result.model_copy(update={"oldest_reading_at": oldest_reading_at}) for result in results)
+    oldest = captured.oldest_reading_at
+    if oldest is None:
+        return results
+    said = f"what is new was read back, and every other pack at {oldest:%Y-%m-%d %H:%M} UTC or later"
+    objects = f"{count(record.object_count, 'object')} with {record.size_bytes} bytes"
+    return tuple(
+        result.model_copy(
+            update={
+                "oldest_reading_at": oldest,
+                "summary": f"{objects}; {said}"
+                if result.check is Check.ARCHIVE_IS_READABLE
+                else f"{path.name}: {said}",
+            }
+        )
+        for result in results
+    )
 
 
 def select_current(results: Iterable[CheckResult], path: Path) -> tuple[CheckResult, ...]:
@@ -397,7 +411,7 @@ def _check_stored(
     except VerificationError as error:
         return "", error.message
     if footer.index_sha256:
-        return _check_put_together(file, footer)
+        return _check_put_together(file, footer, expected_sha256)
     if not digest.is_finished:
         # Parsing stopped early, but the bytes may still be as written.
         digest = _FileDigest(lambda _size_bytes: None)
@@ -407,9 +421,7 @@ def _check_stored(
     whole_sha256 = digest.with_footer(reader.read())
     if digest.content_sha256 != footer.content_sha256:
         return whole_sha256, f"the bytes of {file.path.name} are not those that were written"
-    if expected_sha256 is not None and whole_sha256 != expected_sha256:
-        return whole_sha256, f"{file.path.name} is not the file that the manifest names: it was exchanged"
-    return whole_sha256, ""
+    return whole_sha256, _compare_with_manifest(file, whole_sha256, expected_sha256)
 
 
 def _check_packs(file: ArtifactFile, footer: Footer, expected_sha256: str | None) -> tuple[str, str]:
@@ -422,18 +434,23 @@ def _check_packs(file: ArtifactFile, footer: Footer, expected_sha256: str | None
         return recipe_sha256, name_some(problems)
     if footer.index_sha256 and _digest_index(file, footer) != footer.index_sha256:
         return recipe_sha256, f"the index of {file.path.name} is not the one that was written"
-    if expected_sha256 is not None and recipe_sha256 != expected_sha256:
-        return recipe_sha256, f"{file.path.name} is not the file that the manifest names: it was exchanged"
-    return recipe_sha256, ""
+    return recipe_sha256, _compare_with_manifest(file, recipe_sha256, expected_sha256)
 
 
-def _check_put_together(file: ArtifactFile, footer: Footer) -> tuple[str, str]:
-    """Check a file that was put together from packs: nobody ever digested it as a whole."""
-    whole = hashlib.sha256()
-    _read_range(file, 0, footer.footer_offset + FOOTER_BYTES, whole.update)
-    is_as_written = _digest_index(file, footer) == footer.index_sha256
-    problem = "" if is_as_written else f"the index of {file.path.name} is not the one that was written"
-    return whole.hexdigest(), problem
+def _check_put_together(file: ArtifactFile, footer: Footer, expected_sha256: str | None) -> tuple[str, str]:
+    """Check a file that was put together from packs: its own digest is that of the index."""
+    digest = hashlib.sha256()
+    _read_range(file, 0, footer.footer_offset + FOOTER_BYTES, digest.update)
+    whole_sha256 = digest.hexdigest()
+    if _digest_index(file, footer) != footer.index_sha256:
+        return whole_sha256, f"the index of {file.path.name} is not the one that was written"
+    return whole_sha256, _compare_with_manifest(file, whole_sha256, expected_sha256)
+
+
+def _compare_with_manifest(file: ArtifactFile, sha256: str, expected_sha256: str | None) -> str:
+    if expected_sha256 in {None, sha256}:
+        return ""
+    return f"{file.path.name} is not the file that the manifest names: it was exchanged"
 
 
 def _digest_index(file: ArtifactFile, footer: Footer) -> str:

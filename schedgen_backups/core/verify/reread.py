@@ -15,7 +15,7 @@ from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.verify.commit import verify_point
-from schedgen_backups.core.verify.files import verify_archive
+from schedgen_backups.core.verify.files import verify_archive, verify_dump
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def read_unread(
 
 
 def reread_sources(catalog: Catalog, paths: Iterable[Path], *, checked_by: str) -> tuple[str, ...]:
-    """Read the archives again from which a capture could not copy objects; return what is wrong with each.
+    """Read these artifacts again, which a capture found damaged; return what is wrong with each.
 
     The results are recorded with their points, so that a damaged one is noticed before it is needed. An
-    archive of no committed point, such as that of a killed capture, is left out.
+    artifact of no committed point, such as that of a killed capture, is left out.
     """
     problems: list[str] = []
     for path in paths:
@@ -92,12 +92,14 @@ def reread_sources(catalog: Catalog, paths: Iterable[Path], *, checked_by: str) 
             ),
             None,
         )
-        artifact = point.manifest.artifact(ArtifactKind.BUCKET) if point and point.manifest else None
+        named = point.manifest.artifacts if point is not None and point.manifest is not None else ()
+        artifact = next((each for each in named if each.file_name == path.name), None)
         if point is None or artifact is None:
             continue
+        verify = verify_dump if artifact.kind is ArtifactKind.DATABASE else verify_archive
         results = tuple(
             result.model_copy(update={"checked_by": checked_by})
-            for result in verify_archive(path, expected_sha256=artifact.sha256)
+            for result in verify(path, expected_sha256=artifact.sha256)
         )
         if not path.exists():  # removed meanwhile
             continue

@@ -16,13 +16,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
-from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.catalog.check_results import STORED_CHECKS, Check, CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.packed_file import open_packed_file
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups_tests.support.artifacts import damage
-from schedgen_backups_tests.support.servers import client_of
+from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import Site, failures_of
 
 pytestmark = [pytest.mark.edge]
@@ -144,6 +144,13 @@ def test_fetch_writes_files_of_the_usual_layout(packed: Site, tmp_path: Path) ->
     pack.write_bytes(damage(pack.read_bytes(), 8 * (pack.stat().st_size // 2)))
     answer = packed.cli("fetch", "latest", "--to", str(tmp_path / "again"))
     assert (answer.code, "is damaged" in answer.stderr) == (3, True), answer.stderr
+    pack.unlink()
+    answer = packed.cli("fetch", point.point_id.text, "--to", str(tmp_path / "gone"))
+    assert (answer.code, f"the pack {pack.name} is missing" in answer.stderr) == (3, True), answer.stderr
+    assert [path.name for path in (tmp_path / "gone").iterdir() if path.name.startswith("minio")] == []
+    answer = packed.cli("fetch", point.point_id.text, "--to", str(tmp_path / "no" / "where"))
+    assert (answer.code, "cannot be made" in answer.stderr) == (6, True), answer.stderr
+    assert packed.cli("fetch", "latest", "--to", str(out), "--identity", "x").code == 4
 
 
 def test_recover_py_verifies_a_point_in_packs_and_names_a_damaged_pack(packed: Site) -> None:
@@ -253,57 +260,109 @@ def test_layouts_follow_each_other(packed: Site, instance: dg.DagsterInstance) -
     assert packed.cli("verify", "--all").code == 0
 
 
-def test_an_old_pack_is_read_again_in_its_time_and_the_level_says_when(
-    packed: Site, instance: dg.DagsterInstance
-) -> None:
-    time.sleep(2)
-    take_next(packed, instance)
-    first, second = packed.points()
-    level = second.verification.level(VerificationLevel.STORED)
-    assert (first.manifest is not None, level.checked_at is not None) == (True, True)
-    assert first.manifest is not None
-    assert level.checked_at is not None
-    assert level.checked_at < first.manifest.committed_at
-
-
-def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
-    packed: Site, instance: dg.DagsterInstance
-) -> None:
-    name = sorted(list_packs(packed))[-2]
-    pack = packed.directory / "packs" / name
-    pack.write_bytes(damage(pack.read_bytes(), 8 * (pack.stat().st_size // 2)))
-    with closing(sqlite3.connect(packed.directory / "packs" / ".pieces.sqlite")) as index, index:
+def forget_readings(site: Site) -> None:
+    """Make every pack due to be read again."""
+    with closing(sqlite3.connect(site.directory / "packs" / ".pieces.sqlite")) as index, index:
         index.execute("UPDATE packs SET reread_at = '2026-01-01T00:00:00+00:00'")
+
+
+def spoil(site: Site, name: str) -> None:
+    pack = site.directory / "packs" / name
+    pack.write_bytes(damage(pack.read_bytes(), 8 * (pack.stat().st_size // 2)))
+
+
+def list_needed_packs(point: PointListing, kind: ArtifactKind) -> tuple[str, ...]:
+    return open_packed_file(point.get_path(kind)).recipe.packs
+
+
+@pytest.mark.parametrize("kind", ArtifactKind)
+def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
+    packed: Site, instance: dg.DagsterInstance, kind: ArtifactKind
+) -> None:
+    [name, *_rest] = list_needed_packs(packed.points()[0], kind)
+    spoil(packed, name)
+    forget_readings(packed)
     time.sleep(2)
     take_next(packed, instance)
     first, second = packed.points()
     assert (first.state, second.state) == (PointState.FAILED, PointState.VERIFIED)
     assert packed.cli("verify", second.point_id.text).code == 0
-    assert name not in open_packed_file(second.get_path(ArtifactKind.BUCKET)).recipe.packs
+    assert name not in list_needed_packs(second, kind)
+    # Known by now: its points are not verified in each further night.
+    checked_at = [result.checked_at for result in first.verification.results]
+    take_next(packed, instance)
+    assert [result.checked_at for result in packed.points()[0].verification.results] == checked_at
 
 
+@pytest.mark.parametrize("kind", ArtifactKind)
 def test_a_pack_that_only_older_points_need_is_read_again_too(
-    packed: Site, instance: dg.DagsterInstance
+    packed: Site, instance: dg.DagsterInstance, kind: ArtifactKind
 ) -> None:
     client, bucket = client_of(packed.application.bucket), packed.application.bucket.bucket
     client.put_object(bucket, "short-lived.pdf", BytesIO(b"%PDF" * 100), 400)
+    table = "CREATE TABLE short_lived AS SELECT md5(n::text) FROM generate_series(1, 99) n"
+    run(packed.application.database, table)
     try:
         time.sleep(2)
         take_next(packed, instance)
     finally:
         client.remove_object(bucket, "short-lived.pdf")
+        run(packed.application.database, "DROP TABLE short_lived")
     old = packed.points()[-1]
     take_next(packed, instance)
-    needed = open_packed_file(packed.points()[-1].get_path(ArtifactKind.BUCKET)).recipe.packs
-    [name, *_rest] = sorted({*open_packed_file(old.get_path(ArtifactKind.BUCKET)).recipe.packs} - {*needed})
-    pack = packed.directory / "packs" / name
-    pack.write_bytes(damage(pack.read_bytes(), 8 * (pack.stat().st_size // 2)))
-    with closing(sqlite3.connect(packed.directory / "packs" / ".pieces.sqlite")) as index, index:
-        index.execute("UPDATE packs SET reread_at = '2026-01-01T00:00:00+00:00'")
+    others = {name for point in packed.points() if point != old for name in list_needed_packs(point, kind)}
+    [name, *_rest] = sorted({*list_needed_packs(old, kind)} - others)
+    spoil(packed, name)
+    forget_readings(packed)
     take_next(packed, instance)
-    states = {point.point_id: point.state for point in packed.points()}
-    assert states.pop(old.point_id) is PointState.FAILED
-    assert set(states.values()) == {PointState.VERIFIED}
+    points = {point.point_id: point for point in packed.points()}
+    first = points.pop(old.point_id)
+    assert (first.state, {point.state for point in points.values()}) == (
+        PointState.FAILED,
+        {PointState.VERIFIED},
+    )
+    failed = {result.check for result in first.verification.results if result.status is CheckStatus.FAILED}
+    assert STORED_CHECKS[kind] in failed
+    assert not failed & {STORED_CHECKS[other] for other in ArtifactKind if other is not kind}
+
+
+def test_the_packs_of_archives_are_used_after_nights_with_dumps_only(
+    packed: Site, instance: dg.DagsterInstance
+) -> None:
+    time.sleep(2)
+    for _night in range(4):
+        time.sleep(1.1)
+        assert packed.run_selection(instance, dg.AssetSelection.assets("database_dump")).success
+    before = list_packs(packed)
+    take_next(packed, instance)
+    written = sum(size for name, size in list_packs(packed).items() if name not in before)
+    assert written < 0.2 * sum(before.values())
+
+
+def test_a_check_says_what_was_not_read_this_time(packed: Site, instance: dg.DagsterInstance) -> None:
+    time.sleep(2)
+    take_next(packed, instance)
+    verification = packed.points()[-1].verification
+    for check in (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE):
+        result = verification.result(check)
+        assert result is not None
+        assert "what is new was read back, and every other pack at " in result.summary
+    level = verification.level(VerificationLevel.STORED)
+    assert level.checked_at is not None
+    assert level.proved_at is not None
+    assert level.proved_at < level.checked_at
+
+
+def test_points_in_packs_are_not_copied_and_doctor_says_so(packed: Site) -> None:
+    stores = packed.folder / "stores.toml"
+    (packed.folder / "nas").mkdir()
+    stores.write_text(f'[stores.nas]\nurl = "file://{packed.folder}/nas"\nencryption = "none"\n')
+    stores.chmod(0o600)
+    packed.set(BACKUP_STORES_FILE=str(stores))
+    assert packed.cli("stores", "prepare", "nas").code == 0
+    answer = packed.cli("stores", "copy", "nas")
+    assert (answer.code != 0, "lies in packs" in answer.stdout + answer.stderr) == (True, True), answer
+    assert "cannot copy points in packs to a store" in " ".join(packed.cli("doctor").stdout.split())
 
 
 def test_metrics_have_the_size_of_what_is_in_packs(packed: Site) -> None:

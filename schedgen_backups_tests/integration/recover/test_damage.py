@@ -6,6 +6,9 @@ package's own reader the same way.
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -14,13 +17,14 @@ from uuid import uuid4
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.formats.gzip_members import packed_footer_member, read_footer
 from schedgen_backups.core.model import Origin, RecoveryPointId
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.core.verify.commit import commit_point
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.support.artifacts import POINT, damage, make_live, publish_archive, publish_dump
-from schedgen_backups_tests.support.recover import Recovery
+from schedgen_backups_tests.support.recover import SCRIPT, Recovery, run_script
 from schedgen_backups_tests.support.servers import S3Server, client_of, run
 
 pytestmark = pytest.mark.integration
@@ -93,3 +97,22 @@ def test_damage_at_random_places_is_found_and_nothing_is_written(
     ]
     assert not client_of(bucket).bucket_exists(bucket.bucket)
     assert recovery.run("verify").returncode == 0
+
+
+def test_a_footer_of_packs_spares_no_file_the_comparison_with_its_manifest(
+    committed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copy(SCRIPT, tmp_path)
+    folder = tmp_path / "exchanged"
+    shutil.copytree(committed[1].parent, folder)
+    path = folder / committed[1].name
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        footer = read_footer(file)
+    index = data[footer.index_offset : footer.footer_offset]
+    end = packed_footer_member(footer.index_offset, hashlib.sha256(index).digest())
+    path.write_bytes(data[: footer.footer_offset] + end)
+    done = run_script(tmp_path, ["verify", str(folder)], {}, sys.executable)
+    assert (done.returncode, "does not match the manifest" in done.stdout + done.stderr) == (3, True)
+    # On its own, it is a whole archive.
+    assert run_script(tmp_path, ["verify", str(path)], {}, sys.executable).returncode == 0

@@ -174,6 +174,20 @@ def test_a_level_is_what_was_seen_last_and_keeps_the_time_of_its_last_success(ca
     assert after[passed] == before[passed]
 
 
+def test_a_level_that_passes_again_is_not_hidden_by_the_age_of_packs(catalog: Catalog) -> None:
+    for day in range(2):
+        add_point(catalog, name_night(day))
+    stored = (Check.DUMP_IS_STORED, Check.ARCHIVE_IS_STORED)
+    failed = [make_result(check, CheckStatus.FAILED, checked_at=NOW) for check in stored]
+    catalog.record_results(name_night(0), tuple(failed))
+    read_at = NOW - 200 * HOUR
+    passed = [make_result(check, checked_at=NOW + HOUR, oldest_reading_at=read_at) for check in stored]
+    catalog.record_results(name_night(1), tuple(passed))
+    after = read(make_site(catalog))
+    assert after["level{stored}"] == 1
+    assert after["level_passed_timestamp_seconds{stored}"] == read_at.timestamp()
+
+
 def test_runs_and_drills_are_those_of_the_history(catalog: Catalog) -> None:
     history = History(catalog.directory)
     history.record(RunStarted(at=NOW - HOUR, kind="run", run_id="1"))

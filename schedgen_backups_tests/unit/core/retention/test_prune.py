@@ -18,9 +18,12 @@ from schedgen_backups.core.catalog.check_results import Check, CheckResult, Chec
 from schedgen_backups.core.catalog.pins import Pin, read_pin, remove_pin, write_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.errors import DiskFullError, StorageError, VerificationError
+from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, StatedPack, write_recipe
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.packs.pack_writer import Piece
 from schedgen_backups.core.retention.plan import RetentionPlan, RetentionPolicy
-from schedgen_backups.core.retention.prune import plan_pruning, remove_points
+from schedgen_backups.core.retention.prune import plan_pruning, remove_points, remove_unused_packs
 from schedgen_backups_tests.support.artifacts import TAKEN_AT, list_files, make_result
 from schedgen_backups_tests.support.histories import add_point, name_night, note_times
 from schedgen_backups_tests.support.small_disk import mount_small_disk
@@ -407,3 +410,36 @@ def test_a_full_disk_loses_no_point_to_a_newest_one_that_is_damaged(full_disk: P
     with pytest.raises(DiskFullError):
         remove_points(catalog, POLICY, reader(NOW, [CheckStatus.FAILED]), NOW)
     assert list_files(full_disk) == before
+
+
+def test_a_full_disk_is_freed_of_packs_although_their_index_cannot_be_written(full_disk: Path) -> None:
+    catalog, _files = fill(full_disk)
+    packs = LocalPacks(full_disk)
+    packs.prepare()
+    point_id = name_night(0)
+    with packs.open_index() as index, packs.open_writer(index, point_id, pack_bytes=9000) as writer:
+        writer.place(Piece(bytes(8000)))
+        writer.finish_artifact()
+    [name] = packs.find_sizes()
+    fill_up(full_disk)
+    removed = remove_unused_packs(catalog)
+    assert (removed.names, removed.freed_bytes, packs.find_sizes()) == ((f"packs/{name}",), 8000, {})
+    (full_disk / "other").write_bytes(bytes(1))
+
+
+def test_packs_that_cannot_be_listed_harm_only_the_points_that_need_them(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path / "points")
+    states = [point.state for point in catalog.list_points()]
+    (catalog.directory / "packs").write_bytes(b"a file")
+    assert [point.state for point in catalog.list_points()] == states
+    assert remove_unused_packs(catalog).names == ()
+
+
+def test_the_recipe_of_an_unfinished_point_is_ours_although_its_packs_are_gone(tmp_path: Path) -> None:
+    catalog, _files = fill(tmp_path / "points")
+    segments = Segments([Segment("20200101_020000-0000", 0, 5)])
+    stated = (StatedPack("20200101_020000-0000", 5, "ab" * 32),)
+    name = "db_schedgen_20200101_020000.sql.gz.recipe.gz"
+    (catalog.directory / name).write_bytes(write_recipe(Recipe(segments, stated_packs=stated)))
+    assert [path.name for path in catalog.list_unmanaged()] == []
+    assert catalog.list_points()[0].state is PointState.PARTIAL

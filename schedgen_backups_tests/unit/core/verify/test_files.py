@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
 from schedgen_backups.core.formats.dump_file import DumpFileWriter
 from schedgen_backups.core.formats.dump_text import TableFacts
+from schedgen_backups.core.formats.gzip_members import packed_footer_member, read_footer
 from schedgen_backups.core.formats.records import ExcludedTable, MissedObject
 from schedgen_backups.core.formats.tar_member import pack_object
 from schedgen_backups.core.verify.files import (
@@ -290,3 +292,39 @@ def test_objects_that_could_not_be_read_are_named_with_their_reasons(tmp_path: P
         CheckStatus.FAILED,
         "2 objects could not be read: a.pdf: denied; b.pdf: timed out",
     )
+
+
+def put_packed_footer(path: Path) -> None:
+    """End the archive as one in packs does: with a digest of its index only."""
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        footer = read_footer(file)
+    index = data[footer.index_offset : footer.footer_offset]
+    end = packed_footer_member(footer.index_offset, hashlib.sha256(index).digest())
+    path.write_bytes(data[: footer.footer_offset] + end)
+
+
+def test_a_footer_of_packs_spares_no_file_the_comparison_with_its_manifest(tmp_path: Path) -> None:
+    path = tmp_path / ARCHIVE_NAME
+    write_archive(path)
+    committed = hashlib.sha256(path.read_bytes()).hexdigest()
+    put_packed_footer(path)
+    assert [result.status for result in verify_archive(path)] == [CheckStatus.PASSED, CheckStatus.PASSED]
+    results = verify_archive(path, expected_sha256=committed)
+    assert get_status(results, Check.ARCHIVE_IS_STORED) is CheckStatus.FAILED
+    assert "it was exchanged" in get_summary(results, Check.ARCHIVE_IS_STORED)
+
+
+def test_an_altered_index_of_packs_is_found(tmp_path: Path) -> None:
+    path = tmp_path / ARCHIVE_NAME
+    write_archive(path)
+    with path.open("rb") as file:
+        place = read_footer(file).index_offset
+    put_packed_footer(path)
+    data = bytearray(path.read_bytes())
+    # The time in the header of a gzip member: it unpacks to the same.
+    data[place + 4] ^= 1
+    path.write_bytes(data)
+    results = verify_archive(path)
+    assert get_status(results, Check.ARCHIVE_IS_READABLE) is CheckStatus.PASSED
+    assert "the index of" in get_summary(results, Check.ARCHIVE_IS_STORED)
