@@ -440,6 +440,11 @@ class PackedFile(io.RawIOBase):
         if size_bytes != self._starts[-1] or any(not PACK_NAME.fullmatch(name) for name in self.packs):
             raise damaged("it is cut short")
 
+    def list_places(self) -> Iterator[tuple[str, int, int]]:
+        """Yield pack, offset and length of each part."""
+        for number, name in enumerate(self._names):
+            yield name, self._offsets[number], self._starts[number + 1] - self._starts[number]
+
     def check_packs(self) -> None:
         """Read every pack; exit 3 if one is missing or not the one that the recipe states."""
         for name, stated in self.packs.items():
@@ -491,6 +496,11 @@ class PackedFile(io.RawIOBase):
     def seekable(self) -> bool:
         """Return True."""
         return True
+
+
+def remove_suffix(file_name: str) -> str:
+    """Return the name of the artifact's file: without the ending of a recipe."""
+    return file_name.removesuffix(RECIPE_SUFFIX)
 
 
 def open_artifact(path: Path) -> BinaryIO:
@@ -1294,7 +1304,7 @@ def read_stored_manifest(copy: Copy, data: bytes) -> dict[str, StoredArtifact]:
                 and is_path_inside(entry["file_name"])
                 and "/" not in entry["file_name"]
                 and (name["kind"], name["id"]) == (KIND_PREFIXES[entry["kind"]], copy.point_id)
-                and entry["file_name"].endswith(KIND_SUFFIXES[name["kind"]])
+                and remove_suffix(entry["file_name"]).endswith(KIND_SUFFIXES[name["kind"]])
             )
             if name is None or not is_ours or name["kind"] in found or manifest["point_id"] != copy.point_id:
                 raise damaged_copy(
@@ -1358,31 +1368,110 @@ def limit_bytes(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield block
 
 
-def put_together(copy: Copy, kinds: tuple[str, ...], identity: Path | None, directory: Path) -> None:
-    """Write the artifacts of these kinds and what describes them into the directory, the manifest last.
+def open_packed_copy(
+    copy: Copy, artifact: StoredArtifact, identity: Path | None, directory: Path
+) -> dict[str, str]:
+    """Write the recipe that the manifest names; return the name in the store of each of its packs.
 
-    Each pack is read and decrypted once, one at a time. The digests of the results are not checked here.
+    Exit 3 if it is another one, or if the store's recipe does not have the same places.
     """
-    started = time.monotonic()
-    manifest = copy.read_file("manifest.json", identity)
-    verification = copy.read_file("verification.json", identity)
-    named = read_stored_manifest(copy, manifest)
-    artifacts = [named[kind] for kind in kinds if kind in named]
-    size_bytes = sum(artifact.size_bytes for artifact in artifacts)
+    name = remove_suffix(artifact.file_name)
+    data = copy.read_file(f"{name}.local-recipe.gz", identity)
+    if (len(data), hashlib.sha256(data).hexdigest()) != (artifact.size_bytes, artifact.sha256):
+        raise damaged_copy(f"{name}.local-recipe.gz is not the recipe that the manifest names")
+    path = directory / artifact.file_name
+    with make_file(path) as file:
+        file.write(data)
+    stored = io.BytesIO(copy.read_file(f"{name}.recipe.gz", identity))
+    lines = read_lines(limit_bytes(read_members(stored, 0, len(stored.getvalue()))))
+    places = (place for line in lines if (place := RECIPE_LINE.fullmatch(line)) is not None)
+    names: dict[str, str] = {}
+    with PackedFile(path) as packed:
+        for (pack, offset, length), place in itertools.zip_longest(packed.list_places(), places):
+            theirs = place[1].decode() if place is not None else ""
+            if (
+                place is None
+                or (int(place[2]), int(place[3])) != (offset, length)
+                or names.setdefault(pack, theirs) != theirs
+                or theirs not in copy.packs
+            ):
+                raise damaged_copy(f"{name}.recipe.gz belongs to another file or names other packs")
+    return names
+
+
+def write_packs(copy: Copy, path: Path, names: dict[str, str], identity: Path | None) -> int:
+    """Write the packs of this recipe beside it, each compared with what it states; return their size.
+
+    Exit 3 if one is missing or altered.
+    """
+    (path.parent / "packs").mkdir(mode=0o700, exist_ok=True)
+    with PackedFile(path) as packed:
+        for pack, (size_bytes, digest) in packed.packs.items():
+            data = copy.read_pack(names[pack], identity)
+            if (len(data), hashlib.sha256(data).hexdigest()) != (size_bytes, digest):
+                raise damaged_copy(f"packs/{names[pack]} does not hold the pack {pack}")
+            if not (path.parent / "packs" / pack).exists():
+                with make_file(path.parent / "packs" / pack) as file:
+                    file.write(data)
+        return sum(size_bytes for size_bytes, _digest in packed.packs.values())
+
+
+def check_free(directory: Path, size_bytes: int) -> None:
+    """Exit with the code for a full disk if the directory lacks space for these bytes."""
     if shutil.disk_usage(directory).free < size_bytes:
         raise RecoverError(
             EXIT_BUCKET,
             f"{directory} does not have {size_bytes} bytes of free space for the files of the copy",
             "Name a directory on a larger disk: --work PATH.",
         )
+
+
+def put_together(copy: Copy, kinds: tuple[str, ...], identity: Path | None, directory: Path) -> None:
+    """Write the artifacts of these kinds and what describes them into the directory, the manifest last.
+
+    Each pack is read and decrypted once, one at a time. The digests of files are not checked here. An
+    artifact that was in packs is so again: its recipe, and the packs in the folder `packs`.
+    """
+    started = time.monotonic()
+    manifest = copy.read_file("manifest.json", identity)
+    verification = copy.read_file("verification.json", identity)
+    named = read_stored_manifest(copy, manifest)
+    artifacts = [named[kind] for kind in kinds if kind in named]
+    files = [artifact for artifact in artifacts if not artifact.file_name.endswith(RECIPE_SUFFIX)]
+    packed = {
+        artifact.file_name: open_packed_copy(copy, artifact, identity, directory)
+        for artifact in artifacts
+        if artifact not in files
+    }
+    size_bytes = sum(artifact.size_bytes for artifact in artifacts)
+    # Stored packs are a little larger than what they hold.
+    in_packs = [name for names in packed.values() for name in names.values()]
+    check_free(directory, size_bytes + sum(copy.packs[name][0] for name in in_packs))
     plan = Plan(copy)
-    for number, artifact in enumerate(artifacts):
+    for number, artifact in enumerate(files):
         plan.add(number, artifact, copy.read_file(f"{artifact.file_name}.recipe.gz", identity))
-    missing = copy.find_missing(plan.places)
+    needed = [*plan.places, *in_packs]
+    missing = copy.find_missing(needed)
     if missing:
         raise damaged_copy(
-            f"{len(missing)} of {len(plan.places)} packs are missing or truncated, such as packs/{missing[0]}"
+            f"{len(missing)} of {len(needed)} packs are missing or truncated, such as packs/{missing[0]}"
         )
+    write_files(plan, copy, files, identity, directory)
+    for file_name, names in packed.items():
+        size_bytes += write_packs(copy, directory / file_name, names, identity)
+    for name, data in (("verification", verification), ("manifest", manifest)):
+        with make_file(directory / f"{name}_{copy.point_id}.json") as file:
+            file.write(data)
+    say(
+        f"copied    {len(artifacts)} files, {size_bytes} bytes, out of {len(needed)} packs "
+        f"({time.monotonic() - started:.1f} s)"
+    )
+
+
+def write_files(
+    plan: Plan, copy: Copy, artifacts: list[StoredArtifact], identity: Path | None, directory: Path
+) -> None:
+    """Write the artifacts as the plan says; exit 3 if a pack is altered or too short."""
     with contextlib.ExitStack() as stack:
         files: list[BinaryIO] = []
         for artifact in artifacts:
@@ -1396,13 +1485,6 @@ def put_together(copy: Copy, kinds: tuple[str, ...], identity: Path | None, dire
                     raise damaged_copy(f"packs/{pack} is shorter than a recipe says")
                 files[number].seek(position)
                 files[number].write(data[offset : offset + length])
-    for name, data in (("verification", verification), ("manifest", manifest)):
-        with make_file(directory / f"{name}_{copy.point_id}.json") as file:
-            file.write(data)
-    say(
-        f"copied    {len(artifacts)} files, {size_bytes} bytes, out of {len(plan.places)} packs "
-        f"({time.monotonic() - started:.1f} s)"
-    )
 
 
 @contextlib.contextmanager

@@ -186,7 +186,7 @@ def fetch_tables(names: tuple[str, ...]) -> Fetch:
             for table in dump.tables:
                 if table not in wanted:
                     borders += [table.offset, table.offset + table.length]
-        borders.append(artifact.size_bytes)
+        borders.append(artifact.whole_bytes)
         ranges = [(start, end - start) for start, end in zip(borders[::2], borders[1::2], strict=True)]
         reader.fetch_ranges(folder, artifact, ranges)
 
@@ -200,7 +200,7 @@ def fetch_rows_and_archive(names: tuple[str, ...]) -> Fetch:
     def fetch(reader: CopyReader, folder: Path) -> None:
         fetch_rows(reader, folder)
         artifact = _get_artifact(reader, ArtifactKind.BUCKET)
-        reader.fetch_ranges(folder, artifact, [(0, artifact.size_bytes)])
+        reader.fetch_ranges(folder, artifact, [(0, artifact.whole_bytes)])
 
     return fetch
 

@@ -221,6 +221,11 @@ class Artifact(FrozenModel):
     content_bytes: int | None = None
     """Size of an artifact that lies in packs; None for one that is a file."""
 
+    @property
+    def whole_bytes(self) -> int:
+        """Size of the artifact, in packs or not."""
+        return self.size_bytes if self.content_bytes is None else self.content_bytes
+
 
 class Origin(FrozenModel):
     """Who took a recovery point, where and why."""

@@ -10,7 +10,6 @@ from schedgen_backups.config.stores import StoreEntry
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.service import CopyService
 from schedgen_backups.core.packs.encryption import read_key
-from schedgen_backups.core.settings import Layout
 from schedgen_backups.core.store.open import open_store, try_delete_probe
 from schedgen_backups.core.store.protocol import Capabilities
 from schedgen_backups.core.units import count
@@ -28,13 +27,6 @@ def examine_stores(config: Config, catalog: Catalog) -> Iterator[PreconditionRes
             Verdict.NOTE,
             "no store of copies: the backup directory is the only place of the recovery points",
             "Describe one in BACKUP_STORES_FILE (docs/stores.md).",
-        )
-    if config.stores and config.capture.layout is Layout.PACKS:
-        yield PreconditionResult(
-            "stores",
-            Verdict.PROBLEM,
-            "BACKUP_LAYOUT=packs: this version cannot copy points in packs to a store",
-            "Set BACKUP_LAYOUT=files, or keep copies of BACKUP_DIR by other means (docs/packs.md).",
         )
     for entry in config.stores:
         yield from yield_with_errors(f"store {entry.name}", partial(_examine, entry, catalog))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from schedgen_backups.core.copies.copier import Copier, CopyReport
 from schedgen_backups.core.copies.layout import SiteKeys
 from schedgen_backups.core.copies.local_folder import LocalFolder
 from schedgen_backups.core.copies.reader import CopyReader
+from schedgen_backups.core.formats.packed_file import RECIPE_SUFFIX, read_local_recipe
+from schedgen_backups.core.formats.recipe import Segments, write_recipe
+from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import (
     Artifact,
     ArtifactKind,
@@ -24,6 +29,10 @@ from schedgen_backups.core.model import (
     ReferenceVerdict,
 )
 from schedgen_backups.core.packs.encryption import AgeEncryptor, Decryptor, Encryptor, KeyPair, make_key_pair
+from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.packs.pack_shelf import PackShelf
+from schedgen_backups.core.packs.pieces import cut_artifact
+from schedgen_backups.core.settings import Layout
 from schedgen_backups.core.store.protocol import Store
 from schedgen_backups_tests.support.artifacts import (
     TableText,
@@ -37,6 +46,9 @@ from schedgen_backups_tests.support.artifacts import (
 SITE_ID = "5" * 32
 KEYS = SiteKeys(SITE_ID)
 KEY_PAIR: KeyPair = make_key_pair()
+LAYOUT = ContextVar("layout", default=Layout.FILES)
+"""How points are written by tests that say nothing about it."""
+LOCAL_PACK_BYTES = 5_000
 FIRST_NIGHT = datetime(2026, 10, 1, 2, 0, tzinfo=timezone.utc)
 
 
@@ -53,8 +65,10 @@ def make_point(
     duration: timedelta = timedelta(0),
     reused_count: int = 0,
     missing_counts: Mapping[ReferenceVerdict, int] | None = None,
+    layout: Layout | None = None,
 ) -> PointListing:
     """Write a verified point of these objects and tables into the directory."""
+    layout = layout or LAYOUT.get()
     point_id = make_point_id(night)
     committed_at = point_id.taken_at + duration
     catalog.prepare()
@@ -67,16 +81,25 @@ def make_point(
         point_id=point_id.text,
         reused_count=reused_count,
     )
-    paths = {ArtifactKind.DATABASE: (dump, captured_dump), ArtifactKind.BUCKET: (archive, captured_archive)}
+    assert (captured_dump.size_bytes, captured_archive.size_bytes) == (
+        dump.stat().st_size,
+        archive.stat().st_size,
+    )
+    paths = {ArtifactKind.DATABASE: dump, ArtifactKind.BUCKET: archive}
+    contents: dict[ArtifactKind, int | None] = dict.fromkeys(paths)
+    if layout is Layout.PACKS:
+        contents = {kind: path.stat().st_size for kind, path in paths.items()}
+        paths = {kind: put_in_packs(catalog, kind, path, point_id) for kind, path in paths.items()}
     artifacts = tuple(
         Artifact(
             kind=kind,
             file_name=path.name,
             source_name="source",
-            size_bytes=captured.size_bytes,
-            sha256=captured.sha256,
+            size_bytes=path.stat().st_size,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            content_bytes=contents[kind],
         )
-        for kind, (path, captured) in paths.items()
+        for kind, path in paths.items()
     )
     catalog.write_manifest(
         Manifest(
@@ -90,7 +113,7 @@ def make_point(
         )
     )
     catalog.settle_site()
-    modified = {STORED_CHECKS[kind]: path.stat().st_mtime_ns for kind, (path, _captured) in paths.items()}
+    modified = {STORED_CHECKS[kind]: path.stat().st_mtime_ns for kind, path in paths.items()}
     digests = {artifact.kind: artifact.sha256 for artifact in artifacts}
     catalog.write_verification(
         Verification(
@@ -107,6 +130,25 @@ def make_point(
         )
     )
     return catalog.get_point(point_id)
+
+
+def put_in_packs(catalog: Catalog, kind: ArtifactKind, path: Path, point_id: RecoveryPointId) -> Path:
+    """Write the packs and the recipe of an artifact in place of its file; return the recipe's path."""
+    packs = LocalPacks(catalog.directory)
+    packs.prepare()
+    recipes = [read_local_recipe(recipe) for recipe in catalog.find_recipes()]
+    with ArtifactFile(path) as artifact, packs.open_index() as index:
+        shelf = PackShelf(packs, index, recipes, others=(), suspects=(), reread_days=30)
+        with shelf.open_writer(point_id, pack_bytes=LOCAL_PACK_BYTES) as writer:
+            segments = Segments()
+            for piece in cut_artifact(kind, artifact):
+                segments.join(writer.place(piece))
+            writer.finish_artifact()
+            recipe = shelf.make_recipe(segments, writer.new_packs)
+    path.unlink()
+    target = path.with_name(f"{path.name}{RECIPE_SUFFIX}")
+    target.write_bytes(write_recipe(recipe))
+    return target
 
 
 def list_objects(
@@ -156,5 +198,8 @@ class CopiedSite:
         local = self.catalog.get_point(make_point_id(night))
         copied = fetched.get_point(make_point_id(night))
         for artifact in local.artifacts:
-            assert copied.get_path(artifact.name.kind).read_bytes() == artifact.path.read_bytes()
+            path = copied.get_path(artifact.name.kind)
+            assert path.read_bytes() == artifact.path.read_bytes()
+            with ArtifactFile(path) as ours, ArtifactFile(artifact.path) as theirs:
+                assert ours.open_reader().read() == theirs.open_reader().read()
         assert copied.manifest == local.manifest

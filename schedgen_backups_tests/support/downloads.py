@@ -18,7 +18,9 @@ from typing import Any
 
 from typing_extensions import Self
 
+from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.packs.encryption import Encryptor, PlainEncryptor
+from schedgen_backups.core.settings import Layout
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups_tests.support.artifacts import TableText
 from schedgen_backups_tests.support.copies import (
@@ -39,13 +41,15 @@ OBJECTS = list_objects(41, changed={"pdf/0010.pdf": b"new"})
 class Download:
     """Two copied points, of nights 0 and 1, in a folder that was downloaded; plain unless encrypted."""
 
-    def __init__(self, folder: Path, encryptor: Encryptor | None = None) -> None:
+    def __init__(
+        self, folder: Path, encryptor: Encryptor | None = None, layout: Layout = Layout.FILES
+    ) -> None:
         self.folder = folder
         store = FolderStore(folder / "nas")
         store.prepare()
         self.source = CopiedSite(folder / "backups", store, encryptor=encryptor or PlainEncryptor())
         for night, objects in enumerate((list_objects(40), OBJECTS)):
-            make_point(self.source.catalog, night, objects, ROWS)
+            make_point(self.source.catalog, night, objects, ROWS, layout=layout)
             self.source.copy(night)
         self.site = folder / "nas" / SITE_ID
         self.path = "/nowhere"
@@ -93,6 +97,10 @@ class Download:
         """Return the recipe of the dump (`db_`) or of the archive (`minio_`)."""
         return next(self.point.glob(f"{prefix}*.recipe.gz*"))
 
+    def find_local_recipe(self, prefix: str) -> Path:
+        """Return the recipe of the backup directory, of an artifact in packs."""
+        return next(self.point.glob(f"{prefix}*.local-recipe.gz*"))
+
     def forge(self, path: Path, data: bytes) -> None:
         """Replace a file of the newest copy, and everything that names its digest."""
         path.write_bytes(data)
@@ -128,6 +136,8 @@ class Download:
         local = self.source.catalog.get_point(make_point_id(night))
         for artifact in local.artifacts:
             assert (directory / artifact.path.name).read_bytes() == artifact.path.read_bytes()
+            with ArtifactFile(directory / artifact.path.name) as ours, ArtifactFile(artifact.path) as theirs:
+                assert ours.open_reader().read() == theirs.open_reader().read()
         catalog, point_id = self.source.catalog, make_point_id(night)
         for path in (catalog.manifest_path(point_id), catalog.verification_path(point_id)):
             assert (directory / path.name).read_bytes() == path.read_bytes()

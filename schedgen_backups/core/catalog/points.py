@@ -82,7 +82,7 @@ class PointListing:
         named = self.manifest.artifacts if self.manifest is not None else ()
         return next(
             (
-                each.content_bytes
+                each.whole_bytes
                 for each in named
                 if each.file_name == found.path.name and each.content_bytes is not None
             ),

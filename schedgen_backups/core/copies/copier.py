@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
+from schedgen_backups.core.copies.known_pieces import restore_index
 from schedgen_backups.core.copies.layout import (
     COMMIT_NAME,
     MANIFEST_NAME,
@@ -26,19 +27,20 @@ from schedgen_backups.core.copies.layout import (
     PackList,
     SiteKeys,
     list_copies,
+    make_local_recipe_name,
     make_recipe_name,
     read_guides,
     read_pack_list,
     read_whole,
 )
-from schedgen_backups.core.copies.local_folder import LocalFolder, now_utc
+from schedgen_backups.core.copies.local_folder import READERS_NAME, LocalFolder, now_utc
+from schedgen_backups.core.copies.packed_points import hand_on, read_named_recipe
 from schedgen_backups.core.copies.settings import (
     LARGE_SITE_BYTES,
     LARGE_SITE_PACK_BYTES,
     PACK_BYTES,
 )
 from schedgen_backups.core.errors import (
-    ConfigurationError,
     CopyChangedError,
     KeyExistsError,
     KeyMissingError,
@@ -50,16 +52,15 @@ from schedgen_backups.core.formats.recipe import Recipe, Segments, read_recipe, 
 from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import TOOL_VERSION, Artifact, Manifest, RecoveryPointId
 from schedgen_backups.core.packs.encryption import Encryptor
+from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.pack_files import StoredFile, parse_pack_number
 from schedgen_backups.core.packs.pack_writer import PackWriter
-from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex
+from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups.core.packs.pieces import cut_artifact
 from schedgen_backups.core.store.protocol import Store
 from schedgen_backups.core.system.files import read_small_file
 
 _MOST_ATTEMPTS = 3
-_READERS_NAME = "readers"
-"""Local file of a committed copy: for whom its packs are encrypted."""
 _DIGESTED_BYTES = 1 << 20
 """Bytes that are digested at once on another thread; handing over single small pieces takes longer."""
 
@@ -107,17 +108,12 @@ class Copier:
                 f"recovery point {point.point_id} is not copied: it is {point.state.value}",
                 hint="Only verified points are copied. `schedgen-backups verify ID` checks it again.",
             )
-        if any(artifact.content_bytes is not None for artifact in point.manifest.artifacts):
-            raise ConfigurationError(
-                f"recovery point {point.point_id} lies in packs, which this version cannot copy to a store",
-                hint="Set BACKUP_LAYOUT=files: later points are copied again.",
-            )
         if self.store.head(self.keys.file(point.point_id, COMMIT_NAME)) is not None:
             return CopyReport(point.point_id, is_new=False)
         with PieceIndex(self.folder.index_path) as index:
             index.settle_readers(self.encryptor.readers)
             if index.is_new:
-                self._restore_index(index)
+                restore_index(index, self.catalog, self.folder, self.encryptor.readers)
             for attempt in range(_MOST_ATTEMPTS):
                 try:
                     return _Copy(self, index, point, point.manifest, self._register()).run()
@@ -137,58 +133,6 @@ class Copier:
                 with suppress(KeyExistsError):
                     self.store.put_new(key, data)
         return writer_id
-
-    def _restore_index(self, index: PieceIndex) -> None:
-        """Fill a new index from the plain recipes that are kept here, as far as the artifacts still exist."""
-        points = {point.point_id: point for point in self.catalog.list_points()}
-        for point_id in self.folder.list_points():
-            data = self.folder.read_plain(point_id, PACK_LIST_NAME)
-            point = points.get(point_id)
-            if data is None or point is None or point.manifest is None:
-                continue
-            if self.folder.read_plain(point_id, _READERS_NAME) != self.encryptor.readers.encode():
-                continue
-            for artifact in point.manifest.artifacts:
-                recipe = self.folder.read_plain(point_id, make_recipe_name(artifact.file_name, ""))
-                # What is damaged costs an upload, not the copy.
-                with suppress(VerificationError, ValidationError):
-                    self._restore_pieces(index, artifact, data, recipe or b"")
-
-    def _restore_pieces(self, index: PieceIndex, artifact: Artifact, pack_list: bytes, recipe: bytes) -> None:
-        stored = {each.name: each for each in PackList.model_validate_json(pack_list).packs}
-        with ArtifactFile(self.catalog.directory / artifact.file_name) as file:
-            pieces = _find_pieces(artifact, file, read_recipe(artifact.file_name, recipe))
-        for name, found in pieces.items():
-            if name in stored:
-                plain_bytes = max(offset + length for _digest, offset, length in found)
-                index.add(NewPack(stored[name], plain_bytes, tuple(found)))
-
-
-def _find_pieces(
-    artifact: Artifact, file: ArtifactFile, recipe: Recipe
-) -> dict[str, list[tuple[bytes, int, int]]]:
-    """Return the pieces in each pack of the recipe: digest, offset, length.
-
-    Nothing if the artifact is not the one of the recipe: a wrong place would spoil later copies.
-    """
-    whole = hashlib.sha256()
-    found: dict[str, list[tuple[bytes, int, int]]] = {}
-    segments = iter(recipe.segments)
-    segment = next(segments, None)
-    done = 0
-    for piece in cut_artifact(artifact.kind, file):
-        length = len(piece.data)
-        whole.update(piece.data)
-        if segment is not None and done == segment.length:
-            segment, done = next(segments, None), 0
-        if segment is None or done + length > segment.length:
-            # Cut by another version of this program.
-            return {}
-        found.setdefault(segment.pack, []).append(
-            (hashlib.sha256(piece.data).digest(), segment.offset + done, length)
-        )
-        done += length
-    return found if whole.hexdigest() == recipe.sha256 else {}
 
 
 def _update(update: Callable[[bytes], object], parts: list[bytes]) -> None:
@@ -231,6 +175,8 @@ class _Copy:
         ) as packs:
             recipes = {
                 artifact.file_name: self._store_artifact(packs, artifact)
+                if artifact.content_bytes is None
+                else self._store_packs(packs, artifact)
                 for artifact in self._manifest.artifacts
             }
         self._needed = self._find_needed(recipes.values())
@@ -250,8 +196,8 @@ class _Copy:
         self._commit(hashlib.sha256(data).hexdigest())
         # Only of committed copies: the newest one shows which packs are sparse.
         for file_name, recipe in recipes.items():
-            self._folder.write_plain(self._point_id, make_recipe_name(file_name, ""), write_recipe(recipe))
-        self._folder.write_plain(self._point_id, _READERS_NAME, self._copier.encryptor.readers.encode())
+            self._folder.write_plain(self._point_id, make_recipe_name(file_name), write_recipe(recipe))
+        self._folder.write_plain(self._point_id, READERS_NAME, self._copier.encryptor.readers.encode())
         self._folder.write_plain(self._point_id, PACK_LIST_NAME, data)
         self._folder.remove_staged(self._point_id)
         return CopyReport(
@@ -270,7 +216,7 @@ class _Copy:
         that is kept here proves the files of the point, which only a private key could open.
         """
         data = self._folder.read_plain(self._point_id, PACK_LIST_NAME)
-        readers = self._folder.read_plain(self._point_id, _READERS_NAME)
+        readers = self._folder.read_plain(self._point_id, READERS_NAME)
         if data is None or readers != self._copier.encryptor.readers.encode():
             return None
         try:
@@ -332,7 +278,11 @@ class _Copy:
     def _store_files(self, recipes: Mapping[str, Recipe]) -> tuple[StoredFile, ...]:
         """Store recipes, manifest and verification."""
         catalog = self._copier.catalog
-        contents = {make_recipe_name(name, ""): write_recipe(recipe) for name, recipe in recipes.items()}
+        contents = {make_recipe_name(name): write_recipe(recipe) for name, recipe in recipes.items()}
+        for artifact in self._manifest.artifacts:
+            if artifact.content_bytes is not None:
+                data, _recipe = read_named_recipe(catalog.directory, artifact)
+                contents[make_local_recipe_name(artifact.file_name)] = data
         try:
             contents[MANIFEST_NAME] = read_small_file(catalog.manifest_path(self._point_id))
             contents[VERIFICATION_NAME] = read_small_file(catalog.verification_path(self._point_id))
@@ -404,11 +354,15 @@ class _Copy:
         except VerificationError:
             # Damaged on this host: nothing is known of the use of packs.
             return set()
+        undivided = self._index.find_undivided()
         return {
             name
             for name, plain_bytes in self._index.find_plain_sizes().items()
             # A later point's packs are those of a killed copy, which goes on with them.
-            if name[: len(newest.text)] <= newest.text and 2 * used.get(name, 0) < plain_bytes
+            if name[: len(newest.text)] <= newest.text
+            and 2 * used.get(name, 0) < plain_bytes
+            # A pack of the backup directory is as sparse there: its bytes would only be stored again.
+            and name not in undivided
         }
 
     def _store_artifact(self, packs: PackWriter, artifact: Artifact) -> Recipe:
@@ -423,15 +377,13 @@ class _Copy:
             file.name_errors(),
         ):
             for piece in cut_artifact(artifact.kind, file):
-                if self._copier.stop.is_set():
-                    raise StoreError("the copy was stopped", hint="It goes on the next time.")
                 undigested.append(piece.data)
                 undigested_bytes += len(piece.data)
                 if undigested_bytes >= _DIGESTED_BYTES:
                     digester.submit(_update, digest.update, undigested)
                     undigested, undigested_bytes = [], 0
                 segments.join(packs.place(piece))
-                self._copier.on_progress(len(piece.data))
+                self._report_progress(len(piece.data))
             digester.submit(_update, digest.update, undigested)
             digester.wait()
         packs.finish_artifact()
@@ -441,6 +393,19 @@ class _Copy:
                 hint="`schedgen-backups verify ID` shows what is wrong with it.",
             )
         return Recipe(segments, artifact.sha256)
+
+    def _store_packs(self, packs: PackWriter, artifact: Artifact) -> Recipe:
+        """Store the packs of the artifact that the store lacks; return where its pieces lie."""
+        directory = self._copier.catalog.directory
+        return hand_on(
+            LocalPacks(directory), packs, read_named_recipe(directory, artifact)[1], self._report_progress
+        )
+
+    def _report_progress(self, size_bytes: int) -> None:
+        """Report plain bytes as done; StoreError (retryable) if the copy is to stop."""
+        if self._copier.stop.is_set():
+            raise StoreError("the copy was stopped", hint="It goes on the next time.")
+        self._copier.on_progress(size_bytes)
 
     def _store_file(self, name: str, data: bytes) -> StoredFile:
         """Encrypt a file of the point and store it."""

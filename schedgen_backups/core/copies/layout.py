@@ -2,6 +2,7 @@
 
     SITE/packs/PACK                     members of artifacts, one behind the other; never changed
     SITE/points/ID/NAME.recipe.gz       where the pieces of an artifact lie; encrypted like the packs
+    SITE/points/ID/NAME.local-recipe.gz the recipe of the backup directory, of an artifact in packs; encrypted
     SITE/points/ID/manifest.json, verification.json                           encrypted like the packs
     SITE/points/ID/packs.json           sizes and digests of all these stored files; plain
     SITE/points/ID/committed.json       written last; a copy without it does not count; plain
@@ -28,7 +29,6 @@ from pydantic import AwareDatetime, ValidationError
 from schedgen_backups.core.errors import ConfigurationError, KeyMissingError, VerificationError
 from schedgen_backups.core.formats.packed_file import RECIPE_SUFFIX
 from schedgen_backups.core.model import FORMAT_VERSION, FrozenModel, RecoveryPointId
-from schedgen_backups.core.packs.encryption import ENCRYPTED_SUFFIX
 from schedgen_backups.core.packs.pack_files import PACK_PATTERN, StoredFile
 from schedgen_backups.core.store.protocol import Store, StoredObject
 
@@ -138,15 +138,14 @@ def read_guides() -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in GUIDE_NAMES}
 
 
-def make_recipe_name(file_name: str, suffix: str) -> str:
-    """Return the name of an artifact's recipe."""
-    return f"{file_name}{RECIPE_SUFFIX}{suffix}"
+def make_recipe_name(file_name: str) -> str:
+    """Return the name of an artifact's recipe with the names of the store's packs."""
+    return f"{file_name.removesuffix(RECIPE_SUFFIX)}{RECIPE_SUFFIX}"
 
 
-def parse_recipe_name(name: str) -> str | None:
-    """Return the artifact's file name that a recipe's name contains; None for other names."""
-    plain = name.removesuffix(ENCRYPTED_SUFFIX)
-    return plain.removesuffix(RECIPE_SUFFIX) if plain.endswith(RECIPE_SUFFIX) else None
+def make_local_recipe_name(file_name: str) -> str:
+    """Return the name of the recipe that was in the backup directory, of an artifact in packs."""
+    return f"{file_name.removesuffix(RECIPE_SUFFIX)}.local-recipe.gz"
 
 
 def list_copies(store: Store, keys: SiteKeys) -> dict[RecoveryPointId, StoredObject]:

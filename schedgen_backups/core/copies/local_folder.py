@@ -28,6 +28,8 @@ from schedgen_backups.core.system.lock import FileLock
 
 COPIES_NAME = "copies"
 _STATE_NAME = "state.json"
+READERS_NAME = "readers"
+"""Local file of a committed copy: for whom its packs are encrypted."""
 _INDEX_NAME = "pieces.sqlite"
 _WRITER_NAME = "writer_id"
 _STAGED_NAME = "staged"

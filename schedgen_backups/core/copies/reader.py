@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,19 +25,28 @@ from schedgen_backups.core.copies.layout import (
     VERIFICATION_NAME,
     PackList,
     SiteKeys,
+    make_local_recipe_name,
     make_recipe_name,
     read_pack_list,
 )
 from schedgen_backups.core.copies.local_folder import now_utc, open_fetch_folder
+from schedgen_backups.core.copies.packed_points import match_packs, parse_named_recipe
 from schedgen_backups.core.errors import KeyMissingError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES, read_footer
-from schedgen_backups.core.formats.packed_file import is_recipe_name
-from schedgen_backups.core.formats.recipe import Recipe, read_recipe, slice_segments
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name, read_local_recipe
+from schedgen_backups.core.formats.recipe import Recipe, StatedPack, read_recipe, slice_segments
+from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import Artifact, ArtifactName, Manifest, RecoveryPointId, Site
 from schedgen_backups.core.packs.encryption import ENCRYPTED_SUFFIX, Decryptor
+from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.pack_files import StoredFile
 from schedgen_backups.core.store.protocol import Store
-from schedgen_backups.core.system.files import create_private, sync_path, write_atomically
+from schedgen_backups.core.system.files import (
+    create_private,
+    make_private_folder,
+    sync_path,
+    write_atomically,
+)
 from schedgen_backups.core.units import name_some
 
 _READ_BYTES = 4 << 20
@@ -57,6 +67,9 @@ class _Places:
         self._targets.append(target)
         self._offsets.append(offset)
         self._lengths.append(length)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         return zip(self._targets, self._offsets, self._lengths, strict=True)
@@ -82,6 +95,10 @@ class CopyReader:
         return read_pack_list(self.store, self.keys, self.point_id)[1]
 
     @cached_property
+    def _packs(self) -> dict[str, StoredFile]:
+        return {pack.name: pack for pack in self.pack_list.packs}
+
+    @cached_property
     def manifest(self) -> Manifest:
         """The manifest of the point.
 
@@ -100,7 +117,7 @@ class CopyReader:
                 manifest.point_id != self.point_id.text
                 or Path(artifact.file_name).name != artifact.file_name
                 or name is None
-                or is_recipe_name(artifact.file_name)
+                or is_recipe_name(artifact.file_name) is not (artifact.content_bytes is not None)
                 or (name.kind, name.point_id) != (artifact.kind, self.point_id)
             ):
                 raise VerificationError(
@@ -112,9 +129,10 @@ class CopyReader:
 
     def read_recipe(self, artifact: Artifact) -> Recipe:
         """Return where the pieces of the artifact lie."""
-        name = make_recipe_name(artifact.file_name, "")
+        name = make_recipe_name(artifact.file_name)
         recipe = read_recipe(name, self._read_file(name))
-        if (recipe.sha256, recipe.size_bytes) != (artifact.sha256, artifact.size_bytes):
+        sha256 = artifact.sha256 if artifact.content_bytes is None else ""
+        if (recipe.sha256, recipe.size_bytes) != (sha256, artifact.whole_bytes):
             raise VerificationError(f"{name} belongs to another file", hint=_HINT)
         return recipe
 
@@ -122,17 +140,20 @@ class CopyReader:
         """Write the point's files into the directory, and check each against its digest."""
         catalog = self.fetch_descriptions(directory)
         for artifact in self.manifest.artifacts:
-            recipe = self.read_recipe(artifact)
             with translate_storage_errors(directory):
-                self._write_segments(directory / artifact.file_name, recipe, [(0, recipe.size_bytes)])
-            self._check_file(directory / artifact.file_name, artifact)
+                if artifact.content_bytes is None:
+                    self._write_ranges(directory, artifact, [(0, artifact.size_bytes)])
+                    self._check_file(directory / artifact.file_name, artifact)
+                else:
+                    self._write_packs(directory, artifact)
         return catalog
 
     def fetch_into(self, directory: Path) -> Catalog:
         """Fetch the point into a directory that may hold others, and give it its commit mark last.
 
         StorageError (permanent), before anything is read, if the directory holds a file of the point. The
-        identity of a directory that has one stays.
+        identity of a directory that has one stays. LockHeldError (retryable) if the point lies in packs and
+        another process works in the directory.
         """
         catalog = Catalog(directory)
         catalog.prepare()
@@ -149,7 +170,11 @@ class CopyReader:
             )
         with open_fetch_folder(directory) as folder:
             self.fetch(folder)
-            with translate_storage_errors(directory):
+            with ExitStack() as stack, translate_storage_errors(directory):
+                if (folder / PACKS_NAME).exists():
+                    # Pruning removes packs that no recipe names yet.
+                    stack.enter_context(catalog.lock.held("fetch on the command line"))
+                    self._move_packs(folder, directory)
                 for name in names:
                     sync_path(folder / name)
                     (folder / name).rename(directory / name)
@@ -172,22 +197,18 @@ class CopyReader:
         return catalog
 
     def fetch_index(self, directory: Path, artifact: Artifact) -> None:
-        """Write a file of the artifact's size that holds only its index, and holes for the rest."""
-        recipe = self.read_recipe(artifact)
-        path = directory / artifact.file_name
-        footer = (artifact.size_bytes - FOOTER_BYTES, FOOTER_BYTES)
+        """Write an artifact of the right size that holds only its index, and holes for the rest."""
+        whole_bytes = artifact.whole_bytes
         with translate_storage_errors(directory):
-            self._write_segments(path, recipe, [footer])
-            with path.open("rb") as file:
-                index_offset = read_footer(file).index_offset
-            self._write_segments(path, recipe, [(index_offset, artifact.size_bytes - index_offset)])
+            self._write_ranges(directory, artifact, [(whole_bytes - FOOTER_BYTES, FOOTER_BYTES)])
+            with ArtifactFile(directory / artifact.file_name) as file:
+                index_offset = read_footer(file.open_reader()).index_offset
+            self._write_ranges(directory, artifact, [(index_offset, whole_bytes - index_offset)])
 
     def fetch_ranges(self, directory: Path, artifact: Artifact, ranges: Iterable[tuple[int, int]]) -> None:
-        """Write these ranges (offset, length) of the artifact into its file, which `fetch_index` made."""
+        """Write these ranges (offset, length) of the artifact to their places, which `fetch_index` made."""
         with translate_storage_errors(directory):
-            self._write_segments(
-                directory / artifact.file_name, self.read_recipe(artifact), join_ranges(ranges)
-            )
+            self._write_ranges(directory, artifact, join_ranges(ranges))
 
     def _read_file(self, name: str) -> bytes:
         """Return the plain bytes of a file in the point's folder."""
@@ -206,32 +227,104 @@ class CopyReader:
             raise VerificationError(f"{key} was altered: its digest is another one", hint=_HINT)
         return data
 
-    def _write_segments(self, path: Path, recipe: Recipe, ranges: Sequence[tuple[int, int]]) -> None:
-        """Write the ranges of the artifact to their places in the file; each pack is read once."""
-        by_pack: dict[str, _Places] = {}
-        for target, segment in slice_segments(recipe.segments, ranges):
-            by_pack.setdefault(segment.pack, _Places()).add(target, segment.offset, segment.length)
+    def _write_ranges(self, directory: Path, artifact: Artifact, ranges: Sequence[tuple[int, int]]) -> None:
+        """Write the ranges of the artifact to their places in its file, or in its packs."""
+        if artifact.content_bytes is None:
+            recipe = self.read_recipe(artifact)
+            by_pack: dict[str, _Places] = {}
+            for target, segment in slice_segments(recipe.segments, ranges):
+                by_pack.setdefault(segment.pack, _Places()).add(target, segment.offset, segment.length)
+            path = directory / artifact.file_name
+            self._write_places(path, artifact.size_bytes, by_pack)
+            return
+        local, names = self._read_local_recipe(directory, artifact)
+        places = {pack.name: _Places() for pack in local.stated_packs}
+        for _target, segment in slice_segments(local.segments, ranges):
+            places[segment.pack].add(segment.offset, segment.offset, segment.length)
+        for pack in local.stated_packs:
+            path = directory / PACKS_NAME / pack.name
+            self._write_places(path, pack.size_bytes, {names[pack.name]: places[pack.name]})
+
+    def _write_places(self, path: Path, size_bytes: int, by_pack: Mapping[str, _Places]) -> None:
+        """Write to these places of a file of this size; each pack of the store is read once."""
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC) if path.exists() else create_private(path)
         try:
-            os.ftruncate(descriptor, recipe.size_bytes)
+            os.ftruncate(descriptor, size_bytes)
+            wanted = {name: places for name, places in by_pack.items() if len(places)}
             with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as pool:
                 write = partial(self._write_pack, descriptor)
-                for size_bytes in pool.map(write, by_pack.keys(), by_pack.values()):
-                    self.on_progress(size_bytes)
+                for written_bytes in pool.map(write, wanted.keys(), wanted.values()):
+                    self.on_progress(written_bytes)
         finally:
             os.close(descriptor)
 
+    def _read_local_recipe(self, directory: Path, artifact: Artifact) -> tuple[Recipe, dict[str, str]]:
+        """Return the recipe of the backup directory and the names of its packs in the store; write it."""
+        path = directory / artifact.file_name
+        data = self._read_file(make_local_recipe_name(artifact.file_name))
+        local = parse_named_recipe(artifact, data)
+        make_private_folder(directory / PACKS_NAME)
+        if not path.exists():
+            with os.fdopen(create_private(path), "wb") as file:
+                file.write(data)
+        return local, match_packs(local, self.read_recipe(artifact))
+
+    def _write_packs(self, directory: Path, artifact: Artifact) -> None:
+        """Write every pack of the artifact, whole, and compare it with what its recipe states."""
+        local, names = self._read_local_recipe(directory, artifact)
+
+        def write(pack: StatedPack) -> int:
+            path = directory / PACKS_NAME / pack.name
+            if path.exists():  # The other artifact needs it, too.
+                return 0
+            stored = self._find_pack(names[pack.name])
+            data = self.decryptor.decrypt(stored.name, self._read_stored(self.keys.pack(stored.name), stored))
+            if (len(data), hashlib.sha256(data).hexdigest()) != (pack.size_bytes, pack.sha256):
+                raise VerificationError(f"{stored.name} does not hold the pack {pack.name}", hint=_HINT)
+            with os.fdopen(create_private(path), "wb") as file:
+                file.write(data)
+            return len(data)
+
+        with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as pool:
+            for size_bytes in pool.map(write, local.stated_packs):
+                self.on_progress(size_bytes)
+
+    def _move_packs(self, folder: Path, directory: Path) -> None:
+        """Move fetched packs into a directory that may hold some of them; StorageError if one is another."""
+        packs = LocalPacks(directory)
+        packs.prepare()
+        missing: list[Path] = []
+        for artifact in self.manifest.artifacts:
+            if artifact.content_bytes is None:
+                continue
+            for pack in read_local_recipe(folder / artifact.file_name).stated_packs:
+                path = packs.folder / pack.name
+                if not path.exists():
+                    missing.append(path)
+                elif problem := packs.read_again(pack):
+                    raise StorageError(
+                        f"{directory} already holds a pack of this name: {problem}",
+                        hint="Use another directory.",
+                    )
+        for path in dict.fromkeys(missing):
+            sync_path(folder / PACKS_NAME / path.name)
+            (folder / PACKS_NAME / path.name).rename(path)
+        sync_path(packs.folder)
+
     def _write_pack(self, descriptor: int, name: str, places: _Places) -> int:
-        stored = next((each for each in self.pack_list.packs if each.name == name), None)
-        if stored is None:
-            raise VerificationError(f"a recipe names {name}, which the copy does not list", hint=_HINT)
-        read = self._open_pack(stored, places)
+        read = self._open_pack(self._find_pack(name), places)
         for target, offset, length in places:
             data = read(offset, length)
             if len(data) != length:
                 raise VerificationError(f"{name} is too short", hint=_HINT)
             os.pwrite(descriptor, data, target)
         return sum(length for _target, _offset, length in places)
+
+    def _find_pack(self, name: str) -> StoredFile:
+        stored = self._packs.get(name)
+        if stored is None:
+            raise VerificationError(f"a recipe names {name}, which the copy does not list", hint=_HINT)
+        return stored
 
     def _open_pack(self, stored: StoredFile, places: _Places) -> Callable[[int, int], bytes]:
         """Return a reader (offset, length) of the plain bytes of the pack, for these places."""

@@ -84,9 +84,14 @@ def read_local_recipe(path: Path) -> Recipe:
         data = read_small_file(path)
     except OSError as error:
         raise VerificationError(f"{path} cannot be read: {error.strerror}", hint=_HINT) from error
-    recipe = read_recipe(path.name, data)
-    if recipe.sha256:
-        raise VerificationError(f"{path.name} is the recipe of a store", hint=_HINT)
+    return parse_local_recipe(path.name, data)
+
+
+def parse_local_recipe(name: str, data: bytes) -> Recipe:
+    """Return the recipe; VerificationError (permanent) when it is damaged or does not describe its packs."""
+    recipe = read_recipe(name, data)
+    if recipe.sha256 or len(recipe.stated_packs) < len(recipe.packs):
+        raise VerificationError(f"{name} is the recipe of a store", hint=_HINT)
     return recipe
 
 

@@ -3,7 +3,7 @@
 Lines `PACK OFFSET LENGTH`, neighbours joined. OFFSET and LENGTH count plain bytes of the pack, once it is
 decrypted. In a store, the last line is `# sha256 DIGEST` of the artifact. In the backup directory, where
 nobody reads the whole artifact at once, the first lines are `# pack NAME SIZE SHA256`, one for each pack, and
-the last one is `# bytes SIZE` of the artifact.
+the last one is `# bytes SIZE` of the artifact; that is also the last line of its recipe in a store.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _LINE_PATTERN = re.compile(rb"([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9]{1,18}
 _LARGEST_RECIPE_BYTES = 256 << 20
 """Lines of about eight million pieces that do not lie side by side. More is not unpacked: a store can hold
 anything."""
-_PACK_PATTERN = re.compile(rb"# pack ([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9a-f]{64})\n")
+_PACK_PATTERN = re.compile(rb"# pack ([0-9]{8}_[0-9]{6}-[0-9]{4,9}) ([0-9]{1,18}) ([0-9a-f]{64})\n")
+"""Of a copy, a pack of this name is written: no other file of the folder `packs` may be meant."""
 _BYTES_PATTERN = re.compile(rb"# bytes ([0-9]{1,19})\n")
 _DIGEST_PATTERN = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
 _LINE_LIMIT_BYTES = 200
@@ -107,6 +108,9 @@ class Segments:
                 column.pop()
             surplus -= last
 
+    def __len__(self) -> int:
+        return len(self._lengths)
+
     def __iter__(self) -> Iterator[Segment]:
         names = self.packs
         for number, offset, length in zip(self._pack_numbers, self._offsets, self._lengths, strict=True):
@@ -119,9 +123,9 @@ class Recipe:
 
     segments: Segments
     sha256: str = ""
-    """Digest of the artifact; empty in the backup directory."""
+    """Digest of the artifact; empty if that lies in packs in the backup directory."""
     stated_packs: tuple[StatedPack, ...] = ()
-    """In the backup directory, every pack that the segments name."""
+    """In the backup directory, every pack that the segments name; none in a store."""
 
     @property
     def size_bytes(self) -> int:
@@ -204,7 +208,7 @@ class _Reading:
             return None
         if self._digest is not None:
             return Recipe(self._segments, self._digest) if not self._packs else None
-        if size_bytes != self._size_bytes or set(self._segments.packs) != set(self._packs):
+        if size_bytes != self._size_bytes or (self._packs and set(self._segments.packs) != set(self._packs)):
             return None
         return Recipe(self._segments, stated_packs=tuple(self._packs.values()))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from schedgen_backups.core.errors import KeyExistsError, StorageError
+from schedgen_backups.core.errors import KeyExistsError, StorageError, VerificationError
 from schedgen_backups.core.formats.packed_file import PACKS_NAME
 from schedgen_backups.core.formats.recipe import Recipe, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
@@ -81,6 +81,19 @@ class LocalPacks:
 
     def read_again(self, pack: StatedPack) -> str:
         """Read the pack whole; return what is wrong with it, empty if nothing is."""
+        try:
+            for _block in self._read_blocks(pack):
+                pass
+        except VerificationError as error:
+            return error.message
+        return ""
+
+    def read_pack(self, pack: StatedPack) -> bytes:
+        """Return the bytes of the pack; VerificationError (permanent) if they are not the stated ones."""
+        return b"".join(self._read_blocks(pack))
+
+    def _read_blocks(self, pack: StatedPack) -> Iterator[bytes]:
+        """Yield the bytes of the pack; VerificationError, after the last one, if they are others."""
         digest = hashlib.sha256()
         size_bytes = 0
         try:
@@ -88,15 +101,15 @@ class LocalPacks:
                 while block := file.read(_READ_BYTES):
                     digest.update(block)
                     size_bytes += len(block)
-        except FileNotFoundError:
-            return f"the pack {pack.name} is missing"
+                    yield block
+        except FileNotFoundError as error:
+            raise _make_error(f"the pack {pack.name} is missing") from error
         except OSError as error:
-            return f"the pack {pack.name} cannot be read: {error.strerror}"
+            raise _make_error(f"the pack {pack.name} cannot be read: {error.strerror}") from error
         if size_bytes != pack.size_bytes:
-            return f"the pack {pack.name} has {size_bytes} bytes instead of {pack.size_bytes}"
+            raise _make_error(f"the pack {pack.name} has {size_bytes} bytes instead of {pack.size_bytes}")
         if digest.hexdigest() != pack.sha256:
-            return f"the bytes of the pack {pack.name} are not those that were written"
-        return ""
+            raise _make_error(f"the bytes of the pack {pack.name} are not those that were written")
 
     def remove_unused(self, recipes: Iterable[Recipe]) -> tuple[tuple[str, ...], int]:
         """Remove the packs that none of these recipes names; return their names and total size.
@@ -131,3 +144,9 @@ class LocalPacks:
             write_new(path, data, temporary=self.folder / f".{name}{TEMPORARY_SUFFIX}")
         except FileExistsError as error:
             raise KeyExistsError(f"{path} exists already") from error
+
+
+def _make_error(message: str) -> VerificationError:
+    return VerificationError(
+        message, hint="`schedgen-backups verify --all` shows which points it damages. Check the disk."
+    )

@@ -77,10 +77,26 @@ class PackWriter:
             self._upload(pack)
             pack = None
         if pack is None:
-            name = make_pack_name(self._point_id, self._next_number, self._encryptor.suffix)
-            self._next_number += 1
-            pack = self._open[piece.is_tail] = _OpenPack(name)
+            pack = self._open[piece.is_tail] = self._begin_pack()
         return pack.add(digest, piece.data)
+
+    def place_alone(self, digest: bytes, read: Callable[[], bytes]) -> Segment:
+        """Return where the bytes with this SHA-256 lie, alone in a new pack if they must be stored.
+
+        They are read in that case only. Errors like those of `place`.
+        """
+        if (segment := self._find(digest)) is not None:
+            self.reused_bytes += segment.length
+            return segment
+        pack = self._begin_pack()
+        segment = pack.add(digest, read())
+        self._upload(pack)
+        return segment
+
+    def _begin_pack(self) -> _OpenPack:
+        name = make_pack_name(self._point_id, self._next_number, self._encryptor.suffix)
+        self._next_number += 1
+        return _OpenPack(name)
 
     def finish_artifact(self) -> None:
         """Return when every piece placed so far is in the store; the next artifact gets new packs."""

@@ -147,6 +147,11 @@ class PieceIndex:
         """Return the plain size of every pack in bytes."""
         return dict(self._list_rows("SELECT name, plain_bytes FROM packs"))
 
+    def find_undivided(self) -> frozenset[str]:
+        """Return the packs of one piece, which are used whole or not at all."""
+        rows = self._list_rows("SELECT pack FROM pieces GROUP BY pack HAVING count(*) = 1")
+        return frozenset(name for (name,) in rows)
+
     def add(self, pack: NewPack) -> None:
         """Remember a pack that the store holds now, and its pieces; of a known piece, the new place."""
         stored = pack.file

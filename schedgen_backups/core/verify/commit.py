@@ -168,7 +168,7 @@ def commit_point(
             point_id=point_id.text,
             snapshot_at=manifest.snapshot_at,
             manifest_sha256=digest,
-            size_bytes=sum(artifact.content_bytes or artifact.size_bytes for artifact in manifest.artifacts),
+            size_bytes=sum(artifact.whole_bytes for artifact in manifest.artifacts),
             run_id=origin.run_id,
             outcomes=tuple(
                 Outcome(check=result.check.value, status=result.status.value, summary=result.summary)

@@ -4,6 +4,7 @@
 # KEYFILE is a private key of age or ssh; it is not used for a store that is not encrypted.
 set -eu
 umask 077
+in_packs=no
 test $# -eq 3 || { echo "usage: sh restore.sh ID KEYFILE DIRECTORY" >&2; exit 2; }
 id=$1 key=$2 directory=$3
 test -f "points/$id/committed.json" || { echo "points/$id holds no committed copy" >&2; exit 1; }
@@ -21,7 +22,7 @@ for stored in "points/$id"/*.recipe.gz "points/$id"/*.recipe.gz.age; do
   name=${stored##*/} name=${name%.age} name=${name%.recipe.gz}
   decrypt "$stored" | gunzip > "$directory/.recipe"
   # Whoever can write to the store can have written this file: nothing but packs may be named.
-  if grep -v '^# sha256 [0-9a-f]*$' "$directory/.recipe" \
+  if grep -Ev '^# (sha256|bytes) [0-9a-f]*$' "$directory/.recipe" \
     | grep -Evq '^[0-9]{8}_[0-9]{6}-[0-9]+(\.age)? [0-9]+ [0-9]+$'; then
     echo "$stored is not a recipe" >&2
     exit 1
@@ -33,10 +34,27 @@ for stored in "points/$id"/*.recipe.gz "points/$id"/*.recipe.gz.age; do
   grep -v '^#' "$directory/.recipe" | while read -r pack offset length; do
     dd if="$directory/.packs/$pack" iflag=skip_bytes,count_bytes skip="$offset" count="$length" bs=1M status=none
   done > "$directory/$name"
-  echo "$(sed -n 's/^# sha256 //p' "$directory/.recipe")  $directory/$name" | sha256sum -c -
+  if grep -q '^# sha256 ' "$directory/.recipe"; then
+    echo "$(sed -n 's/^# sha256 //p' "$directory/.recipe")  $directory/$name" | sha256sum -c -
+    continue
+  fi
+  # It was in packs at home, too: nobody ever digested it whole, but each of these packs.
+  test "$(($(wc -c < "$directory/$name")))" = "$(sed -n 's/^# bytes //p' "$directory/.recipe")" \
+    || { echo "$directory/$name has the wrong size" >&2; exit 1; }
+  (cd "$directory/.packs" && sha256sum -- *) > "$directory/.digests"
+  for local in "points/$id/$name.local-recipe.gz" "points/$id/$name.local-recipe.gz.age"; do
+    test -f "$local" || continue
+    decrypt "$local" | gunzip | sed -n 's/^# pack .* //p' | while read -r digest; do
+      grep -q "^$digest " "$directory/.digests" || { echo "a pack of $name was altered" >&2; exit 1; }
+    done
+    echo "$directory/$name: OK (every pack)"
+  done
+  in_packs=yes
 done
 for stored in "points/$id"/manifest.json* "points/$id"/verification.json*; do
+  # Of a point in packs, they describe the recipes that were at home instead of these files.
+  test "$in_packs" = no || continue
   name=${stored##*/} name=${name%.age}
   decrypt "$stored" > "$directory/${name%.json}_$id.json"
 done
-rm -rf "$directory/.packs" "$directory/.recipe"
+rm -rf "$directory/.packs" "$directory/.recipe" "$directory/.digests"

@@ -13,7 +13,8 @@ from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, lis
 from schedgen_backups.core.copies.local_folder import LocalFolder
 from schedgen_backups.core.copies.proof import prove_listing
 from schedgen_backups.core.errors import KeyExistsError, StoreError, StoreUnreachableError, VerificationError
-from schedgen_backups.core.formats.recipe import Recipe, read_recipe, write_recipe
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, open_packed_file
+from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, read_recipe, write_recipe
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.packs.encryption import (
     AgeEncryptor,
@@ -22,6 +23,7 @@ from schedgen_backups.core.packs.encryption import (
     PlainEncryptor,
     make_key_pair,
 )
+from schedgen_backups.core.settings import Layout
 from schedgen_backups_tests.support.artifacts import TableText, damage
 from schedgen_backups_tests.support.copies import (
     KEY_PAIR,
@@ -64,7 +66,7 @@ def test_an_object_larger_than_a_pack_is_read_back(site: CopiedSite, tmp_path: P
     site.assert_equal(0, tmp_path / "fetched")
 
 
-def test_a_second_night_uploads_what_changed(site: CopiedSite, tmp_path: Path) -> None:
+def test_a_second_night_uploads_what_changed(site: CopiedSite, tmp_path: Path, layout: Layout) -> None:
     site.pack_bytes = 100_000
     objects = list_objects(200, size_bytes=5000)
     make_point(site.catalog, 0, objects, ROWS)
@@ -72,7 +74,8 @@ def test_a_second_night_uploads_what_changed(site: CopiedSite, tmp_path: Path) -
     make_point(site.catalog, 1, {**objects, "pdf/0007.pdf": b"new" * 1000}, ROWS)
     second = site.copy(1)
     assert first.uploaded_bytes > 1_000_000
-    assert second.uploaded_bytes < 50_000
+    # In packs, two recipes and the list name some 200 small ones, with digests.
+    assert second.uploaded_bytes < (50_000 if layout is Layout.FILES else 100_000)
     assert second.reused_bytes > 990_000
     site.assert_equal(0, tmp_path / "first")
     site.assert_equal(1, tmp_path / "second")
@@ -94,9 +97,13 @@ def test_a_point_that_is_not_verified_is_not_copied(site: CopiedSite) -> None:
     assert list(site.store.list("")) == []
 
 
-def test_a_file_that_changed_since_its_verification_is_not_committed(site: CopiedSite) -> None:
+def test_a_file_that_changed_since_its_verification_is_not_committed(
+    site: CopiedSite, layout: Layout
+) -> None:
     point = make_point(site.catalog, 0, list_objects(4, size_bytes=5000))
     path = point.get_path(ArtifactKind.BUCKET)
+    if layout is Layout.PACKS:
+        path = site.catalog.directory / PACKS_NAME / open_packed_file(path).recipe.packs[0]
     path.write_bytes(damage(path.read_bytes(), 8 * 3000))
     with pytest.raises(VerificationError):
         site.copy(0)
@@ -183,13 +190,16 @@ def test_damaged_local_files_cost_an_upload_and_not_the_copy(
     site.assert_equal(1, tmp_path / "fetched")
 
 
-def test_a_recipe_of_another_file_is_not_used(site: CopiedSite, tmp_path: Path) -> None:
+def test_a_recipe_of_another_file_is_not_used(site: CopiedSite, tmp_path: Path, layout: Layout) -> None:
     objects = list_objects(60, size_bytes=2000)
     make_point(site.catalog, 0, objects, ROWS)
     site.copy(0)
     site.folder.index_path.unlink()
     for name, data in site.folder.list_recipes(make_point_id(0)):
-        other = Recipe(read_recipe(name, data).segments, "0" * 64)
+        segments = read_recipe(name, data).segments
+        other = Recipe(segments, "0" * 64)
+        if layout is Layout.PACKS:
+            other = Recipe(Segments([*segments, Segment(segments.packs[0], 0, 1)]))
         site.folder.write_plain(make_point_id(0), name, write_recipe(other))
     make_point(site.catalog, 1, objects, ROWS)
     assert site.copy(1).uploaded_bytes > 120_000
@@ -253,7 +263,7 @@ def test_when_two_stores_change_places_no_copy_relies_on_the_packs_of_the_other(
     site.assert_equal(1, tmp_path / "fetched")
 
 
-def test_a_sparse_pack_is_left_behind(site: CopiedSite) -> None:
+def test_a_sparse_pack_is_left_behind(site: CopiedSite, layout: Layout) -> None:
     site.pack_bytes = 1 << 20
     objects = list_objects(60, size_bytes=3000)
     make_point(site.catalog, 0, objects)
@@ -265,6 +275,10 @@ def test_a_sparse_pack_is_left_behind(site: CopiedSite) -> None:
     report = site.copy(2)
     assert report.pack_list is not None
     old = {stored.name for stored in report.pack_list.packs if stored.name.startswith(make_point_id(0).text)}
+    if layout is Layout.PACKS:
+        # The packs of the backup directory are handed on as they are, and it left the sparse one behind.
+        assert report.uploaded_bytes < 20 * 3000
+        return
     used_by_first = {stored.name for stored in site.open_reader(0).pack_list.packs}
     assert len(old) < len(used_by_first)
     assert report.uploaded_bytes > 20 * 3000, "the third of the pack that is still needed"
@@ -282,7 +296,8 @@ def test_an_unfinished_copy_in_between_costs_no_upload(site: CopiedSite) -> None
 
 def delete_file(site: CopiedSite, night: int, start: str) -> str:
     """Delete the file of a copy whose name starts like that; return its key."""
-    [stored] = site.store.list(KEYS.file(make_point_id(night), start))
+    # Of an artifact in packs, the recipe with the names of the store comes last.
+    stored = [*site.store.list(KEYS.file(make_point_id(night), start))][-1]
     site.store.delete(stored)
     return stored.key
 

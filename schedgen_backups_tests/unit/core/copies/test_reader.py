@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import tracemalloc
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,10 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.copies.layout import COMMIT_NAME, PACK_LIST_NAME, read_pack_list
+from schedgen_backups.core.copies.layout import (
+    COMMIT_NAME,
+    PACK_LIST_NAME,
+    make_local_recipe_name,
+    make_recipe_name,
+    read_pack_list,
+)
 from schedgen_backups.core.copies.reader import join_ranges
-from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.errors import ConfigurationError, LockHeldError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.packed_file import read_local_recipe
 from schedgen_backups.core.formats.recipe import (
     Recipe,
     Segment,
@@ -27,9 +35,12 @@ from schedgen_backups.core.formats.recipe import (
     slice_segments,
     write_recipe,
 )
+from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.packs.encryption import Decryptor, PlainEncryptor
+from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.pack_files import StoredFile
+from schedgen_backups.core.settings import Layout
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups_tests.support.artifacts import damage, list_files
 from schedgen_backups_tests.support.copies import (
@@ -280,6 +291,101 @@ def test_a_forged_manifest_writes_nothing_elsewhere(tmp_path: Path, file_name: s
     assert list_files(tmp_path) == before
 
 
+@pytest.mark.parametrize("layout", [Layout.PACKS], indirect=True, ids=["packs"])
+@pytest.mark.parametrize("how", ["name", "digest", "places", "exchanged"])
+def test_forged_recipes_of_a_point_in_packs_write_nothing(tmp_path: Path, how: str) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(400))
+    site.copy(0)
+    reader = site.open_reader(0)
+    artifact = reader.manifest.artifact(ArtifactKind.BUCKET)
+    assert artifact is not None
+    stored_name = make_recipe_name(artifact.file_name)
+    path = site.catalog.directory / artifact.file_name
+    local = read_local_recipe(path)
+    stored = reader.read_recipe(artifact)
+    if how == "name":
+        lines = gzip.decompress(path.read_bytes()).replace(local.packs[0].encode(), b".pieces.sqlite")
+        renamed = gzip.compress(lines)
+        changed = artifact.model_copy(
+            update={"sha256": hashlib.sha256(renamed).hexdigest(), "size_bytes": len(renamed)}
+        )
+        others = (each for each in reader.manifest.artifacts if each != artifact)
+        manifest = reader.manifest.model_copy(update={"artifacts": (*others, changed)})
+        forge(site, "manifest.json", manifest.model_dump_json().encode())
+        forge(site, make_local_recipe_name(artifact.file_name), renamed)
+        said = "not a recipe"
+    elif how == "digest":
+        other = write_recipe(replace(local, stated_packs=local.stated_packs[::-1]))
+        forge(site, make_local_recipe_name(artifact.file_name), other)
+        said = "has changed since it was verified"
+    elif how == "places":
+        shorter = Segments([*stored.segments][:-1])
+        last = [*stored.segments][-1]
+        shorter.append(Segment(last.pack, last.offset, last.length - 1))
+        shorter.append(Segment(last.pack, last.offset, 1))
+        forge(site, stored_name, write_recipe(Recipe(shorter)))
+        said = "describe different ones"
+    else:
+        first, second, *_rest = stored.packs
+        names = {first: second, second: first}
+        swapped = Segments(replace(each, pack=names.get(each.pack, each.pack)) for each in stored.segments)
+        forge(site, stored_name, write_recipe(Recipe(swapped)))
+        said = "does not hold the pack"
+    (tmp_path / "here").mkdir()
+    with pytest.raises(VerificationError, match=said):
+        site.open_reader(0).fetch_into(tmp_path / "here" / "fetched")
+    left = {file.name for file in (tmp_path / "here").rglob("*") if file.is_file()}
+    assert left <= {".lock", ".records.lock"}
+
+
+@pytest.mark.parametrize("layout", [Layout.PACKS], indirect=True, ids=["packs"])
+def test_points_that_share_packs_are_fetched_into_one_directory(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    objects = list_objects(400)
+    for night in range(2):
+        make_point(site.catalog, night, {**objects, "new": b"%d" % night})
+        site.copy(night)
+    for night in range(2):
+        site.open_reader(night).fetch_into(tmp_path / "fetched")
+    fetched = Catalog(tmp_path / "fetched")
+    assert [point.problems for point in fetched.list_points()] == [(), ()]
+    for point in fetched.list_points():
+        with (
+            ArtifactFile(point.get_path(ArtifactKind.BUCKET)) as ours,
+            ArtifactFile(site.catalog.get_point(point.point_id).get_path(ArtifactKind.BUCKET)) as theirs,
+        ):
+            assert ours.open_reader().read() == theirs.open_reader().read()
+
+
+@pytest.mark.parametrize("layout", [Layout.PACKS], indirect=True, ids=["packs"])
+def test_a_damaged_pack_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(40))
+    site.copy(0)
+    pack = max(LocalPacks(site.catalog.directory).find_sizes())
+    folder = tmp_path / "fetched" / "packs"
+    folder.mkdir(parents=True)
+    (folder / pack).write_bytes(b"another")
+    with pytest.raises(StorageError, match="already holds a pack"):
+        site.open_reader(0).fetch_into(tmp_path / "fetched")
+    assert [path.name for path in folder.glob("2*")] == [pack]
+    assert (folder / pack).read_bytes() == b"another"
+    assert Catalog(tmp_path / "fetched").list_points() == ()
+
+
+@pytest.mark.parametrize("layout", [Layout.PACKS], indirect=True, ids=["packs"])
+def test_packs_are_not_fetched_into_a_directory_that_is_being_written_to(tmp_path: Path) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore())
+    make_point(site.catalog, 0, list_objects(4))
+    site.copy(0)
+    other = Catalog(tmp_path / "fetched")
+    other.prepare()
+    with other.lock.held("prune"), pytest.raises(LockHeldError, match="prune"):
+        site.open_reader(0).fetch_into(other.directory)
+    assert other.list_points() == ()
+
+
 def test_a_recipe_that_unpacks_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("schedgen_backups.core.formats.recipe._LARGEST_RECIPE_BYTES", 10_000)
     line = f"{make_point_id(0)}-0000 0 1\n"
@@ -307,7 +413,9 @@ def test_the_script_in_the_store_uses_nothing_but_packs(tmp_path: Path, line: st
     site = CopiedSite(tmp_path / "backups", store, encryptor=PlainEncryptor())
     make_point(site.catalog, 0, list_objects(2))
     site.copy(0)
-    [name] = [file.name for file in site.open_reader(0).pack_list.files if file.name.startswith("db_")]
+    names = [file.name for file in site.open_reader(0).pack_list.files if file.name.startswith("db_")]
+    name = max(names)
+    assert name.endswith(".gz.recipe.gz")
     forge(site, name, gzip.compress(f"{line}\n# sha256 {'0' * 64}\n".encode()))
     (tmp_path / "evil").write_bytes(b"mine")
     done = subprocess.run(
@@ -350,7 +458,7 @@ def test_the_script_in_the_store_fails_if_a_file_is_missing(tmp_path: Path, fami
     assert f"{name} is missing" in done.stderr
 
 
-def test_what_the_script_restores_is_private(tmp_path: Path) -> None:
+def test_what_the_script_restores_is_private(tmp_path: Path, layout: Layout) -> None:
     store = FolderStore(tmp_path / "store")
     store.prepare()
     site = CopiedSite(tmp_path / "backups", store, encryptor=PlainEncryptor())
@@ -362,7 +470,7 @@ def test_what_the_script_restores_is_private(tmp_path: Path) -> None:
         check=True,
     )
     restored = list((tmp_path / "store" / KEYS.site_id / "out").iterdir())
-    assert len(restored) == 4
+    assert len(restored) == (4 if layout is Layout.FILES else 2)
     assert {path.stat().st_mode & 0o77 for path in restored} == {0}
 
 
