@@ -77,6 +77,11 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "rollback": "the commands that restore `database` and `bucket`",
     },
     "fetch": {"id": _POINT_ID, "files": "paths of the fetched files"},
+    "heal": {
+        "healed": "packs that were made whole again",
+        "damaged": "packs that stay damaged",
+        "points": "state of each point that needs a healed pack, by its ID",
+    },
     "list": {
         "points": "the recovery points, oldest first",
         "unmanaged": "files that other programs wrote",

@@ -41,6 +41,7 @@ COMMAND_MODULES = {
     "drill": "cli.drill",
     "stores": "cli.stores",
     "fetch": "cli.stores",
+    "heal": "cli.heal",
     "pin": "cli.points",
     "unpin": "cli.points",
     "adopt": "cli.points",

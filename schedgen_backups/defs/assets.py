@@ -21,6 +21,8 @@ from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, write_pin
+from schedgen_backups.core.formats.archive_file import CapturedArchive
+from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
 from schedgen_backups.core.units import describe_labels, format_bytes, parse_span
@@ -78,6 +80,7 @@ def database_dump(
         started = time.monotonic()
         captured = take_database_dump(catalog, config.database, config.capture, point_id)
         seconds = time.monotonic() - started
+        damage = _report_damage(context, catalog, captured)
     record = captured.record
     name = ArtifactName(ArtifactKind.DATABASE, config.database.database, point_id)
     return dg.MaterializeResult(
@@ -97,6 +100,7 @@ def database_dump(
             "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
             "path": dg.MetadataValue.path(catalog.find_artifact(name)),
             "sha256": captured.sha256,
+            **damage,
             "server_version": record.server_version,
             "pg_dump_version": record.client_version,
         }
@@ -134,9 +138,7 @@ def minio_archive(
         name = ArtifactName(ArtifactKind.BUCKET, config.bucket.bucket, point_id)
         path = catalog.find_artifact(name)
         record_read_back(catalog, point_id, path, captured, checked_by=context.run.run_id)
-        damaged = reread_sources(catalog, captured.damaged_sources, checked_by=context.run.run_id)
-    for problem in damaged:
-        context.log.warning(problem)
+        damage = _report_damage(context, catalog, captured)
     record = captured.record
     return dg.MaterializeResult(
         metadata={
@@ -147,7 +149,7 @@ def minio_archive(
             "object_bytes": record.size_bytes,
             "left_out": describe_left_out(record.left_out) or "nothing",
             "objects_reused": record.reused_count,
-            "older_archives_damaged": "; ".join(damaged) or "none",
+            **damage,
             "objects_changed_meanwhile": record.changed_count,
             "objects_deleted_meanwhile": record.deleted_count,
             "objects_failed": record.failed_count,
@@ -161,6 +163,22 @@ def minio_archive(
             "sha256": captured.sha256,
         }
     )
+
+
+def _report_damage(
+    context: dg.AssetExecutionContext, catalog: Catalog, captured: CapturedDump | CapturedArchive
+) -> dict[str, str]:
+    """Read the older artifacts again that the capture found damaged; return metadata about them."""
+    damaged = reread_sources(catalog, captured.damaged_sources, checked_by=context.run.run_id)
+    for problem in damaged:
+        context.log.warning(problem)
+    for pack in captured.healed_packs:
+        context.log.warning(f"the pack {pack} was damaged and is whole again: check the disk")
+    kind = "dumps" if isinstance(captured, CapturedDump) else "archives"
+    return {
+        f"older_{kind}_damaged": "; ".join(damaged) or "none",
+        **({"packs_healed": ", ".join(captured.healed_packs)} if captured.healed_packs else {}),
+    }
 
 
 @dg.asset(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -60,11 +60,30 @@ def take_database_dump(
                 folder=folder,
                 restrict_key=restrict_key,
             )
+        damage = _Damage()
         if capture.layout is Layout.PACKS:
             with _open_shelf(catalog, capture) as shelf:
                 path = pack_dump(shelf, path, point_id)
+                damage = _heal(shelf)
         catalog.publish(path)
-        return captured
+    # The capture of the archive finds what is wrong with archives, and can heal it.
+    sources = _list_touched(catalog, damage, {ArtifactKind.DATABASE})
+    return replace(captured, damaged_sources=sources, healed_packs=damage.healed)
+
+
+@dataclass(frozen=True)
+class _Damage:
+    """Packs that a capture found damaged, and those that it made whole again."""
+
+    damaged: tuple[str, ...] = ()
+    healed: tuple[str, ...] = ()
+
+
+def _heal(shelf: PackShelf) -> _Damage:
+    # On a full disk, the new point matters more. The next backup tries it again.
+    with suppress(StorageError):
+        shelf.heal()
+    return _Damage(tuple(sorted(shelf.damaged)), tuple(sorted(shelf.healed)))
 
 
 def _make_restrict_key(site_id: str) -> str:
@@ -94,7 +113,7 @@ def take_bucket_archive(
     archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
     previous = [archive.path for archive in archives if archive is not None]
 
-    damaged: frozenset[str] = frozenset()
+    damage = _Damage()
     try:
         with catalog.stage(f"{point_id}-{name.kind.value}") as folder:
             with ExitStack() as stack:
@@ -123,27 +142,32 @@ def take_bucket_archive(
                     is_wanted=is_wanted,
                 )
                 if shelf is not None:
-                    damaged = shelf.damaged
+                    damage = _heal(shelf)
             catalog.publish(path)
     except StorageError:
         # The resumable archives may be what fills the disk.
         _remove_resumable(catalog, settings, resumable)
         raise
     _remove_resumable(catalog, settings, resumable)
-    touched = _list_touched(catalog, damaged) if damaged else ()
-    return replace(captured, damaged_sources=tuple(dict.fromkeys((*captured.damaged_sources, *touched))))
+    sources = dict.fromkeys((*captured.damaged_sources, *_list_touched(catalog, damage, {*ArtifactKind})))
+    return replace(captured, damaged_sources=tuple(sources), healed_packs=damage.healed)
 
 
-def _list_touched(catalog: Catalog, damaged: frozenset[str]) -> tuple[Path, ...]:
-    """Return the recipes that name a damaged pack, of points of which no damage is known yet."""
-    unknown = [
-        artifact.path
-        for point in catalog.list_points()
-        if point.state not in {PointState.FAILED, PointState.DAMAGED}
-        for artifact in point.artifacts
-        if is_recipe_name(artifact.path.name)
-    ]
-    return find_recipes_with(unknown, damaged)
+def _list_touched(catalog: Catalog, damage: _Damage, kinds: Collection[ArtifactKind]) -> tuple[Path, ...]:
+    """Return the recipes to read again: that name a healed pack, or a damaged one of which nobody knows."""
+    if not damage.damaged and not damage.healed:
+        return ()
+    known: list[Path] = []
+    unknown: list[Path] = []
+    for point in catalog.list_points():
+        is_known = point.state in {PointState.FAILED, PointState.DAMAGED}
+        paths = [
+            artifact.path
+            for artifact in point.artifacts
+            if artifact.name.kind in kinds and is_recipe_name(artifact.path.name)
+        ]
+        (known if is_known else unknown).extend(paths)
+    return (*find_recipes_with(unknown, damage.damaged), *find_recipes_with(known, damage.healed))
 
 
 @contextmanager

@@ -63,6 +63,7 @@ class PackedMemberWriter(MemberQueue):
     def __init__(self, packs: PackWriter, *, threads: int) -> None:
         super().__init__(threads=threads)
         self._packs = packs
+        self._is_tail = False
         self._tail_digest: Digest | None = None
         self.segments = Segments()
 
@@ -82,6 +83,7 @@ class PackedMemberWriter(MemberQueue):
     def begin_tail(self) -> None:
         """Put what follows into packs of its own, and digest it."""
         self.flush()
+        self._is_tail = True
         self._tail_digest = hashlib.sha256()
 
     def finish_tail(self) -> bytes:
@@ -92,10 +94,9 @@ class PackedMemberWriter(MemberQueue):
         return digest
 
     def _append(self, member: bytes) -> None:
-        is_tail = self._tail_digest is not None
         if self._tail_digest is not None:
             self._tail_digest.update(member)
-        self.segments.join(self._packs.place(Piece(member, is_tail=is_tail)))
+        self.segments.join(self._packs.place(Piece(member, is_tail=self._is_tail)))
         self._offset += len(member)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -210,6 +210,16 @@ class CopyReader:
         with translate_storage_errors(directory):
             self._write_ranges(directory, artifact, join_ranges(ranges))
 
+    def read_packs(self, names: Collection[str]) -> Iterator[tuple[StatedPack, bytes]]:
+        """Yield those of these packs of the backup directory that the copy has, with their bytes."""
+        for artifact in self.manifest.artifacts:
+            if artifact.content_bytes is None:
+                continue
+            _data, local, stored = self._read_both_recipes(artifact)
+            for pack in local.stated_packs:
+                if pack.name in names:
+                    yield pack, self._read_pack(pack, stored[pack.name])
+
     def _read_file(self, name: str) -> bytes:
         """Return the plain bytes of a file in the point's folder."""
         for stored in self.pack_list.files:
@@ -261,13 +271,18 @@ class CopyReader:
     def _read_local_recipe(self, directory: Path, artifact: Artifact) -> tuple[Recipe, dict[str, str]]:
         """Return the recipe of the backup directory and the names of its packs in the store; write it."""
         path = directory / artifact.file_name
-        data = self._read_file(make_local_recipe_name(artifact.file_name))
-        local = parse_named_recipe(artifact, data)
+        data, local, names = self._read_both_recipes(artifact)
         make_private_folder(directory / PACKS_NAME)
         if not path.exists():
             with os.fdopen(create_private(path), "wb") as file:
                 file.write(data)
-        return local, match_packs(local, self.read_recipe(artifact))
+        return local, names
+
+    def _read_both_recipes(self, artifact: Artifact) -> tuple[bytes, Recipe, dict[str, str]]:
+        """Return the recipe of the backup directory, its bytes, and the names of its packs in the store."""
+        data = self._read_file(make_local_recipe_name(artifact.file_name))
+        local = parse_named_recipe(artifact, data)
+        return data, local, match_packs(local, self.read_recipe(artifact))
 
     def _write_packs(self, directory: Path, artifact: Artifact) -> None:
         """Write every pack of the artifact, whole, and compare it with what its recipe states."""
@@ -277,10 +292,7 @@ class CopyReader:
             path = directory / PACKS_NAME / pack.name
             if path.exists():  # The other artifact needs it, too.
                 return 0
-            stored = self._find_pack(names[pack.name])
-            data = self.decryptor.decrypt(stored.name, self._read_stored(self.keys.pack(stored.name), stored))
-            if (len(data), hashlib.sha256(data).hexdigest()) != (pack.size_bytes, pack.sha256):
-                raise VerificationError(f"{stored.name} does not hold the pack {pack.name}", hint=_HINT)
+            data = self._read_pack(pack, names[pack.name])
             with os.fdopen(create_private(path), "wb") as file:
                 file.write(data)
             return len(data)
@@ -288,6 +300,13 @@ class CopyReader:
         with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read") as pool:
             for size_bytes in pool.map(write, local.stated_packs):
                 self.on_progress(size_bytes)
+
+    def _read_pack(self, pack: StatedPack, stored_name: str) -> bytes:
+        stored = self._find_pack(stored_name)
+        data = self.decryptor.decrypt(stored.name, self._read_stored(self.keys.pack(stored.name), stored))
+        if (len(data), hashlib.sha256(data).hexdigest()) != (pack.size_bytes, pack.sha256):
+            raise VerificationError(f"{stored.name} does not hold the pack {pack.name}", hint=_HINT)
+        return data
 
     def _move_packs(self, folder: Path, directory: Path) -> None:
         """Move fetched packs into a directory that may hold some of them; StorageError if one is another."""

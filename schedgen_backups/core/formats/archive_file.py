@@ -84,6 +84,8 @@ class CapturedArchive:
     damaged_sources: tuple[Path, ...] = ()
     """Older archives of which objects could not be copied, because their bytes are not those of their index.
     """
+    healed_packs: tuple[str, ...] = ()
+    """Damaged packs of older points that were made whole again."""
 
 
 class ArchiveWriter(ABC):

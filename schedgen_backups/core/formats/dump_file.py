@@ -53,6 +53,10 @@ class CapturedDump:
     """Digest of the whole file."""
     size_bytes: int
     """Size of the file."""
+    damaged_sources: tuple[Path, ...] = ()
+    """Older dumps and archives in packs that turned out damaged."""
+    healed_packs: tuple[str, ...] = ()
+    """Damaged packs of older points that were made whole again."""
 
 
 @dataclass(frozen=True)

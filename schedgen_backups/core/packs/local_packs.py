@@ -11,7 +11,7 @@ from pathlib import Path
 
 from schedgen_backups.core.errors import KeyExistsError, StorageError, VerificationError
 from schedgen_backups.core.formats.packed_file import PACKS_NAME
-from schedgen_backups.core.formats.recipe import Recipe, StatedPack
+from schedgen_backups.core.formats.recipe import Recipe, Segment, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.encryption import PlainEncryptor
 from schedgen_backups.core.packs.pack_files import PACK_PATTERN, parse_pack_number
@@ -22,6 +22,7 @@ from schedgen_backups.core.system.files import (
     make_private_folder,
     open_regular,
     sync_path,
+    write_atomically,
     write_new,
 )
 
@@ -91,6 +92,29 @@ class LocalPacks:
     def read_pack(self, pack: StatedPack) -> bytes:
         """Return the bytes of the pack; VerificationError (permanent) if they are not the stated ones."""
         return b"".join(self._read_blocks(pack))
+
+    def read_as_it_is(self, name: str, size_bytes: int) -> bytes:
+        """Return the first bytes of a damaged pack; none if it is missing or cannot be read."""
+        with suppress(OSError), open_regular(self.folder / name) as file:
+            return file.read(size_bytes)
+        return b""
+
+    def read_part(self, segment: Segment) -> bytes:
+        """Return the bytes of the segment, unproven; fewer, or none, if the pack lacks them."""
+        with suppress(OSError), open_regular(self.folder / segment.pack) as file:
+            file.seek(segment.offset)
+            return file.read(segment.length)
+        return b""
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put whole bytes in the place of a damaged pack; StorageError when they cannot be written."""
+        try:
+            write_atomically(self.folder / name, data)
+        except OSError as error:
+            raise StorageError(
+                f"the pack {name} cannot be written: {error.strerror}",
+                hint="Free space on the disk, or check the permissions.",
+            ) from error
 
     def _read_blocks(self, pack: StatedPack) -> Iterator[bytes]:
         """Yield the bytes of the pack; VerificationError, after the last one, if they are others."""

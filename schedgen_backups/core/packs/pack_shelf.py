@@ -11,6 +11,7 @@ from math import inf
 from schedgen_backups.core.errors import ReadBackError
 from schedgen_backups.core.formats.recipe import Recipe, Segments, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.healing import heal_pack
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.pack_files import StoredFile
 from schedgen_backups.core.packs.pack_writer import PackWriter
@@ -47,9 +48,14 @@ class PackShelf:
         self._all = {pack.name: pack for recipe in (*recipes, *others) for pack in recipe.stated_packs}
         self.damaged: frozenset[str] = frozenset()
         """Packs that turned out damaged."""
+        self.healed: frozenset[str] = frozenset()
+        """Packs that were made whole again."""
         sizes = packs.find_sizes()
         whole = {name for name, pack in self._stated.items() if sizes.get(name) == pack.size_bytes}
         self.usable = find_worth_keeping(sizes, [recipe.segments for recipe in recipes]) & whole
+        for pack in self._all.values():
+            if sizes.get(pack.name) != pack.size_bytes:
+                self._read(pack)
         rereads = index.find_rereads()
         for recipe, found_at in suspects:
             for pack in recipe.stated_packs:
@@ -85,6 +91,16 @@ class PackShelf:
                 problems[pack.name] = problem
         return problems
 
+    def heal(self) -> None:
+        """Make damaged packs whole with what lies in others by now; StorageError when one cannot be written.
+
+        Also those that were found in earlier backups. They count as damaged for this one.
+        """
+        for name in self._index.find_set_aside() & self._all.keys():
+            if heal_pack(self.packs, self._index, self._all[name]):
+                self._index.record_reread(name, datetime.now(timezone.utc))
+                self.healed |= {name}
+
     def find_oldest_reading(self, recipe: Recipe) -> datetime:
         """Return when the pack was read whose reading is longest ago; ReadBackError if one never was."""
         rereads = self._index.find_rereads()
@@ -99,7 +115,7 @@ class PackShelf:
         problem = self.packs.read_again(pack)
         self._index.adopt(StoredFile(name=pack.name, size_bytes=pack.size_bytes, sha256=pack.sha256))
         if problem:
-            self._index.distrust(pack.name)
+            self._index.set_aside(pack.name)
             self.damaged |= {pack.name}
             self.usable -= {pack.name}
         else:

@@ -24,6 +24,10 @@ CREATE TABLE IF NOT EXISTS pieces (
     digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pieces_by_place ON pieces (pack, start);
+CREATE TABLE IF NOT EXISTS set_aside (
+    pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (pack, start)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, reread_at TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS places (place TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS readers (readers TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -186,11 +190,41 @@ class PieceIndex:
         with self._writing():
             self._database.execute("DELETE FROM pieces WHERE pack = ?", (name,))
 
+    def set_aside(self, name: str) -> None:
+        """Use the pieces of a damaged pack no more, but remember where in it they belong."""
+        with self._writing():
+            self._database.execute(
+                "INSERT OR REPLACE INTO set_aside SELECT pack, start, length, digest FROM pieces "
+                "WHERE pack = ?",
+                (name,),
+            )
+            self._database.execute("DELETE FROM pieces WHERE pack = ?", (name,))
+
+    def list_set_aside(self, name: str) -> list[tuple[bytes, int, int]]:
+        """Return digest, offset and length of each piece of a pack that was set aside."""
+        rows = self._list_rows("SELECT digest, start, length FROM set_aside WHERE pack = ?", name)
+        return [(digest, offset, length) for digest, offset, length in rows]
+
+    def find_set_aside(self) -> frozenset[str]:
+        """Return the packs of which pieces were set aside."""
+        return frozenset(name for (name,) in self._list_rows("SELECT DISTINCT pack FROM set_aside"))
+
+    def take_back(self, name: str) -> None:
+        """Use the pieces of a pack again that was made whole, as far as no other pack has them."""
+        with self._writing():
+            self._database.execute(
+                "INSERT OR IGNORE INTO pieces SELECT digest, pack, start, length FROM set_aside "
+                "WHERE pack = ?",
+                (name,),
+            )
+            self._database.execute("DELETE FROM set_aside WHERE pack = ?", (name,))
+
     def forget(self, packs: Collection[str]) -> None:
         """Forget these packs, with their pieces."""
         gone = [(name,) for name in packs]
         with self._writing():
             self._database.executemany("DELETE FROM packs WHERE name = ?", gone)
+            self._database.executemany("DELETE FROM set_aside WHERE pack = ?", gone)
             if gone:
                 self._database.execute("DELETE FROM pieces WHERE pack NOT IN (SELECT name FROM packs)")
 

@@ -7,7 +7,8 @@ failed check. Nothing here writes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,14 @@ from schedgen_backups.core.formats.archive_file import ArchiveFile, CapturedArch
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.formats.gzip_members import BLOCK_BYTES, FOOTER_BYTES, Footer
-from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, DumpRecord, describe_left_out
+from schedgen_backups.core.formats.records import (
+    ArchiveRecord,
+    ArtifactFile,
+    DumpRecord,
+    ObjectEntry,
+    TableEntry,
+    describe_left_out,
+)
 from schedgen_backups.core.model import ArtifactKind, ArtifactName
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.system.files import FileIdentity, identify_file, read_small_file
@@ -407,7 +415,7 @@ def _check_stored(
         with file.read_as(DumpFile if kind is ArtifactKind.DATABASE else ArchiveFile) as opened:
             footer = opened.footer
         if file.is_packed:
-            return _check_packs(file, footer, expected_sha256)
+            return _check_packs(file, kind, footer, expected_sha256)
     except VerificationError as error:
         return "", error.message
     if footer.index_sha256:
@@ -424,17 +432,42 @@ def _check_stored(
     return whole_sha256, _compare_with_manifest(file, whole_sha256, expected_sha256)
 
 
-def _check_packs(file: ArtifactFile, footer: Footer, expected_sha256: str | None) -> tuple[str, str]:
+def _check_packs(
+    file: ArtifactFile, kind: ArtifactKind, footer: Footer, expected_sha256: str | None
+) -> tuple[str, str]:
     recipe_sha256 = hashlib.sha256(read_small_file(file.path)).hexdigest()
     packs = LocalPacks(file.path.parent)
-    problems = [
-        problem for pack in file.open_packed().recipe.stated_packs if (problem := packs.read_again(pack))
-    ]
+    problems = {
+        pack.name: problem
+        for pack in file.open_packed().recipe.stated_packs
+        if (problem := packs.read_again(pack))
+    }
     if problems:
-        return recipe_sha256, name_some(problems)
+        said = name_some([*problems.values()])
+        return recipe_sha256, "; ".join(filter(None, (said, _name_contents(file, kind, problems.keys()))))
     if footer.index_sha256 and _digest_index(file, footer) != footer.index_sha256:
         return recipe_sha256, f"the index of {file.path.name} is not the one that was written"
     return recipe_sha256, _compare_with_manifest(file, recipe_sha256, expected_sha256)
+
+
+def _name_contents(file: ArtifactFile, kind: ArtifactKind, packs: Collection[str]) -> str:
+    """Return which objects or tables lie in these packs; empty if the index lies there, too."""
+    packed = file.open_packed()
+
+    def is_touched(place: ObjectEntry | TableEntry) -> bool:
+        return any(segment.pack in packs for segment in packed.find_segments(place.offset, place.length))
+
+    with suppress(VerificationError):
+        if kind is ArtifactKind.DATABASE:
+            tables = [
+                f"{table.schema_name}.{table.name}"
+                for table in DumpFile(file.open_reader()).tables
+                if is_touched(table)
+            ]
+            return f"{count(len(tables), 'table')}: {name_some(tables)}" if tables else ""
+        keys = [entry.key for entry in ArchiveFile(file.open_reader()).read_entries() if is_touched(entry)]
+        return f"{count(len(keys), 'object')}: {name_some(keys)}" if keys else ""
+    return ""
 
 
 def _check_put_together(file: ArtifactFile, footer: Footer, expected_sha256: str | None) -> tuple[str, str]:

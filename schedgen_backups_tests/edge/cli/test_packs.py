@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -21,6 +22,7 @@ from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.packed_file import open_packed_file
 from schedgen_backups.core.model import ArtifactKind
+from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import Site, failures_of
@@ -181,6 +183,7 @@ def test_a_damaged_pack_is_found_and_the_next_night_is_whole(
         pack.write_bytes(damage(data, 8 * segment.offset))
         answer = packed.cli("verify", "latest")
         assert (answer.code, "are not those that were written" in answer.stdout) == (3, True), answer.stdout
+        assert entry.key in answer.stdout or " more" in answer.stdout
     elif how == "shortened":
         pack.write_bytes(data[:-1])
     else:
@@ -190,9 +193,10 @@ def test_a_damaged_pack_is_found_and_the_next_night_is_whole(
     time.sleep(2)
     take_next(packed, instance)
     first, second = packed.points()
-    assert first.state in {PointState.FAILED, PointState.DAMAGED}
-    assert second.state is PointState.VERIFIED
-    assert packed.cli("verify", second.point_id.text).code == 0
+    assert (first.state, second.state) == (PointState.VERIFIED, PointState.VERIFIED)
+    assert pack.read_bytes() == data, "its objects are in the bucket: it is made whole again"
+    answer = packed.cli("verify", "--all")
+    assert answer.code == 0, answer.stdout
     with open_archive(second.get_path(ArtifactKind.BUCKET)) as archive:
         bodies = [b"".join(archive.read_object(entry)) for entry in archive.read_entries()]
     listed = client_of(packed.application.bucket).list_objects(
@@ -280,18 +284,17 @@ def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
     packed: Site, instance: dg.DagsterInstance, kind: ArtifactKind
 ) -> None:
     [name, *_rest] = list_needed_packs(packed.points()[0], kind)
+    before = (packed.directory / "packs" / name).read_bytes()
     spoil(packed, name)
     forget_readings(packed)
     time.sleep(2)
     take_next(packed, instance)
     first, second = packed.points()
-    assert (first.state, second.state) == (PointState.FAILED, PointState.VERIFIED)
-    assert packed.cli("verify", second.point_id.text).code == 0
+    assert (first.state, second.state) == (PointState.VERIFIED, PointState.VERIFIED)
+    assert (packed.directory / "packs" / name).read_bytes() == before
+    answer = packed.cli("verify", "--all")
+    assert answer.code == 0, answer.stdout
     assert name not in list_needed_packs(second, kind)
-    # Known by now: its points are not verified in each further night.
-    checked_at = [result.checked_at for result in first.verification.results]
-    take_next(packed, instance)
-    assert [result.checked_at for result in packed.points()[0].verification.results] == checked_at
 
 
 @pytest.mark.parametrize("kind", ArtifactKind)
@@ -324,6 +327,11 @@ def test_a_pack_that_only_older_points_need_is_read_again_too(
     failed = {result.check for result in first.verification.results if result.status is CheckStatus.FAILED}
     assert STORED_CHECKS[kind] in failed
     assert not failed & {STORED_CHECKS[other] for other in ArtifactKind if other is not kind}
+    # Known by now: it is not verified in each further night.
+    checked_at = [result.checked_at for result in first.verification.results]
+    take_next(packed, instance)
+    [again] = [point for point in packed.points() if point.point_id == old.point_id]
+    assert [result.checked_at for result in again.verification.results] == checked_at
 
 
 def test_the_packs_of_archives_are_used_after_nights_with_dumps_only(
@@ -380,6 +388,55 @@ def test_a_night_sends_a_store_what_is_new_and_its_copy_is_fetched(
     packed.set(BACKUP_DIR=str(out))
     answer = packed.cli("verify", "--all")
     assert answer.code == 0, answer
+
+
+def test_a_pack_of_a_deleted_object_is_healed_from_a_store(
+    packed: Site, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    stores = packed.folder / "stores.toml"
+    (packed.folder / "nas").mkdir()
+    pair = make_key_pair()
+    identity = tmp_path / "key.txt"
+    identity.write_text(f"{pair.private}\n", encoding="ascii")
+    stores.write_text(f'[stores.nas]\nurl = "file://{packed.folder}/nas"\nrecipients = ["{pair.public}"]\n')
+    stores.chmod(0o600)
+    packed.set(BACKUP_STORES_FILE=str(stores))
+    assert packed.cli("stores", "prepare", "nas").code == 0
+    client, bucket = client_of(packed.application.bucket), packed.application.bucket.bucket
+    client.put_object(bucket, "short-lived.pdf", BytesIO(b"%PDF" * 100), 400)
+    try:
+        time.sleep(2)
+        take_next(packed, instance)
+    finally:
+        client.remove_object(bucket, "short-lived.pdf")
+    assert packed.cli("stores", "copy", "nas").code == 0
+    first, second = packed.points()
+    [name] = {*list_needed_packs(second, ArtifactKind.BUCKET)} - {
+        *list_needed_packs(first, ArtifactKind.BUCKET),
+        *(name for name in list_packs(packed) if not is_pack_of(second, name, "short-lived.pdf")),
+    }
+    pack = packed.directory / "packs" / name
+    data = pack.read_bytes()
+    pack.write_bytes(bytes(len(data)))
+    answer = packed.cli("verify", "latest")
+    assert (answer.code, "1 object: short-lived.pdf" in answer.stdout) == (3, True), answer.stdout
+    answer = packed.cli("heal", "--json")
+    assert (answer.code, json.loads(answer.stdout)["damaged"]) == (3, [name])
+    answer = packed.cli("heal", "--from", "nas", "--identity", str(identity))
+    assert (answer.code, f"{second.point_id} is verified" in answer.stdout) == (0, True), answer
+    assert pack.read_bytes() == data
+    assert packed.cli("verify", "--all").code == 0
+    answer = packed.cli("heal")
+    assert (answer.code, "0 packs healed" in answer.stdout) == (0, True)
+
+
+def is_pack_of(point: PointListing, name: str, key: str) -> bool:
+    """Return whether bytes of this object lie in the pack."""
+    path = point.get_path(ArtifactKind.BUCKET)
+    with open_archive(path) as archive:
+        entry = next(entry for entry in archive.read_entries() if entry.key == key)
+    segments = open_packed_file(path).find_segments(entry.offset, entry.length)
+    return any(segment.pack == name for segment in segments)
 
 
 def test_metrics_have_the_size_of_what_is_in_packs(packed: Site) -> None:
