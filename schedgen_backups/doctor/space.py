@@ -1,0 +1,55 @@
+"""Check the backup directory: whether it is writable, and for how many more points it has room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+from schedgen_backups.config.config import Config
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.space import SpaceForecast, forecast_space
+from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.units import count, format_bytes
+from schedgen_backups.doctor.results import PreconditionResult, Verdict
+
+_FEW_POINTS = 7
+_SPACE_FACTOR = 1.5
+"""Free space wanted, relative to what the next backup is expected to need: points grow."""
+
+
+def examine_directory(config: Config) -> Iterator[PreconditionResult]:
+    """Check the directory without creating it: the first backup does."""
+    directory = config.backup_directory
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
+        fix = "Create the directory and make the user that runs the backups its owner."
+        yield PreconditionResult(
+            "backup directory",
+            Verdict.PROBLEM,
+            f"{existing} is not a directory that this user can write to",
+            fix,
+        )
+        return
+    state = "is writable" if existing == directory else "does not exist yet: the first backup creates it"
+    yield PreconditionResult("backup directory", Verdict.OK, f"{directory} {state}")
+    points = Catalog(directory).list_points() if directory.is_dir() else ()
+    pack_sizes = LocalPacks(directory).find_sizes()
+    free_bytes = shutil.disk_usage(existing).free
+    yield _judge_space(forecast_space(points, pack_sizes, config.capture.layout), free_bytes)
+
+
+def _judge_space(forecast: SpaceForecast | None, free_bytes: int) -> PreconditionResult:
+    detail, verdict = f"{format_bytes(free_bytes)} free", Verdict.OK
+    if forecast is not None:
+        fitting = forecast.count_fitting(free_bytes)
+        detail += (
+            f", enough for {count(fitting, 'more point')}: the newest ones added up to "
+            f"{format_bytes(forecast.added_bytes)} each"
+        )
+        if free_bytes <= forecast.needed_bytes * _SPACE_FACTOR:
+            verdict = Verdict.PROBLEM
+        elif fitting < _FEW_POINTS:
+            verdict = Verdict.NOTE
+    fix = "Free disk space, or move BACKUP_DIR to a larger disk."
+    return PreconditionResult("free space", verdict, detail, "" if verdict is Verdict.OK else fix)
