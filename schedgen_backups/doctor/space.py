@@ -1,15 +1,20 @@
-"""Check the backup directory: whether it is writable, and for how many more points it has room."""
+"""Check the backup directory: whether it is writable, and for how many points of which layout it has room."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.cron import measure_ticks_per_day
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.space import SpaceForecast, forecast_space
+from schedgen_backups.core.catalog.space import SpaceForecast, forecast_space, measure_stored
 from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.retention.layout_advice import Situation, advise_on_layout
+from schedgen_backups.core.settings import Layout
+from schedgen_backups.core.system.reflink import shares_blocks
 from schedgen_backups.core.units import count, format_bytes
 from schedgen_backups.doctor.results import PreconditionResult, Verdict
 
@@ -37,6 +42,28 @@ def examine_directory(config: Config) -> Iterator[PreconditionResult]:
     pack_sizes = LocalPacks(directory).find_sizes()
     free_bytes = shutil.disk_usage(existing).free
     yield _judge_space(forecast_space(points, pack_sizes, config.capture.layout), free_bytes)
+    whole = forecast_space(points, pack_sizes, Layout.FILES)
+    if whole is not None:
+        room_bytes = free_bytes + measure_stored(points, pack_sizes)
+        yield from _examine_layout(config, existing, whole.added_bytes, room_bytes)
+
+
+def _examine_layout(
+    config: Config, directory: Path, point_bytes: int, room_bytes: int
+) -> Iterator[PreconditionResult]:
+    """Yield a note if the points that retention keeps have no room as whole files; otherwise nothing."""
+    schedule = config.schedule
+    situation = Situation(
+        config.capture.layout,
+        shares_blocks=shares_blocks(directory),
+        points_per_day=measure_ticks_per_day(schedule.cron, schedule.timezone),
+        policy=config.retention,
+        point_bytes=point_bytes,
+        room_bytes=room_bytes,
+    )
+    advice = advise_on_layout(situation)
+    if advice is not None:
+        yield PreconditionResult("layout", Verdict.NOTE, advice.detail, advice.fix)
 
 
 def _judge_space(forecast: SpaceForecast | None, free_bytes: int) -> PreconditionResult:
