@@ -110,7 +110,7 @@ class Reader:
 
 
 def parse_switch(text: str) -> bool:
-    """Return whether a switch is on; raise ValueError if the text is no value of a switch."""
+    """Return whether a switch is on; raise ValueError for another text."""
     if text.lower() not in _TRUE_WORDS | _FALSE_WORDS:
         raise ValueError(text)
     return text.lower() in _TRUE_WORDS
