@@ -83,8 +83,9 @@ class Interview:
         Without a terminal, raise ConfigurationError if one is wrong.
         """
         is_elsewhere = deployment is Deployment.COMPOSE
-        # The groups after it use these settings.
-        self._ask_group("flags", FLAGS_ONLY, lambda: None)
+        if any(self.known.values.get(question.name, "").strip() for question in FLAGS_ONLY):
+            # First, since the other groups are tried with these settings.
+            self._ask_group("flags", FLAGS_ONLY, lambda: None)
         self._ask_group("database", DATABASE, lambda: self._try_database(is_elsewhere=is_elsewhere))
         self._ask_group("bucket", BUCKET, lambda: self._try_bucket(is_elsewhere=is_elsewhere))
         try_references = partial(self._try_references, is_elsewhere=is_elsewhere)
