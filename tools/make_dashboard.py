@@ -153,7 +153,8 @@ def _list_objectives() -> Iterable[timeseries.Panel]:
 
 
 def _list_points() -> Iterable[timeseries.Panel]:
-    size = f"sum without (half) ({name(families.LAST_SIZE)})"
+    size, temporary = name(families.NEXT_POINT), name(families.NEXT_POINT_TEMPORARY)
+    limit = (f"2 * {size} + {temporary}", "{{site}} limit: two points")
     free = families.FREE_BYTES.full_name
     yield _plot("Size of the newest point", "bytes", (name(families.LAST_SIZE), "{{site}} {{half}}"))
     yield _plot("Duration of the newest backup", "s", (name(families.LAST_DURATION), "{{site}}"))
@@ -181,16 +182,18 @@ def _list_points() -> Iterable[timeseries.Panel]:
         "bytes",
         (name(families.FREE_BYTES), "{{site}} free"),
         (name(families.STORED_BYTES), "{{site}} points"),
-        (f"2 * {size}", "{{site}} limit: two points"),
+        limit,
     )
     yield _plot(
         "Space in 30 days",
         "bytes",
         (f'predict_linear({free}{{site=~"$site"}}[7d], 30 * 86400)', "{{site}} forecast"),
-        (f"2 * {size}", "{{site}} limit: two points"),
+        limit,
         description="The trend of the last seven days; below the limit, space runs out.",
     )
-    yield _plot("Points that still fit", "none", (f"{name(families.FREE_BYTES)} / {size}", "{{site}}"))
+    yield _plot(
+        "Points that still fit", "none", (f"({name(families.FREE_BYTES)} - {temporary}) / {size}", "{{site}}")
+    )
 
 
 def _list_copies() -> Iterable[timeseries.Panel]:

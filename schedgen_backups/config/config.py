@@ -21,6 +21,7 @@ from schedgen_backups.config.schedules import (
     ScheduleSettings,
     read_definition_settings,
     read_housekeeping,
+    read_layout,
     read_schedule,
     read_timezone,
 )
@@ -40,7 +41,6 @@ from schedgen_backups.core.settings import (
     DatabaseSettings,
     DrillSettings,
     Exclusions,
-    Layout,
     References,
     TransferSettings,
 )
@@ -213,7 +213,7 @@ class Config:
             is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
             is_new_source_allowed=reader.yes_or_no("BACKUP_ALLOW_NEW_SOURCE"),
             reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
-            layout=reader.parsed("BACKUP_LAYOUT", Layout, "files or packs", Layout.FILES),
+            layout=read_layout(reader),
             pack_reread_days=reader.number("BACKUP_PACK_REREAD_DAYS", 1, 3650),
         )
         reader.check()

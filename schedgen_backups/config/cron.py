@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
 
 _TICKS_AHEAD = 12
+_MEASURED, _MOST_MEASURED = timedelta(weeks=4), 1000
 _FIELD_COUNT = 5
 """croniter also accepts seconds and years; Dagster's schedules have neither."""
 _FEBRUARY, _DAYS_THAT_FEBRUARY_LACKS = [2], ([30], [31])
@@ -57,6 +58,15 @@ def _list_gaps(cron_schedule: str, timezone: ZoneInfo, begin: datetime) -> list[
     clock = croniter(cron_schedule, begin.replace(tzinfo=None))
     ticks = [clock.get_next(datetime).replace(tzinfo=timezone).timestamp() for _ in range(_TICKS_AHEAD)]
     return [timedelta(seconds=later - previous) for previous, later in pairwise(ticks)]
+
+
+def measure_ticks_per_day(cron_schedule: str, timezone: ZoneInfo) -> float:
+    """Return how many ticks a day has, as a mean of the next four weeks, or of the next thousand ticks."""
+    begin = datetime.now(timezone)
+    end = begin + _MEASURED
+    ticks = list(islice(list_ticks(cron_schedule, timezone, begin, end), _MOST_MEASURED))
+    measured = _MEASURED if len(ticks) < _MOST_MEASURED else ticks[-1] - begin
+    return len(ticks) / (measured / timedelta(days=1))
 
 
 def list_ticks(cron_schedule: str, timezone: ZoneInfo, begin: datetime, end: datetime) -> Iterator[datetime]:

@@ -31,14 +31,15 @@ def read_drill(reader: Reader, backup_directory: Path, *, hidden_paths: tuple[Pa
         bucket=_read_s3_server(reader),
         max_minutes=read_drill_max_minutes(reader),
         objects=reader.parsed(
-            "DRILL_OBJECTS", _parse_objects, "all, sample:N or referenced:N", DrillObjects()
+            "DRILL_OBJECTS", parse_objects, "all, sample:N or referenced:N", DrillObjects()
         ),
         sql_checks_path=reader.path("DRILL_SQL_CHECKS"),
         hidden_paths=(backup_directory, *hidden_paths, *_OTHER_SECRETS),
     )
 
 
-def _parse_objects(text: str) -> DrillObjects:
+def parse_objects(text: str) -> DrillObjects:
+    """Return which objects a drill restores; raise ValueError for another text."""
     kind, colon, number = text.partition(":")
     if text == "all":
         return DrillObjects()

@@ -87,13 +87,7 @@ class Reader:
 
     def yes_or_no(self, name: str) -> bool:
         """Return the value of a switch: true, 1, yes or on."""
-
-        def parse(value: str) -> bool:
-            if value.lower() not in _TRUE_WORDS | _FALSE_WORDS:
-                raise ValueError(value)
-            return value.lower() in _TRUE_WORDS
-
-        return self.parsed(name, parse, "true or false", fallback=False)
+        return self.parsed(name, parse_switch, "true or false", fallback=False)
 
     def path(self, name: str) -> Path | None:
         """Return the absolute path, or None without a value.
@@ -113,6 +107,13 @@ class Reader:
         """Raise ConfigurationError if there were problems; it never contains a value."""
         if self._problems:
             raise ConfigurationError("; ".join(dict.fromkeys(self._problems)), hint=self._file.advice)
+
+
+def parse_switch(text: str) -> bool:
+    """Return whether a switch is on; raise ValueError for another text."""
+    if text.lower() not in _TRUE_WORDS | _FALSE_WORDS:
+        raise ValueError(text)
+    return text.lower() in _TRUE_WORDS
 
 
 def resolve_path(text: str, file: EnvironmentFile) -> Path:

@@ -16,6 +16,7 @@ from schedgen_backups.config.variables import (
     DEFAULT_REPORT_SCHEDULE,
     DEFAULT_SCHEDULE,
 )
+from schedgen_backups.core.settings import Layout
 
 _MAX_DRILL_MINUTES = 7 * 24 * 60
 _BACKUP_GRACE = timedelta(hours=2)
@@ -74,6 +75,8 @@ class DefinitionSettings:
     """Whether SQL checks for drills are configured."""
     is_each_point_drilled: bool
     """Whether each recovery point is drilled once it is committed."""
+    layout: Layout
+    """Layout of new recovery points."""
     has_stores: bool
     """Whether a file of stores is configured, readable or not."""
 
@@ -116,6 +119,7 @@ def read_definition_settings(reader: Reader) -> DefinitionSettings:
         or reader.text("BACKUP_PRESET") != NO_PRESET,
         has_operator_checks=bool(reader.text("DRILL_SQL_CHECKS")),
         is_each_point_drilled=reader.yes_or_no("DRILL_AFTER_EACH_POINT"),
+        layout=read_layout(reader),
         has_stores=bool(reader.text(STORES_VARIABLE)),
     )
 
@@ -135,6 +139,11 @@ def read_max_age(reader: Reader) -> timedelta:
 def read_drill_max_minutes(reader: Reader) -> int:
     """Return the maximum duration of a drill."""
     return reader.number("DRILL_MAX_MINUTES", 1, _MAX_DRILL_MINUTES)
+
+
+def read_layout(reader: Reader) -> Layout:
+    """Return the layout of new recovery points."""
+    return reader.parsed("BACKUP_LAYOUT", Layout, "files or packs", Layout.FILES)
 
 
 def read_timezone(reader: Reader) -> ZoneInfo:

@@ -53,6 +53,11 @@ class _Table(BaseModel):
 class RetentionTable(_Table):
     """How long copies stay; by default longer than in the backup directory."""
 
+    hours: Annotated[int, Field(ge=0, le=24 * 366)] = Field(
+        default=0,
+        description="keep every copy of this many hours, and only the last one of each earlier day within "
+        "`days`; 0: every copy of those days is kept",
+    )
     days: _Days = Field(default=30, description="keep the copies of this many days, today included")
     weeks: _Days = Field(default=8, description="keep the last copy of each of this many weeks")
     months: _Days = Field(default=12, description="keep the last copy of each of this many months")
@@ -220,6 +225,7 @@ def _make_settings(
         is_encrypted=store.encryption == "age",
         retention=RetentionPolicy(
             keep_days=retention.days,
+            keep_hours=retention.hours,
             keep_last=retention.keep_last,
             keep_weeks=retention.weeks,
             keep_months=retention.months,

@@ -32,7 +32,7 @@ class Variable:
     is_secret: bool = False
     flag: str = ""
     """The flag of `setup` that answers it, without dashes; of a secret, the flag that names a file. Empty:
-    setup does not ask."""
+    setup neither has a flag nor asks."""
     example: str = ""
     """Shown in .env.example instead of the default."""
     is_set_in_example: bool = False
@@ -284,11 +284,13 @@ VARIABLE_GROUPS = (
                 "files",
                 "How new recovery points lie in BACKUP_DIR. files: each artifact is a file for stock tools. "
                 "packs: a night costs what changed, points share packs (docs/packs.md)",
+                flag="layout",
             ),
             Variable(
                 "BACKUP_PACK_REREAD_DAYS",
                 "30",
                 "With BACKUP_LAYOUT=packs: read each pack again within this many days",
+                flag="pack-reread-days",
             ),
             Variable(
                 "BACKUP_MAX_MB_PER_SECOND",
@@ -334,12 +336,14 @@ VARIABLE_GROUPS = (
                 "false",
                 "true: also drill each recovery point once it is committed, unless the last drill took more "
                 "than a quarter of the time between two backups",
+                flag="drill-after-each-point",
             ),
             Variable(
                 "DRILL_OBJECTS",
                 "all",
                 "Objects that a drill restores: all, sample:N (N objects of all kinds) or referenced:N (N "
                 "objects that the database refers to)",
+                flag="drill-objects",
                 example="sample:3000",
             ),
             Variable(
@@ -397,6 +401,7 @@ VARIABLE_GROUPS = (
                 "",
                 "Keep every recovery point of this many hours, and only the last verified one of each "
                 "earlier day within BACKUP_RETENTION_DAYS; by default every point of those days is kept",
+                flag="retention-hours",
                 example="48",
             ),
             Variable(

@@ -1,6 +1,6 @@
 """Check every precondition of a backup, and say what is wrong and how to fix it.
 
-Nothing is written but a probe in each store.
+Nothing is written but a probe in each store, and one in the backup directory that has no name there.
 
 Each precondition is a small function that yields results. Add one for each further cause of a failed backup
 that can be detected beforehand.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import shutil
 import socket
 from collections.abc import Callable, Generator, Iterator
 from datetime import datetime, timezone
@@ -37,9 +36,8 @@ from schedgen_backups.core.settings import (
     DrillSettings,
     TransferSettings,
 )
-from schedgen_backups.core.units import count, format_bytes, name_some
+from schedgen_backups.core.units import count, name_some
 from schedgen_backups.doctor.operation import (
-    count_nights,
     examine_channels,
     examine_definitions,
     examine_proofs,
@@ -50,12 +48,10 @@ from schedgen_backups.doctor.operation import (
 )
 from schedgen_backups.doctor.restores import examine_restores
 from schedgen_backups.doctor.results import PreconditionResult, Verdict, yield_with_errors
+from schedgen_backups.doctor.space import examine_directory
 from schedgen_backups.doctor.stores import examine_stores
 
 _CLOCK_TOLERANCE_SECONDS = 60
-_FEW_NIGHTS = 7
-_SPACE_FACTOR = 1.5
-"""Free space needed, relative to the largest recent point: growth and the temporary index are included."""
 
 
 def examine(config: Config) -> Iterator[PreconditionResult]:
@@ -80,7 +76,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
         yield from yield_with_errors("drill", lambda: _examine_drill(config.drill))
     if not is_complete:
         return
-    yield from yield_with_errors("backup directory", lambda: _examine_directory(config.backup_directory))
+    yield from yield_with_errors("backup directory", lambda: examine_directory(config))
     if config.git_directory is not None and not (config.git_directory / ".git").exists():
         detail = (
             f"BACKUP_GIT_DIRECTORY {config.git_directory} is not a Git checkout: recovery points do not "
@@ -190,39 +186,6 @@ def _examine_drill(drill: DrillSettings) -> Iterator[PreconditionResult]:
             "Dumps are loaded without superuser rights nevertheless. To be safer, set DRILL_DATABASE_URL "
             "to another server.",
         )
-
-
-def _examine_directory(directory: Path) -> Iterator[PreconditionResult]:
-    """Check the directory without creating it: the first backup does."""
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    if not os.access(existing, os.W_OK | os.X_OK) or not existing.is_dir():
-        fix = "Create the directory and make the user that runs the backups its owner."
-        yield PreconditionResult(
-            "backup directory",
-            Verdict.PROBLEM,
-            f"{existing} is not a directory that this user can write to",
-            fix,
-        )
-        return
-    state = "is writable" if existing == directory else "does not exist yet: the first backup creates it"
-    yield PreconditionResult("backup directory", Verdict.OK, f"{directory} {state}")
-    points = Catalog(directory).list_points() if directory.is_dir() else ()
-    free = shutil.disk_usage(existing).free
-    needed = int(max((point.size_bytes for point in points[-3:]), default=0) * _SPACE_FACTOR)
-    nights = count_nights(points, free)
-    room = (
-        f", enough for {count(nights, 'more point')} of the newest one's size" if nights is not None else ""
-    )
-    detail = f"{format_bytes(free)} free{room}"
-    fix = "Free disk space, or move BACKUP_DIR to a larger disk."
-    verdict = (
-        Verdict.PROBLEM
-        if free <= needed
-        else Verdict.NOTE
-        if nights is not None and nights < _FEW_NIGHTS
-        else Verdict.OK
-    )
-    yield PreconditionResult("free space", verdict, detail, "" if verdict is Verdict.OK else fix)
 
 
 def _examine_encryption(database: DatabaseSettings) -> Iterator[PreconditionResult]:

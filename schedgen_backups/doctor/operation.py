@@ -230,12 +230,6 @@ def examine_channels(config: Config) -> Iterator[PreconditionResult]:
         )
 
 
-def count_nights(points: tuple[PointListing, ...], free_bytes: int) -> int | None:
-    """Return how many more points of the newest one's size fit; None without a point."""
-    sizes = [point.size_bytes for point in points if point.size_bytes]
-    return free_bytes // sizes[-1] if sizes else None
-
-
 def _find_restored(point: PointListing) -> datetime | None:
     """Return when the point was last found equal after a restore."""
     level = point.verification.level(VerificationLevel.EQUAL)

@@ -34,6 +34,7 @@ def measure(config: Config) -> dict[str, tuple[Sample, ...]]:
         schedule_gap=planned.schedule_gap,
         drill_max_age=planned.drill_max_age,
         drill_max_duration=timedelta(minutes=planned.drill_max_minutes),
+        layout=planned.layout,
         channels=tuple(make_channels(settings.webhook_urls, settings.mail_recipients, settings.mail)),
         stores=tuple(config.read_store_statuses()),
     )

@@ -1,6 +1,6 @@
 """Apply the plan of `setup`: write files, create directories, start timers and containers, run commands.
 
-Add what must happen on the machine. `plan` makes the texts of the files, `interview` asks the questions.
+Add what must happen on the machine. `plan` makes the texts of the files, `interview` asks the `questions`.
 """
 
 from __future__ import annotations

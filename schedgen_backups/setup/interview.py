@@ -1,12 +1,10 @@
-"""The questions of `setup`: each value is checked at once, each group by using it.
+"""Ask the questions of `setup`: each value is checked at once, each group by using it.
 
-Without a terminal nothing is asked: flags, environment and environment file must contain all answers. Add a
-question here.
+Without a terminal nothing is asked: flags, environment and environment file must contain all answers.
 """
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,131 +19,38 @@ from schedgen_backups.cli.app import out
 from schedgen_backups.cli.progress import print_precondition_results, show_work
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.cron import parse_cron
-from schedgen_backups.config.presets import NO_PRESET, PRESETS
+from schedgen_backups.config.presets import NO_PRESET
 from schedgen_backups.config.reader import DEFAULTS
-from schedgen_backups.config.sources import parse_endpoint
 from schedgen_backups.core.errors import BackupError, ConfigurationError
+from schedgen_backups.core.patterns import matches_any_key
+from schedgen_backups.core.s3.client import BucketClient
+from schedgen_backups.core.settings import Layout
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
 from schedgen_backups.doctor.checks import examine_bucket, examine_database
 from schedgen_backups.doctor.results import PreconditionResult, Verdict
+from schedgen_backups.doctor.space import find_layout_advice
 from schedgen_backups.setup.draft import Draft
 from schedgen_backups.setup.plan import Deployment, check_local_zone, check_path, make_calendar
+from schedgen_backups.setup.questions import (
+    BUCKET,
+    CHANNELS,
+    DATABASE,
+    DIRECTORY,
+    FLAGS_ONLY,
+    LAYOUT,
+    MAIL,
+    NAME,
+    REFERENCES,
+    TIMES,
+    Question,
+    find_problem,
+)
 from schedgen_backups.setup.references import Offer, find_offers
 
 NOTHING = "-"
 """Input that clears a value."""
-_HIGHEST_PORT = 65535
-_MAIL_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
-"""Whether the mailbox exists is tested by sending the test alert."""
-_MAIL_SECURITIES = ("starttls", "ssl", "insecure")
-
-
-def _parse_mail(text: str) -> None:
-    for address in text.split(","):
-        if not _MAIL_ADDRESS.fullmatch(address.strip()):
-            raise ValueError(address)
-
-
-@dataclass(frozen=True)
-class Question:
-    """The question for one variable."""
-
-    name: str
-    text: str
-    parse: Callable[[str], object] = str
-    """Raises ValueError, KeyError or OSError for an invalid value."""
-    expected: str = "a value"
-    is_hidden: bool = False
-    is_required: bool = False
-
-
-DATABASE = (
-    Question("POSTGRES_HOST", "Database server", is_required=True),
-    Question(
-        "POSTGRES_PORT",
-        "Port of the database server",
-        lambda text: _parse_number(text, _HIGHEST_PORT),
-        f"a port from 1 to {_HIGHEST_PORT}",
-    ),
-    Question("POSTGRES_USER", "Role that can read the database", is_required=True),
-    Question("POSTGRES_DB", "Database", is_required=True),
-    Question("POSTGRES_PASSWORD", "Password of the role", is_hidden=True, is_required=True),
-)
-BUCKET = (
-    Question(
-        "MINIO_ENDPOINT",
-        "S3 server, as host:port",
-        parse_endpoint,
-        "host:port without http://",
-        is_required=True,
-    ),
-    Question(
-        "MINIO_SECURE",
-        "Use https (true or false)",
-        lambda text: _parse_word(text, ("true", "false")),
-        "true or false",
-    ),
-    Question("MINIO_BUCKET", "Bucket", is_required=True),
-    Question("MINIO_ACCESS_KEY", "Access key that can list and read", is_required=True),
-    Question("MINIO_SECRET_KEY", "Secret key", is_hidden=True, is_required=True),
-)
-DIRECTORY = Question(
-    "BACKUP_DIR", "Directory for recovery points, preferably on another disk", is_required=True
-)
-TIMES = (
-    Question(
-        "BACKUP_SCHEDULE",
-        "Schedule of backups, as a cron string",
-        parse_cron,
-        "a cron string of five fields such as '0 2 * * *'",
-    ),
-    Question(
-        "BACKUP_TIMEZONE", "Time zone of the schedule", ZoneInfo, "a time zone such as Africa/Johannesburg"
-    ),
-    Question(
-        "BACKUP_RETENTION_DAYS",
-        "Days to keep recovery points",
-        lambda text: _parse_number(text, 36500),
-        "a number of days",
-    ),
-)
-REFERENCES = (
-    Question(
-        "BACKUP_PRESET",
-        "Application whose tables refer to the objects",
-        PRESETS.__getitem__,
-        f"one of {', '.join(PRESETS)}",
-    ),
-    Question("BACKUP_REFERENCE_QUERY", "Query that returns the keys of the objects"),
-)
-NAME = Question("BACKUP_NAME", "Name of this installation, such as production; every alert contains it")
-CHANNELS = (
-    Question("BACKUP_ALERT_WEBHOOK_URL", "Webhook URL for alerts (Slack, Discord, Teams, …)", is_hidden=True),
-    Question(
-        "BACKUP_ALERT_EMAIL",
-        "Recipients of alerts by email, separated by commas",
-        _parse_mail,
-        "addresses such as ops@example.org",
-    ),
-)
-MAIL = (
-    Question("SMTP_HOST", "Mail server", is_required=True),
-    Question(
-        "SMTP_PORT",
-        "Port of the mail server",
-        lambda text: _parse_number(text, _HIGHEST_PORT),
-        f"a port from 1 to {_HIGHEST_PORT}",
-    ),
-    Question(
-        "SMTP_SECURITY",
-        "Encryption: starttls, ssl or insecure",
-        lambda text: _parse_word(text, _MAIL_SECURITIES),
-        "starttls, ssl or insecure",
-    ),
-    Question("SMTP_USER", "User name, if the mail server requires a login"),
-    Question("SMTP_PASSWORD", "Password of that user", is_hidden=True),
-)
+_OBJECTS_LIMIT = 100_000
+"""Maximum number of objects whose sizes are added up: a few seconds."""
 
 
 class Ask(Protocol):
@@ -178,6 +83,9 @@ class Interview:
         Without a terminal, raise ConfigurationError if one is wrong.
         """
         is_elsewhere = deployment is Deployment.COMPOSE
+        if any(self.known.values.get(question.name, "").strip() for question in FLAGS_ONLY):
+            # First, since the other groups are tried with these settings.
+            self._ask_group("flags", FLAGS_ONLY, lambda: None)
         self._ask_group("database", DATABASE, lambda: self._try_database(is_elsewhere=is_elsewhere))
         self._ask_group("bucket", BUCKET, lambda: self._try_bucket(is_elsewhere=is_elsewhere))
         try_references = partial(self._try_references, is_elsewhere=is_elsewhere)
@@ -188,6 +96,8 @@ class Interview:
             self._ask_group("references", REFERENCES, try_references)
         times = TIMES if is_elsewhere else (DIRECTORY, *TIMES)
         self._ask_group("schedule and retention", times, lambda: self._try_times(deployment))
+        if not is_elsewhere:
+            self._advise_on_layout()
         self._ask_group("alerts", (NAME, *CHANNELS), self._try_channels)
         values = self.config.values
         if not values.get("BACKUP_ALERT_WEBHOOK_URL") and not values.get("BACKUP_ALERT_EMAIL"):
@@ -292,11 +202,14 @@ class Interview:
         out.print(escape(describe_consistency(check_consistency(config.live_application))))
 
     def _ask(self, question: Question, *, is_again: bool) -> None:
-        known = self.answers.get(
-            question.name, self.known.values.get(question.name, "").strip() or DEFAULTS[question.name]
-        )
-        if not self.is_interactive or (question.name in self.given and not is_again):
-            problem = _find_problem(question, known)
+        found = self.answers.get(question.name, self.known.values.get(question.name, "").strip())
+        is_asked = question.is_asked(self.config)
+        if not is_asked and not found:
+            return
+        known = found if question.name in self.answers else found or DEFAULTS[question.name]
+        is_settled = question.name in self.given or not is_asked
+        if not self.is_interactive or (is_settled and not is_again):
+            problem = find_problem(question, known)
             if not problem:
                 self.answers[question.name] = known
                 return
@@ -309,7 +222,7 @@ class Interview:
 
         def take(text: str) -> str:
             value = "" if text.strip() == NOTHING else text.strip()
-            problem = _find_problem(question, value)
+            problem = find_problem(question, value)
             if problem:
                 raise typer.BadParameter(problem)
             return value
@@ -359,6 +272,40 @@ class Interview:
             return
         _judge(list(examine_bucket(settings, config.capture.transfer)))
 
+    def _advise_on_layout(self) -> None:
+        """Print why points in packs are advised, and ask for the layout; nothing if they are not."""
+        try:
+            if self.config.capture.layout is Layout.PACKS:
+                return
+            with show_work(out, "comparing the size of the bucket with the disk"):
+                size_bytes, is_all = self._measure_bucket()
+                advice = find_layout_advice(self.config, least_bytes=size_bytes)
+        except BackupError as error:
+            # Of answers that were kept although they did not work.
+            out.print(f"[yellow]layout:[/] no advice: {escape(error.message)}")
+            return
+        if advice is None:
+            return
+        cut = "" if is_all else f" (of the first {_OBJECTS_LIMIT} objects)"
+        out.print(f"[yellow]layout:[/] {escape(advice.detail)}{cut}. {escape(advice.fix)}")
+        if self.is_interactive and LAYOUT.name not in self.given:
+            self._ask_group("layout", (LAYOUT,), lambda: self.config.check("capture"))
+
+    def _measure_bucket(self) -> tuple[int, bool]:
+        """Return the size of the objects that are backed up, and whether all were listed."""
+        config = self.config
+        excluded = config.capture.exclusions.objects
+        stall_timeout_seconds = config.capture.transfer.stall_timeout_seconds
+        size_bytes, count = 0, 0
+        with BucketClient(config.bucket, threads=1, stall_timeout_seconds=stall_timeout_seconds) as client:
+            for listed in client.list_objects():
+                if count == _OBJECTS_LIMIT:
+                    return size_bytes, False
+                count += 1
+                if not matches_any_key(excluded, listed.key):
+                    size_bytes += listed.size_bytes
+        return size_bytes, True
+
     def _try_times(self, deployment: Deployment) -> None:
         self.config.check("backup_directory", "capture", "schedule", "retention")
         if deployment in {Deployment.SYSTEMD, Deployment.CRON}:
@@ -400,32 +347,9 @@ def _judge(results: list[PreconditionResult]) -> None:
     print_precondition_results(out, results)
 
 
-def _find_problem(question: Question, value: str) -> str:
-    if not value:
-        return f"{question.name} is not set" if question.is_required else ""
-    try:
-        question.parse(value)
-    except (ValueError, KeyError, OSError):
-        shown = "the value" if question.is_hidden else repr(value)
-        return f"{question.name}: {shown} is invalid, expected {question.expected}"
-    return ""
-
-
 def _is_known_here(host: str) -> bool:
     try:
         socket.getaddrinfo(host, None)
     except OSError:
         return False
     return True
-
-
-def _parse_number(text: str, highest: int) -> int:
-    if not 1 <= int(text) <= highest:
-        raise ValueError(text)
-    return int(text)
-
-
-def _parse_word(text: str, words: tuple[str, ...]) -> str:
-    if text not in words:
-        raise ValueError(text)
-    return text

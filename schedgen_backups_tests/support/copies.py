@@ -52,13 +52,13 @@ LOCAL_PACK_BYTES = 5_000
 FIRST_NIGHT = datetime(2026, 10, 1, 2, 0, tzinfo=timezone.utc)
 
 
-def make_point_id(night: int) -> RecoveryPointId:
+def make_point_id(night: float) -> RecoveryPointId:
     return RecoveryPointId.from_time(FIRST_NIGHT + timedelta(days=night))
 
 
 def make_point(
     catalog: Catalog,
-    night: int,
+    night: float,
     objects: Mapping[str, bytes],
     tables: tuple[TableText, ...] = (),
     *,
@@ -184,14 +184,14 @@ class CopiedSite:
         values: dict[str, object] = {"pack_bytes": self.pack_bytes, **fields}
         return Copier(self.catalog, self.store, KEYS, self.encryptor, self.folder, **values)  # type: ignore[arg-type]
 
-    def copy(self, night: int, **fields: object) -> CopyReport:
+    def copy(self, night: float, **fields: object) -> CopyReport:
         with self.folder.held():
             return self.make_copier(**fields).copy(self.catalog.get_point(make_point_id(night)))
 
-    def open_reader(self, night: int) -> CopyReader:
+    def open_reader(self, night: float) -> CopyReader:
         return CopyReader(self.store, KEYS, make_point_id(night), self.decryptor)
 
-    def assert_equal(self, night: int, directory: Path) -> None:
+    def assert_equal(self, night: float, directory: Path) -> None:
         """Read the copy back whole, and compare each artifact with the local one."""
         directory.mkdir()
         fetched = self.open_reader(night).fetch(directory)

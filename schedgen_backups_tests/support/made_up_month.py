@@ -126,7 +126,7 @@ class MadeUpMonth:
         number = self._object_count + 4 * day
         point = make_point(
             self.catalog,
-            (at - FIRST_NIGHT) / DAY,  # type: ignore[arg-type]
+            (at - FIRST_NIGHT) / DAY,
             list_objects(number, size_bytes=3000),
             (TableText("jobs", tuple(b"%d" % row for row in range(20 * number))),),
             duration=timedelta(seconds=20 + number + 40 * (day % 7 == 0)),

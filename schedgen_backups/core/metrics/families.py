@@ -56,8 +56,18 @@ POINTS_UNREAD = MetricFamily(
     "points_to_read_again", "Recovery points whose files changed since they were read"
 )
 PINNED = MetricFamily("pinned_points", "Recovery points that a pin keeps")
-STORED_BYTES = MetricFamily("stored_bytes", "Size of all recovery points in the backup directory")
+STORED_BYTES = MetricFamily(
+    "stored_bytes", "Size of all recovery points in the backup directory; what points share counts once"
+)
 FREE_BYTES = MetricFamily("directory_free_bytes", "Free space on the disk of the backup directory")
+NEXT_POINT = MetricFamily(
+    "next_point_bytes",
+    "Space that the next recovery point is expected to take: the largest of what the newest ones added; "
+    "absent if there are none",
+)
+NEXT_POINT_TEMPORARY = MetricFamily(
+    "next_point_temporary_bytes", "Space that its backup is expected to need in addition until it ends"
+)
 LAST_SIZE = MetricFamily("last_size_bytes", "Size of the newest verified recovery point's files", ("half",))
 PREVIOUS_SIZE = MetricFamily("previous_size_bytes", "The same of the verified point before it", ("half",))
 LAST_DURATION = MetricFamily(

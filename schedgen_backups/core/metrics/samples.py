@@ -14,6 +14,7 @@ from schedgen_backups.core.catalog.check_results import CheckStatus, Verificatio
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.catalog.selection import judge_points
+from schedgen_backups.core.catalog.space import forecast_space, measure_stored
 from schedgen_backups.core.copies.status import StoreStatus, measure_spread
 from schedgen_backups.core.errors import BackupError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
@@ -27,6 +28,8 @@ from schedgen_backups.core.notify.channels import Channel
 from schedgen_backups.core.notify.deliveries import read_last_delivery
 from schedgen_backups.core.notify.notifier import Notifier
 from schedgen_backups.core.notify.ticks import read_ticks
+from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.settings import Layout
 
 BACKUP_KIND, DRILL_KIND = "run", "drill"
 """The kinds of runs that take and that drill a recovery point (`alerts.run_kinds`)."""
@@ -42,6 +45,8 @@ class MonitoredSite:
     schedule_gap: timedelta
     drill_max_age: timedelta
     drill_max_duration: timedelta
+    layout: Layout = Layout.FILES
+    """Of new recovery points."""
     channels: tuple[Channel, ...] = ()
     stores: tuple[StoreStatus, ...] = ()
 
@@ -92,7 +97,12 @@ def _measure_points(site: MonitoredSite, points: Sequence[PointListing], now: da
     pins = site.catalog.list_pinned()
     pinned = [point for point in points if point.point_id in pins]
     yield Sample(families.PINNED, sum(_is_pinned(site.catalog, point, now) for point in pinned))
-    yield Sample(families.STORED_BYTES, sum(point.size_bytes for point in points))
+    pack_sizes = LocalPacks(site.catalog.directory).find_sizes()
+    yield Sample(families.STORED_BYTES, measure_stored(points, pack_sizes))
+    forecast = forecast_space(points, pack_sizes, site.layout)
+    if forecast is not None:
+        yield Sample(families.NEXT_POINT, forecast.added_bytes)
+        yield Sample(families.NEXT_POINT_TEMPORARY, forecast.temporary_bytes)
     with suppress(OSError):
         yield Sample(families.FREE_BYTES, shutil.disk_usage(site.catalog.directory).free)
     verified = [point for point in points if point.state is PointState.VERIFIED]

@@ -32,6 +32,20 @@ def can_share_blocks(source: int, folder: Path) -> bool:
     return True
 
 
+def shares_blocks(folder: Path) -> bool:
+    """Return whether files in the folder can share blocks; False if this cannot be determined.
+
+    Writes a block into a file without a name.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as source:
+            source.write(bytes(SHARED_BLOCK_BYTES))
+            source.flush()
+            return can_share_blocks(source.fileno(), folder)
+    except OSError:
+        return False
+
+
 def measure_gap(source_offset: int, target_offset: int) -> int:
     """Return the padding in bytes at the target's offset that aligns the data to blocks as in the source."""
     return (source_offset - target_offset) % SHARED_BLOCK_BYTES

@@ -28,11 +28,13 @@ from schedgen_backups.cli.main import app
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.servers.loopback import LOOPBACK, free_ports
+from schedgen_backups.core.units import format_bytes
 from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.inbox import open_inbox
 from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import Application, Site
+from schedgen_backups_tests.support.small_disk import mount_small_disk
 from tools.json_shapes import SHAPES
 
 pytestmark = [pytest.mark.edge]
@@ -286,6 +288,32 @@ def test_doctor_reports_what_could_be_restored_and_creates_nothing(cli_site: Sit
     assert reader["state"] == "note"
     assert "edge_reader cannot create databases and is not a member of" in reader["detail"]
     assert "RESTORE_POSTGRES_USER" in reader["fix"]
+
+
+def test_doctor_advises_packs_when_hourly_points_have_no_room_as_whole_files(
+    cli_site: Site, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+
+    def read_advice(**values: str) -> list[dict[str, str]]:
+        answer = cli_site.cli("doctor", "--json", BACKUP_DIR=str(disk / "points"), **values)
+        results = json.loads(answer.stdout)["results"]
+        return [result for result in results if result["what"] == "layout"]
+
+    hourly = {"BACKUP_SCHEDULE": "0 * * * *"}
+    with mount_small_disk(disk, "64m"):
+        shutil.copytree(cli_site.directory, disk / "points")
+        [advice] = read_advice(**hourly)
+        assert read_advice(BACKUP_SCHEDULE="0 2 * * *") == []
+        assert read_advice(**hourly, BACKUP_LAYOUT="packs") == []
+        [thinned] = read_advice(**hourly, BACKUP_RETENTION_HOURS="24")
+        assert list(disk.iterdir()) == [disk / "points"]
+    [point] = cli_site.points()
+    total = format_bytes(168 * point.size_bytes)
+    assert advice["state"] == "note"
+    assert f"about 168 points kept x {format_bytes(point.size_bytes)} = {total} needed" in advice["detail"]
+    assert "BACKUP_LAYOUT=packs" in advice["fix"]
+    assert "about 30 points kept" in thinned["detail"]
 
 
 @pytest.fixture

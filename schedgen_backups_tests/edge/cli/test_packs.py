@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import Site, failures_of
+from schedgen_backups_tests.support.small_disk import mount_small_disk
 
 pytestmark = [pytest.mark.edge]
 
@@ -445,6 +447,40 @@ def test_metrics_have_the_size_of_what_is_in_packs(packed: Site) -> None:
     [point] = packed.points()
     expected = sorted(open_packed_file(artifact.path).size_bytes for artifact in point.artifacts)
     assert sorted(int(float(value)) for _kind, value in sizes) == expected
+
+
+def test_a_disk_with_less_room_than_a_whole_point_suffices_for_the_next_one(
+    site: Site, instance: dg.DagsterInstance
+) -> None:
+    site.set(BACKUP_LAYOUT="packs")
+    with mount_small_disk(site.directory, "64m"):
+        assert site.run(instance).success
+        before = list_packs(site)
+        # Copied objects must be older than two seconds.
+        time.sleep(2)
+        take_next(site, instance)
+        [_first, second] = site.points()
+        free_bytes = second.size_bytes * 9 // 10
+        with (site.directory / "other").open("wb") as file:
+            file.write(b"x" * (shutil.disk_usage(site.directory).free - free_bytes))
+        [space] = [
+            result
+            for result in json.loads(site.cli("doctor", "--json").stdout)["results"]
+            if result["what"] == "free space"
+        ]
+        values = dict(
+            re.findall(r"^schedgen_backup_(\w+)\{[^}]*\} (\S+)$", site.cli("metrics").stdout, re.MULTILINE)
+        )
+        new = sum(size for name, size in list_packs(site).items() if name not in before)
+        recipes = sum(artifact.size_bytes for artifact in second.artifacts)
+        stored = sum(path.stat().st_size for path in site.directory.glob("*.gz"))
+        stored += sum(list_packs(site).values())
+    assert (space["state"] != "problem", "more points" in space["detail"]) == (True, True), space
+    assert float(values["next_point_bytes"]) == new + recipes
+    assert float(values["stored_bytes"]) == stored
+    # What the alarm BackupSpaceRunsOut compares.
+    needed = 2 * (new + recipes) + float(values["next_point_temporary_bytes"])
+    assert needed < float(values["directory_free_bytes"]) < 2 * second.size_bytes
 
 
 def list_needed(site: Site) -> set[str]:

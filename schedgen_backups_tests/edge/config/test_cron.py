@@ -13,7 +13,7 @@ from dagster._utils.schedules import cron_string_iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedgen_backups.config.cron import find_max_gap, parse_cron
+from schedgen_backups.config.cron import find_max_gap, measure_ticks_per_day, parse_cron
 
 pytestmark = [pytest.mark.edge]
 
@@ -141,3 +141,18 @@ def test_the_longest_gap_matches_dagsters_ticks(text: str, zone: str) -> None:
     ticks = islice(cron_string_iterator(datetime.now(ZoneInfo(zone)).timestamp(), text, zone), 12)
     longest = max(later - previous for previous, later in pairwise(ticks))
     assert abs(find_max_gap(text, ZoneInfo(zone)) - longest) <= timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("cron", "per_day"),
+    [
+        ("0 2 * * *", 1),
+        ("0 * * * *", 24),
+        ("* * * * *", 1440),
+        ("0 8-18 * * 1-5", 11 * 5 / 7),
+        ("0 2 * * 0", 1 / 7),
+        ("0 0 29 2 *", 0),
+    ],
+)
+def test_the_number_of_ticks_a_day(cron: str, per_day: float) -> None:
+    assert measure_ticks_per_day(cron, ZoneInfo("Africa/Johannesburg")) == pytest.approx(per_day, rel=0.01)

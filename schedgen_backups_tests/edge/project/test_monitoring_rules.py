@@ -47,6 +47,8 @@ HEALTHY: Mapping[str, float | str] = {
     "schedule_gap_seconds": 24 * HOUR,
     "broken_points": 0,
     "directory_free_bytes": 100 * GIB,
+    "next_point_bytes": 10 * GIB,
+    "next_point_temporary_bytes": 0,
     'last_size_bytes{half="database"}': GIB,
     'last_size_bytes{half="bucket"}': 9 * GIB,
     'previous_size_bytes{half="database"}': GIB,
@@ -278,6 +280,16 @@ CASES: tuple[tuple[str, Mapping[str, float | str], set[str]], ...] = (
     # The rest
     ("room for 1.9 points", {"directory_free_bytes": 19 * GIB}, {"BackupSpaceRunsOut"}),
     ("room for 2.1 points", {"directory_free_bytes": 21 * GIB}, set()),
+    (
+        "room for many points that share packs",
+        {"directory_free_bytes": 5 * GIB, "next_point_bytes": GIB, "next_point_temporary_bytes": GIB},
+        set(),
+    ),
+    (
+        "no room for the dump of the second point",
+        {"directory_free_bytes": 2.9 * GIB, "next_point_bytes": GIB, "next_point_temporary_bytes": GIB},
+        {"BackupSpaceRunsOut"},
+    ),
     ("a dump of 0.4", {'last_size_bytes{half="database"}': 0.4 * GIB}, {"BackupSizeDropped"}),
     ("a dump of 0.6", {'last_size_bytes{half="database"}': 0.6 * GIB}, set()),
     ("a channel fails", {"alert_channels_failing": 1}, {"BackupChannelNotDelivering"}),

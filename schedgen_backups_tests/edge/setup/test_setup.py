@@ -23,6 +23,7 @@ from schedgen_backups.setup.draft import Draft
 from schedgen_backups_tests.support.alerts import RecordingServer, closed_port, recording_server
 from schedgen_backups_tests.support.setup_machine import Machine, Person
 from schedgen_backups_tests.support.sites import Application
+from schedgen_backups_tests.support.small_disk import mount_small_disk
 
 pytestmark = [pytest.mark.edge]
 
@@ -376,6 +377,73 @@ def test_without_a_terminal_flags_suffice_and_a_second_run_changes_nothing(
     }
 
 
+NEW_FLAGS = {
+    "retention-hours": "48",
+    "layout": "packs",
+    "pack-reread-days": "14",
+    "drill-after-each-point": "true",
+    "drill-objects": "sample:500",
+}
+NEW_VARIABLES = {
+    "BACKUP_RETENTION_HOURS": "48",
+    "BACKUP_LAYOUT": "packs",
+    "BACKUP_PACK_REREAD_DAYS": "14",
+    "DRILL_AFTER_EACH_POINT": "true",
+    "DRILL_OBJECTS": "sample:500",
+}
+
+
+def test_flags_set_hours_layout_and_drills(machine: Machine) -> None:
+    always = ("--deployment", "none", "--yes", "--no-first-backup")
+    flags = [word for name, value in NEW_FLAGS.items() for word in (f"--{name}", value)]
+    code, seen = machine.run(*machine.answer_flags(), *always, *flags)
+    assert code == 0, seen
+    values = dotenv_values(machine.env)
+    assert {name: values[name] for name in NEW_VARIABLES} == NEW_VARIABLES
+    before = machine.env.read_bytes()
+    code, seen = machine.run(*always)
+    assert (code, machine.env.read_bytes()) == (0, before), seen
+
+
+def test_settings_that_are_not_set_are_not_written(machine: Machine) -> None:
+    code, seen = machine.run(
+        *machine.answer_flags(), "--deployment", "none", "--yes", "--no-first-backup", DRILL_OBJECTS="all"
+    )
+    assert code == 0, seen
+    values = dotenv_values(machine.env)
+    assert {name: values[name] for name in NEW_VARIABLES if name in values} == {"DRILL_OBJECTS": "all"}
+    assert "layout:" not in seen
+
+
+def test_packs_are_offered_where_hourly_points_have_no_room_as_whole_files(machine: Machine) -> None:
+    disk = machine.folder.parent / "disk"
+    hourly = ("--deployment", "none", "--no-first-backup", "--schedule", "0 * * * *")
+    with mount_small_disk(disk, "64m"):
+        flags = [*machine.answer_flags(), "--backup-dir", str(disk / "points")]
+        person = Person(machine, *flags, *hourly)
+        person.answer("Use https", "")
+        person.answer("Query that returns the keys of the objects", "0")
+        person.answer("Time zone", "")
+        person.answer("Hours to keep every recovery point", "72")
+        person.answer("Days to keep recovery points", "14")
+        person.expect("about 24 backups a day, about 83 points kept x ")
+        person.answer("Layout of recovery points", "zip")
+        person.expect("BACKUP_LAYOUT: 'zip' is invalid, expected files or packs")
+        person.answer("Layout of recovery points", "packs")
+        person.answer_all(
+            [(prompt, "") for prompt in ("Name of this", "Recipients of alerts by email", "Store of copies")]
+        )
+        assert person.see_the_end() == 0, person.seen
+        values = dotenv_values(machine.env)
+        assert (values["BACKUP_LAYOUT"], values["BACKUP_RETENTION_HOURS"]) == ("packs", "72")
+        # Nothing is said once packs are in use, and without a terminal nothing switches by itself.
+        code, seen = machine.run(*hourly, "--yes")
+        assert (code, "layout:" in seen) == (0, False), seen
+        code, seen = machine.run(*hourly, "--yes", "--layout", "files")
+        assert (code, "about 83 points kept x" in seen) == (0, True), seen
+        assert dotenv_values(machine.env)["BACKUP_LAYOUT"] == "files"
+
+
 def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(
     machine: Machine, inbox: RecordingServer
 ) -> None:
@@ -403,6 +471,9 @@ def test_a_dry_run_prints_the_files_without_secrets_and_writes_nothing(
         (("--schedule", "every night"), "BACKUP_SCHEDULE: 'every night' is invalid"),
         (("--minio-bucket", "no-such-bucket"), "no-such-bucket"),
         (("--postgres-port", "0"), "POSTGRES_PORT: '0' is invalid, expected a port"),
+        (("--layout", "zip"), "BACKUP_LAYOUT: 'zip' is invalid, expected files or packs"),
+        (("--retention-hours", "0"), "BACKUP_RETENTION_HOURS: '0' is invalid, expected a number of hours"),
+        (("--drill-objects", "few"), "DRILL_OBJECTS: 'few' is invalid, expected all, sample:N"),
     ],
 )
 def test_without_a_terminal_a_wrong_answer_exits_with_4_and_writes_nothing(
@@ -450,4 +521,4 @@ def test_cancelling_at_a_question_exits_with_130_and_writes_nothing(machine: Mac
     person.answer("Database server", "elsewhere")
     person.expect("Port of the database server")
     person.interrupt()
-    assert (person.see_the_end(), machine.env.exists()) == (130, False)
+    assert (person.see_the_end(), list(machine.folder.glob(".env*"))) == (130, [])

@@ -21,10 +21,11 @@ from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES
 from schedgen_backups.core.settings import BucketSettings
-from schedgen_backups.core.system.reflink import can_share_blocks
+from schedgen_backups.core.system.reflink import can_share_blocks, shares_blocks
 from schedgen_backups.core.verify.files import verify_archive
 from schedgen_backups_tests.support.artifacts import make_noise, publish_archive
 from schedgen_backups_tests.support.points import put
+from schedgen_backups_tests.support.small_disk import mount_small_disk
 
 pytestmark = pytest.mark.integration
 
@@ -50,6 +51,14 @@ def shared_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def test_a_file_system_is_recognized_by_trying(shared_disk: Path, tmp_path: Path) -> None:
+    assert shares_blocks(shared_disk)
+    assert list(shared_disk.glob("tmp*")) == []
+    with mount_small_disk(tmp_path / "other", "1m"):
+        assert not shares_blocks(tmp_path / "other")
+    assert not shares_blocks(tmp_path / "missing")
 
 
 def measure_used(folder: Path) -> int:

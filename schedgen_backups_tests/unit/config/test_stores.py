@@ -34,6 +34,7 @@ def test_a_folder_needs_only_url_and_recipients(tmp_path: Path) -> None:
     assert (settings.name, settings.location.url) == ("nas", "file:///mnt/nas")
     assert settings.is_encrypted
     assert (settings.retention.keep_days, settings.retention.keep_months) == (30, 12)
+    assert settings.retention.keep_hours == 0
 
 
 def test_every_setting_arrives(tmp_path: Path) -> None:
@@ -51,6 +52,7 @@ max_age_hours = 50
 lock_days = 30
 append_only = true
 [stores.b2.retention]
+hours = 48
 days = 3
 weeks = 4
 months = 5
@@ -69,6 +71,7 @@ secret_key_env = "PRUNE_SECRET"
     retention = settings.retention
     assert (retention.keep_days, retention.keep_weeks, retention.keep_months) == (3, 4, 5)
     assert (retention.keep_years, retention.keep_last) == (6, 2)
+    assert retention.keep_hours == 48
     assert (settings.reread_days, settings.max_age_hours, settings.lock_days) == (7, 50, 30)
     assert settings.is_append_only
     assert "hunter2" not in repr(settings)
@@ -97,6 +100,10 @@ BAD = {
     "a wrong type": (
         'url = "file:///mnt/nas"\nrecipients = ["{public}"]\nreread_days = "hunter2"',
         "reread_days",
+    ),
+    "more hours than a year has": (
+        'url = "file:///mnt/nas"\nrecipients = ["{public}"]\nretention = { hours = 9000 }',
+        "retention.hours",
     ),
     "a missing secret file": (
         'url = "s3://b/p"\nrecipients = ["{public}"]\naccess_key = "a"\nsecret_key_file = "missing"',

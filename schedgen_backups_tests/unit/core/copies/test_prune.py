@@ -73,7 +73,7 @@ def prune(site: CopiedSite, clock: Clock, policy: RetentionPolicy = NEWEST_ONLY)
     return Pruner(site.store, KEYS, policy).prune()
 
 
-def copy(site: CopiedSite, clock: Clock, night: int) -> None:
+def copy(site: CopiedSite, clock: Clock, night: float) -> None:
     clock.time += timedelta(seconds=1)
     site.copy(night)
 
@@ -256,6 +256,19 @@ def test_what_only_a_lock_keeps_is_said_with_its_date(tmp_path: Path, clock: Clo
     assert abs(until - clock() - locked_for) < timedelta(minutes=1)
     clock.time += locked_for
     assert prune(site, clock).removed_points == (make_point_id(0),)
+
+
+def test_hourly_copies_are_thinned_out_to_one_a_day(tmp_path: Path, clock: Clock) -> None:
+    site = CopiedSite(tmp_path / "backups", MemoryStore(now=clock))
+    hours = [0, 1, 2, 24, 25, 30, 31]
+    for hour in hours:
+        make_point(site.catalog, hour / 24, list_objects(3))
+        copy(site, clock, hour / 24)
+    clock.time = make_point_id(31 / 24).taken_at
+    policy = RetentionPolicy(keep_hours=7, keep_days=3, keep_last=1)
+    removed = prune(site, clock, policy).removed_points
+    # Of the first day only its last copy stays, of the last seven hours every copy.
+    assert removed == tuple(make_point_id(hour / 24) for hour in (0, 1, 24))
 
 
 def test_a_pinned_copy_is_kept(site: CopiedSite, clock: Clock) -> None:
