@@ -22,7 +22,7 @@ from schedgen_backups.core.capture.packed_dump import find_recipes_with, pack_du
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckStatus
 from schedgen_backups.core.catalog.points import PointState
-from schedgen_backups.core.catalog.resume import find_archive, find_resumable, write_source
+from schedgen_backups.core.catalog.resume import find_archive, find_resumable, restore_recipe, write_source
 from schedgen_backups.core.catalog.small_files import translate_storage_errors
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
@@ -121,8 +121,10 @@ def take_bucket_archive(
                 threads = capture.transfer.compression_threads
                 if capture.layout is Layout.PACKS:
                     path = folder / name.to_recipe_name()
+                    write_source(folder, settings, path.name)
                     os.close(create_private(path))
-                    shelf = stack.enter_context(_open_shelf(catalog, capture))
+                    unfinished = [(left, find_archive(left, settings)) for left in resumable]
+                    shelf = stack.enter_context(_open_shelf(catalog, capture, unfinished))
                     target: ArchiveTarget = PackTarget(
                         shelf, path, folder, point_id, threads=threads, pack_bytes=PACK_BYTES
                     )
@@ -171,18 +173,30 @@ def _list_touched(catalog: Catalog, damage: _Damage, kinds: Collection[ArtifactK
 
 
 @contextmanager
-def _open_shelf(catalog: Catalog, capture: CaptureSettings) -> Generator[PackShelf, None, None]:
-    """Yield the packs that a new artifact may use: those of the newest points."""
+def _open_shelf(
+    catalog: Catalog, capture: CaptureSettings, unfinished: Iterable[tuple[Path, Path | None]] = ()
+) -> Generator[PackShelf, None, None]:
+    """Yield the packs that a new artifact may use: those of the newest points, and of killed captures.
+
+    The latter are `unfinished`: staging directories with the paths of their recipes, which are written here.
+    """
     packs = LocalPacks(catalog.directory)
     packs.prepare()
     recipes = sorted(catalog.find_recipes(), key=_find_point, reverse=True)
     by_kind = ([path for path in recipes if path.name.startswith(kind.file_prefix)] for kind in ArtifactKind)
     newest = [path for paths in by_kind for path in paths[:_NEWEST_RECIPES]]
     with packs.open_index() as index:
+        resumed = [
+            recipe
+            for folder, path in unfinished
+            if path is not None
+            and is_recipe_name(path.name)
+            and (recipe := restore_recipe(folder, path, packs, index)) is not None
+        ]
         yield PackShelf(
             packs,
             index,
-            _read_recipes(newest),
+            [*_read_recipes(newest), *resumed],
             others=_read_recipes(path for path in recipes if path not in newest),
             suspects=_list_suspects(catalog),
             reread_days=capture.pack_reread_days,

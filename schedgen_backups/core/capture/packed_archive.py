@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from schedgen_backups.core.catalog.resume import JOURNAL_NAME, PLACES_NAME
 from schedgen_backups.core.errors import ReadBackError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveWriter, CapturedArchive, place_lines, to_line
 from schedgen_backups.core.formats.gzip_members import Digest, packed_footer_member, read_members
@@ -54,15 +55,18 @@ class PackTarget:
             yield writer
 
     def discard(self) -> None:
-        """Do nothing: the next attempt uses what is good of the packs."""
+        """Remove the journals; the next attempt uses what is good of the packs."""
+        for name in (JOURNAL_NAME, PLACES_NAME):
+            (self.folder / name).unlink()
 
 
 class PackedMemberWriter(MemberQueue):
     """Places members as pieces in packs, and notes where they lie."""
 
-    def __init__(self, packs: PackWriter, *, threads: int) -> None:
+    def __init__(self, packs: PackWriter, journal: Path, *, threads: int) -> None:
         super().__init__(threads=threads)
         self._packs = packs
+        self._journal = journal.open("xb")
         self._is_tail = False
         self._tail_digest: Digest | None = None
         self.segments = Segments()
@@ -71,13 +75,24 @@ class PackedMemberWriter(MemberQueue):
         """Append bytes that lie in packs already."""
         self.flush()
         for segment in segments:
-            self.segments.join(segment)
+            self._join(segment)
             self._offset += segment.length
+
+    def note(self) -> None:
+        """Hand to the kernel where everything so far lies."""
+        self.flush()
+        self._journal.flush()
+
+    def close(self) -> None:
+        """End the threads, and close the journal."""
+        super().close()
+        self._journal.close()
 
     def rollback(self, offset: int) -> None:
         """Forget where the bytes behind the offset lie; they stay in their packs, unused."""
         self.flush()
         self.segments.cut(offset)
+        self._journal.write(b"= %d\n" % offset)
         self._offset = offset
 
     def begin_tail(self) -> None:
@@ -96,8 +111,12 @@ class PackedMemberWriter(MemberQueue):
     def _append(self, member: bytes) -> None:
         if self._tail_digest is not None:
             self._tail_digest.update(member)
-        self.segments.join(self._packs.place(Piece(member, is_tail=self._is_tail)))
+        self._join(self._packs.place(Piece(member, is_tail=self._is_tail)))
         self._offset += len(member)
+
+    def _join(self, segment: Segment) -> None:
+        self.segments.join(segment)
+        self._journal.write(b"%s %d %d\n" % (segment.pack.encode("ascii"), segment.offset, segment.length))
 
 
 class PackedArchiveWriter(ArchiveWriter):
@@ -112,8 +131,8 @@ class PackedArchiveWriter(ArchiveWriter):
         self._packs = packs
         self._path = path
         self._threads = threads
-        self._writer = PackedMemberWriter(packs, threads=threads)
-        super().__init__(self._writer, folder=folder)
+        self._writer = PackedMemberWriter(packs, folder / PLACES_NAME, threads=threads)
+        super().__init__(self._writer, folder=folder, journal_name=JOURNAL_NAME)
 
     def add_copies(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> None:
         """Append the objects; those in packs that are still used are not even read."""
@@ -139,6 +158,7 @@ class PackedArchiveWriter(ArchiveWriter):
             raise
         for entry in copied:
             self._add_line(entry)
+        self._note_entry()
 
     def finish(self, record: ArchiveRecord) -> CapturedArchive:
         """Append the index, close the packs, read new and due ones back, and write the recipe."""
@@ -179,7 +199,8 @@ class PackedArchiveWriter(ArchiveWriter):
 
     def _read_back(self, packed: PackedFile, index: tuple[int, int], index_sha256: str) -> None:
         """Read the packs that are new or due, the new objects and the index; ReadBackError."""
-        new = {pack.name for pack in self._packs.new_packs}
+        # Also those of a killed capture, which are known and were never read.
+        new = {pack.name for pack in self._packs.new_packs} | self._shelf.find_unread(packed.recipe)
         damaged = self._shelf.read_due(packed.recipe)
         if damaged:
             entries = self._read_entries()
@@ -231,7 +252,8 @@ class PackedArchiveWriter(ArchiveWriter):
         return to_line(placed.model_dump_json(exclude_defaults=True, exclude={"offset"}))
 
     def _note_entry(self) -> None:
-        """Do nothing: a killed capture into packs begins again with the last point."""
+        self._writer.note()
+        self._index.flush()
 
 
 def _check_one(entry: ObjectEntry, data: bytes) -> list[str]:

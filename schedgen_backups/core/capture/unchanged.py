@@ -13,9 +13,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from schedgen_backups.core.catalog.resume import find_archive, read_journal
+from schedgen_backups.core.catalog.resume import find_archive, read_journal, read_packed_journal
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
+from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry, make_format_error
 from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.s3.listing_page import ListedObject
@@ -126,9 +127,13 @@ class PreviousObjects:
         if path is None or not self._limit:
             return
         try:
+            if is_recipe_name(path.name):
+                entries = read_packed_journal(folder, read_local_recipe(path).size_bytes)
+            else:
+                entries = read_journal(folder)
             self._open(path)
-            self._add(entry.model_dump_json(exclude_defaults=True).encode() for entry in read_journal(folder))
-        except OSError:  # the bucket has the objects
+            self._add(entry.model_dump_json(exclude_defaults=True).encode() for entry in entries)
+        except (VerificationError, OSError):  # the bucket has the objects
             return
 
     def find(self, listed: Sequence[tuple[ListedObject, str]]) -> list[PreviousObject | None]:

@@ -2,24 +2,38 @@
 
 File names and the recorded source make such a directory recognizable. `unchanged` decides which objects are
 reused; `capture` and `catalog` remove the directory. A truncated dump cannot be resumed.
+
+Of an archive in packs, a second journal has the places of its bytes: lines `PACK OFFSET LENGTH`, and `= SIZE`
+where what lies behind this size of the archive was given up.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from schedgen_backups.core.catalog.small_files import translate_storage_errors
+from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.archive_file import place_lines
+from schedgen_backups.core.formats.packed_file import PACKS_NAME
+from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, StatedPack, write_recipe
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.packs.local_packs import LocalPacks
+from schedgen_backups.core.packs.pack_files import PACK_PATTERN
+from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.system.files import open_regular, read_small_file
 
 JOURNAL_NAME = "entries.jsonl"
+PLACES_NAME = "places.txt"
 _SOURCE_NAME = "source.json"
+_PLACE_WORDS, _CUT_WORDS = 3, 2
 _KEPT_SECONDS = 7 * 24 * 3600
 """Most objects of an older archive are also in newer archives."""
 
@@ -65,11 +79,66 @@ def read_journal(folder: Path) -> Iterator[ObjectEntry]:
     OSError when the disk fails.
     """
     with open_regular(folder / JOURNAL_NAME) as file:
-        for line in file:
-            try:
-                entry = ObjectEntry.model_validate_json(line)
-            except ValidationError:
-                return
-            if entry.is_etag_verified is False:  # of format 1: when copied, it would count as proven
+        yield from _read_entries(file)
+
+
+def read_packed_journal(folder: Path, size_bytes: int) -> Iterator[ObjectEntry]:
+    """Yield the objects in the first bytes of an unfinished archive in packs; OSError when the disk fails."""
+    with open_regular(folder / JOURNAL_NAME) as file, suppress(VerificationError):
+        for entry in _read_entries(place_lines(file)):
+            if entry.offset + entry.length > size_bytes:
                 return
             yield entry
+
+
+def _read_entries(lines: Iterable[bytes]) -> Iterator[ObjectEntry]:
+    for line in lines:
+        try:
+            entry = ObjectEntry.model_validate_json(line)
+        except ValidationError:
+            return
+        if entry.is_etag_verified is False:  # of format 1: when copied, it would count as proven
+            return
+        yield entry
+
+
+def read_places(folder: Path) -> Segments:
+    """Return where the bytes of an unfinished archive in packs lie, up to the first incomplete line.
+
+    The packs may be incomplete or missing. Nothing for an archive that is a file.
+    """
+    segments = Segments()
+    with suppress(OSError), open_regular(folder / PLACES_NAME) as file:
+        for line in file:
+            words = line.split()
+            if not line.endswith(b"\n") or not all(word.isdigit() for word in words[1:]):
+                break
+            if len(words) == _PLACE_WORDS and PACK_PATTERN.fullmatch(words[0].decode("ascii", "replace")):
+                segments.join(Segment(words[0].decode("ascii"), int(words[1]), int(words[2])))
+            elif len(words) == _CUT_WORDS and words[0] == b"=":
+                segments.cut(int(words[1]))
+            else:
+                break
+    return segments
+
+
+def restore_recipe(folder: Path, path: Path, packs: LocalPacks, index: PieceIndex) -> Recipe | None:
+    """Write the recipe of an unfinished archive to `path`, as far as its packs are complete; return it.
+
+    None if nothing of it is. StorageError when it cannot be written.
+    """
+    sizes = packs.find_sizes()
+    known = {pack.name: pack for pack in index.list_packs() if sizes.get(pack.name) == pack.size_bytes}
+    segments = Segments(takewhile(lambda segment: segment.pack in known, read_places(folder)))
+    if not segments.packs:
+        return None
+    stated = (known[name] for name in segments.packs)
+    recipe = Recipe(
+        segments, stated_packs=tuple(StatedPack(each.name, each.size_bytes, each.sha256) for each in stated)
+    )
+    with translate_storage_errors(folder):
+        path.write_bytes(write_recipe(recipe))
+        link = folder / PACKS_NAME
+        link.unlink(missing_ok=True)
+        link.symlink_to(packs.folder.absolute())
+    return recipe

@@ -101,6 +101,11 @@ class PackShelf:
                 self._index.record_reread(name, datetime.now(timezone.utc))
                 self.healed |= {name}
 
+    def find_unread(self, recipe: Recipe) -> frozenset[str]:
+        """Return the packs of the recipe that were never read again."""
+        rereads = self._index.find_rereads()
+        return frozenset(name for name in recipe.packs if rereads.get(name) is None)
+
     def find_oldest_reading(self, recipe: Recipe) -> datetime:
         """Return when the pack was read whose reading is longest ago; ReadBackError if one never was."""
         rereads = self._index.find_rereads()

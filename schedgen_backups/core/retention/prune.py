@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
+from schedgen_backups.core.catalog.resume import find_resumable, read_places
 from schedgen_backups.core.errors import DiskFullError, VerificationError
 from schedgen_backups.core.formats.packed_file import PACKS_NAME, read_local_recipe
+from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.history.events import PointsRemoved, RemovedPoint
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
@@ -119,7 +121,7 @@ class RemovedPacks:
 def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
     """Remove the packs that no artifact in the directory needs; none while a recipe cannot be read.
 
-    Also those of killed backups. StorageError when a pack cannot be removed.
+    Also those of killed backups that will not be resumed. StorageError when a pack cannot be removed.
     """
     packs = LocalPacks(catalog.directory)
     if not packs.find_sizes():
@@ -130,7 +132,9 @@ def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
         return RemovedPacks(
             kept_because=f"{error.message}: no pack is removed before every recipe can be read"
         )
-    names, freed_bytes = packs.remove_unused(recipes)
+    # What a killed backup has written is used by the next one.
+    unfinished = map(read_places, find_resumable(catalog.directory / STAGING_NAME))
+    names, freed_bytes = packs.remove_unused((*recipes, *map(Recipe, unfinished)))
     return RemovedPacks(tuple(f"{PACKS_NAME}/{name}" for name in names), freed_bytes)
 
 
