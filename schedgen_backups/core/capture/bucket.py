@@ -44,6 +44,7 @@ from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, LISTING_HINT, BucketClient
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings
+from schedgen_backups.core.system.garbage import collect_garbage_rarely
 
 MEMORY_BUDGET_BYTES = 64 << 20
 """Total size of the bodies that wait to be written; each takes up to twice its size while it is packed."""
@@ -173,9 +174,12 @@ def capture_bucket(
     damaged: dict[Path, None] = {}
     reread_days = iter((capture.reread_days, capture.reread_days, 0))
     while True:
-        with PreviousObjects(
-            folder, settings, reread_days=next(reread_days), distrusted=frozenset(distrusted)
-        ) as objects:
+        with (
+            collect_garbage_rarely(),
+            PreviousObjects(
+                folder, settings, reread_days=next(reread_days), distrusted=frozenset(distrusted)
+            ) as objects,
+        ):
             for path in resumable:
                 objects.add_resumable(path)
             any(objects.add_archive(path) for path in previous)

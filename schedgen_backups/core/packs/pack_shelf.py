@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from math import inf
 
@@ -19,6 +20,10 @@ from schedgen_backups.core.packs.piece_index import PieceIndex
 
 _WORTH_KEEPING = 0.5
 """A pack of which less is used is not used any more: what is needed of it goes into a new one."""
+
+
+_READ_THREADS = 2
+"""As many as a small machine has cores; more compete with the servers of the application."""
 
 
 class PackShelf:
@@ -84,11 +89,18 @@ class PackShelf:
         rereads = self._index.find_rereads()
         now = datetime.now(timezone.utc)
         needed = {pack.name: pack for pack in recipe.stated_packs}
+        due = [
+            pack
+            for pack in (self._all | needed).values()
+            if pack.name not in self.damaged and self._is_due(pack.name, rereads.get(pack.name), now)
+        ]
         problems: dict[str, str] = {}
-        for pack in (self._all | needed).values():
-            is_due = pack.name not in self.damaged and self._is_due(pack.name, rereads.get(pack.name), now)
-            if is_due and (problem := self._read(pack)) and pack.name in needed:
-                problems[pack.name] = problem
+        # Their digests are computed outside of Python's lock.
+        with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read packs") as pool:
+            for pack, problem in zip(due, pool.map(self.packs.read_again, due), strict=True):
+                self._note_reading(pack, problem)
+                if problem and pack.name in needed:
+                    problems[pack.name] = problem
         return problems
 
     def heal(self) -> None:
@@ -115,9 +127,11 @@ class PackShelf:
             raise ReadBackError("when the packs were read is not known", keys=())
         return min(known)
 
-    def _read(self, pack: StatedPack) -> str:
-        """Read the pack and remember that; return what is wrong with it."""
-        problem = self.packs.read_again(pack)
+    def _read(self, pack: StatedPack) -> None:
+        self._note_reading(pack, self.packs.read_again(pack))
+
+    def _note_reading(self, pack: StatedPack, problem: str) -> None:
+        """Remember that the pack was read, and what was wrong with it."""
         self._index.adopt(StoredFile(name=pack.name, size_bytes=pack.size_bytes, sha256=pack.sha256))
         if problem:
             self._index.set_aside(pack.name)
@@ -125,7 +139,6 @@ class PackShelf:
             self.usable -= {pack.name}
         else:
             self._index.record_reread(pack.name, datetime.now(timezone.utc))
-        return problem
 
     def _is_due(self, name: str, read_at: datetime | None, now: datetime) -> bool:
         # Each pack has its own day between half and nine tenths of the period, so that not all are read in
