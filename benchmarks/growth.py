@@ -74,7 +74,11 @@ def _plot(name: str, title: str, curves: Mapping[str, _Curve]) -> str:
         foreground="#444444",
         foreground_strong="#222222",
         foreground_subtle="#cccccc",
-        colors=("#b9bec8", "#2f6fde", "#e08a1e"),
+        guide_stroke_color="#dddddd",
+        guide_stroke_dasharray="none",
+        major_guide_stroke_color="#dddddd",
+        major_guide_stroke_dasharray="none",
+        colors=("#7d8590", "#2f6fde", "#e08a1e"),
         font_family="sans-serif",
         title_font_size=14,
         label_font_size=12,
@@ -83,22 +87,27 @@ def _plot(name: str, title: str, curves: Mapping[str, _Curve]) -> str:
         value_font_size=11,
         opacity="1",
     )
+    values = [value for curve in curves.values() for _count, value in curve]
+    lowest, highest = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     counts = sorted({count for curve in curves.values() for count, _value in curve})
     chart: Any = XY(
         style=style,
         title=title,
         width=720,
-        height=320,
+        height=340,
         logarithmic=True,
         legend_at_bottom=True,
         legend_box_size=10,
         dots_size=4,
         print_values=True,
-        formatter=lambda point: _format(point[1] if isinstance(point, tuple) else point),
+        formatter=lambda point: _format(point[1] if isinstance(point, (tuple, list)) else point),
         x_value_formatter=lambda value: f"{round(10**value):,}",
         x_labels=[math.log10(count) for count in counts],
         xrange=(math.log10(counts[0]) - 0.1, math.log10(counts[-1]) + 0.25),
+        y_labels=[float(f"1e{power}") for power in range(lowest, highest + 1)],
+        range=(float(f"1e{lowest}"), float(f"1e{highest}")),
         truncate_legend=-1,
+        legend_at_bottom_columns=3,
         js=[],
     )
     # Otherwise random: the same plot would be another file each time.

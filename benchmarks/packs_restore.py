@@ -118,7 +118,8 @@ class RestoreBench:
 
     def _read_all(self, side: Side) -> None:
         with open_archive(side.get_path(ArtifactKind.BUCKET)) as archive:
-            for entry in archive.read_entries():
+            # A list first: index and objects are read through the same file.
+            for entry in list(archive.read_entries()):
                 assert sum(len(block) for block in archive.read_object(entry)) == entry.size_bytes
 
     def _restore_bucket(self, side: Side) -> None:
