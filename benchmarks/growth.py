@@ -101,9 +101,9 @@ def _plot(name: str, title: str, curves: Mapping[str, _Curve]) -> str:
         dots_size=4,
         print_values=True,
         formatter=lambda point: _format(point[1] if isinstance(point, (tuple, list)) else point),
-        x_value_formatter=lambda value: f"{round(10**value):,}",
-        x_labels=[math.log10(count) for count in counts],
-        xrange=(math.log10(counts[0]) - 0.1, math.log10(counts[-1]) + 0.25),
+        x_value_formatter=lambda value: f"{round(value):,}",
+        x_labels=counts,
+        xrange=(counts[0] / 1.3, counts[-1] * 1.8),
         y_labels=[float(f"1e{power}") for power in range(lowest, highest + 1)],
         range=(float(f"1e{lowest}"), float(f"1e{highest}")),
         truncate_legend=-1,
@@ -113,7 +113,7 @@ def _plot(name: str, title: str, curves: Mapping[str, _Curve]) -> str:
     # Otherwise random: the same plot would be another file each time.
     chart.uuid = name
     for label, curve in curves.items():
-        chart.add(label, [(math.log10(count), round(value, 3)) for count, value in curve])
+        chart.add(label, [(count, round(value, 3)) for count, value in curve])
     return _SCRIPT.sub("", chart.render(is_unicode=True, disable_xml_declaration=True)) + "\n"
 
 
