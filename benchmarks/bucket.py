@@ -15,7 +15,7 @@ from threading import Event
 from benchmarks import data
 from benchmarks.database import OURS, forget, make_point_ids
 from benchmarks.paired import Contestant, Timing, run_in_turn
-from benchmarks.shell import has_program, run_shell, size_of
+from benchmarks.shell import has_program, make_rclone_environment, run_shell, size_of
 from schedgen_backups.core.capture.capture import take_bucket_archive
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.formats.archive_file import open_archive
@@ -55,14 +55,7 @@ class BucketBench:
             "RESTIC_PASSWORD": "benchmark",
             "RESTIC_CACHE_DIR": str(folder / "cache"),
         }
-        self._rclone = {
-            "RCLONE_CONFIG_S3_TYPE": "s3",
-            "RCLONE_CONFIG_S3_PROVIDER": "Other",
-            "RCLONE_CONFIG_S3_ENDPOINT": f"http://{settings.endpoint}",
-            "RCLONE_CONFIG_S3_ACCESS_KEY_ID": settings.access_key,
-            "RCLONE_CONFIG_S3_SECRET_ACCESS_KEY": settings.secret_key,
-            "RCLONE_CONFIG_S3_REGION": settings.region,
-        }
+        self._rclone = make_rclone_environment(settings)
 
     def measure(self) -> tuple[Timing, ...]:
         """Measure first night, next night, restore, verification and one object."""

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,11 +109,19 @@ def upload_folder(settings: BucketSettings, folder: Path) -> None:
             )
 
 
-def change_files(folder: Path, settings: BucketSettings, *, share: float) -> None:
-    """Replace the bytes of this share of the files, on the disk and in the bucket; sizes stay the same."""
-    paths = sorted(folder.iterdir())
+def change_files(folder: Path, settings: BucketSettings, *, share: float, first: int = 0) -> None:
+    """Replace the bytes of this share of the files, on the disk and in the bucket; sizes stay the same.
+
+    `first` is the first file that changes; others change with another value.
+    """
+    step = max(1, int(1 / share))
+    replace_files(sorted(folder.iterdir())[first % step :: step], settings)
+
+
+def replace_files(paths: Iterable[Path], settings: BucketSettings) -> None:
+    """Replace the last bytes of these files, on the disk and in the bucket."""
     with _client(settings) as client:
-        for path in paths[:: max(1, int(1 / share))]:
+        for path in paths:
             data = path.read_bytes()
             path.write_bytes(data[:-64] + os.urandom(64))
             client.fput_object(settings.bucket, f"uploads/{path.name}", str(path))

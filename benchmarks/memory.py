@@ -17,9 +17,11 @@ from pathlib import Path
 
 WORK = "whole backup, MB: peak memory above the idle interpreter"
 _IDLE = (
-    "import dagster, schedgen_backups.cli.main, schedgen_backups.definitions, "
-    "schedgen_backups.runs.in_process as i; i.prepare_home();"
-    "dagster.DagsterInstance.get()"
+    "import dagster, schedgen_backups.cli.main, schedgen_backups.definitions;"
+    "import schedgen_backups.runs.in_process;"
+    "from schedgen_backups.config.config import load_config;"
+    "from schedgen_backups.runs.home import prepare_home;"
+    "prepare_home(load_config().file); dagster.DagsterInstance.get()"
 )
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 _POLL_SECONDS = 0.02

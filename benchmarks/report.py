@@ -183,7 +183,7 @@ def main() -> None:
 
 def read_newest() -> dict[str, Any]:
     """Return the newest results: part → rounds, machine, timings; and the date."""
-    path = max(RESULTS.glob("*.json"))
+    path = max(RESULTS.glob("????-??-??.json"))
     return {"date": path.stem, **json.loads(path.read_text(encoding="utf-8"))}
 
 
