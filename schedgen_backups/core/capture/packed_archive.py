@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,14 @@ from typing import ClassVar
 
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME, PLACES_NAME
 from schedgen_backups.core.errors import ReadBackError, VerificationError
-from schedgen_backups.core.formats.archive_file import ArchiveWriter, CapturedArchive, place_lines, to_line
+from schedgen_backups.core.formats.archive_file import (
+    ArchiveWriter,
+    CapturedArchive,
+    locate_lines,
+    place_line,
+    place_lines,
+    to_line,
+)
 from schedgen_backups.core.formats.gzip_members import Digest, packed_footer_member, read_members
 from schedgen_backups.core.formats.gzip_writer import MemberQueue
 from schedgen_backups.core.formats.packed_file import PackedFile
@@ -152,7 +159,9 @@ class PackedArchiveWriter(ArchiveWriter):
                 else:
                     self._copy_bytes(entry, source)
                 length = self._writer.flush() - start
-                copied.append(entry.model_copy(update={"offset": start, "length": length}))
+                # Its offset is not in the index.
+                is_same = length == entry.length
+                copied.append(entry if is_same else entry.model_copy(update={"length": length}))
         except BaseException:
             self._writer.rollback(before)
             raise
@@ -226,9 +235,7 @@ class PackedArchiveWriter(ArchiveWriter):
         found: list[str] = []
         with ThreadPoolExecutor(self._threads, thread_name_prefix="read back") as pool:
             waiting: deque[Future[list[str]]] = deque()
-            for entry in self._read_entries():
-                if not self._find_packs(packed, entry) & new:
-                    continue
+            for entry in self._read_entries_in(find_ranges(packed.recipe.segments, new)):
                 if entry.length > _COPY_BYTES:
                     found += find_damaged(entry, read_members(reader, entry.offset, entry.length))
                     continue
@@ -248,12 +255,35 @@ class PackedArchiveWriter(ArchiveWriter):
         for line in place_lines(self._index):
             yield ObjectEntry.model_validate_json(line)
 
+    def _read_entries_in(self, ranges: Sequence[tuple[int, int]]) -> Iterator[ObjectEntry]:
+        """Yield the entries of which some byte lies in these ranges (begin, end), which are in order."""
+        self._index.seek(0)
+        left = deque(ranges)
+        for begin, end, line in locate_lines(self._index):
+            while left and left[0][1] <= begin:
+                left.popleft()
+            if not left:
+                return
+            if left[0][0] < end:
+                yield ObjectEntry.model_validate_json(place_line(line, begin))
+
     def _make_line(self, placed: ObjectEntry) -> bytes:
         return to_line(placed.model_dump_json(exclude_defaults=True, exclude={"offset"}))
 
     def _note_entry(self) -> None:
         self._writer.note()
         self._index.flush()
+
+
+def find_ranges(segments: Iterable[Segment], packs: Collection[str]) -> list[tuple[int, int]]:
+    """Return which bytes of an artifact lie in these packs: begin and end, in order."""
+    found: list[tuple[int, int]] = []
+    offset = 0
+    for segment in segments:
+        if segment.pack in packs:
+            found.append((offset, offset + segment.length))
+        offset += segment.length
+    return found
 
 
 def _check_one(entry: ObjectEntry, data: bytes) -> list[str]:

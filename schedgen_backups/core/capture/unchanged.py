@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -15,9 +14,9 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.resume import find_archive, read_journal, read_packed_journal
 from schedgen_backups.core.errors import StorageError, VerificationError
-from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
+from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile, read_key
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
-from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry, make_format_error
+from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.s3.listing_page import ListedObject
 from schedgen_backups.core.settings import BucketSettings
@@ -225,7 +224,7 @@ class PreviousObjects:
 
     def _add(self, lines: Iterable[bytes]) -> None:
         number = len(self._files) - 1
-        rows = ((_to_key(_read_key(line)), number, line) for line in lines)
+        rows = ((_to_key(read_key(line)), number, line) for line in lines)
         with self._explain_database():
             self._database.execute("BEGIN")
             try:
@@ -242,14 +241,6 @@ class PreviousObjects:
                 f"{self._path} cannot be written: {error}",
                 hint="Is the disk of BACKUP_DIR full? Nothing was published.",
             ) from error
-
-
-def _read_key(line: bytes) -> str:
-    # The rest of the line is parsed only when the listing has the key.
-    try:
-        return str(json.loads(line)["key"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise make_format_error("a line of its index is damaged") from error
 
 
 def _to_key(key: str) -> bytes:

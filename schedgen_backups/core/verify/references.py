@@ -67,7 +67,7 @@ def verify_references(
                 return make_result(
                     Check.REFERENCES_RESOLVE, CheckStatus.NOT_CONFIGURED, record.reference_note, {}
                 ), summary
-            absent = _find_missing(dump.read_references(), (entry.key for entry in archive.read_entries()))
+            absent = _find_missing(dump.read_references(), archive.read_keys())
             missing = [key for key in absent if not matches_any_key(archive.record.excluded_patterns, key)]
     except VerificationError as error:
         failed = make_result(Check.REFERENCES_RESOLVE, CheckStatus.FAILED, error.message, {})

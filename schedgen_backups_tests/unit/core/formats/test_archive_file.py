@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
@@ -27,6 +27,8 @@ from schedgen_backups.core.formats.archive_file import (
     ArchiveFile,
     ArchiveFileWriter,
     open_archive,
+    read_key,
+    to_line,
 )
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.read_back import Tail, read_back
@@ -407,3 +409,19 @@ def test_the_header_holds_what_s3_knows_of_an_object_and_not_its_offset(tmp_path
     with tarfile.open(tmp_path / ARCHIVE_NAME) as tar:
         described = json.loads(tar.getmembers()[0].pax_headers["comment"])
     assert described == {"key": "a.pdf", "etag": entry.etag, **known}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
+@example('x","size_bytes":1,"y')
+@example('\\","size_bytes":')
+@example('e\u0301\n\0"')
+def test_the_key_of_a_line_is_read_without_the_rest(key: str) -> None:
+    entry = make_entry(key, b"data")
+    assert read_key(to_line(entry.model_dump_json(exclude_defaults=True))) == key
+    assert read_key(json.dumps({"size_bytes": 4, "key": key}).encode()) == key
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b'{"key":"a', b'{"key":"\xff","size_bytes":1}', b"[1]"])
+def test_a_line_without_a_key_is_refused(line: bytes) -> None:
+    with pytest.raises(VerificationError, match="a line of its index is damaged"):
+        read_key(line)
