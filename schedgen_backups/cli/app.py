@@ -20,6 +20,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from schedgen_backups.config.config import Config, load_config
+from schedgen_backups.config.sites import load_sites, require_one_site
 
 CHECKED_BY = "command line"
 COMMAND_MODULES = {
@@ -132,8 +133,12 @@ class CommandEnd(Exception):  # noqa: N818 - not an error: it sets the exit code
 
 
 def get_config(context: typer.Context) -> Config:
-    """Return the configuration that was read when the command started."""
-    return context.find_object(Config) or load_config()
+    """Return the configuration that was read when the command started.
+
+    ConfigurationError when the file of sites describes several and none was named.
+    """
+    config = context.find_object(Config) or load_config()
+    return config if config.site_name else require_one_site(load_sites())
 
 
 def print_json(answer: Mapping[str, object]) -> None:

@@ -11,7 +11,8 @@ import typer
 from schedgen_backups.cli.app import COMMAND_MODULES, CommandEnd, app, err, out, print_json
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import choose_environment_file, load_config
-from schedgen_backups.config.variables import ENV_FILE_VARIABLE
+from schedgen_backups.config.sites import load_site
+from schedgen_backups.config.variables import ENV_FILE_VARIABLE, SITES_VARIABLE
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.model import TOOL_VERSION
 from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE, USAGE_EXIT_CODE, get_exit_code
@@ -66,6 +67,9 @@ def begin(
             help=f"Read the settings from this file instead of .env; like {ENV_FILE_VARIABLE}.",
         ),
     ] = None,
+    site: Annotated[
+        str, typer.Option("--site", metavar="NAME", help=f"The site of {SITES_VARIABLE} to work on.")
+    ] = "",
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Read the settings from the environment and the environment file; `doctor` checks them."""
@@ -77,7 +81,8 @@ def begin(
         raise typer.Exit(USAGE_EXIT_CODE)
     if env_file is not None:
         choose_environment_file(env_file)
-    context.obj = load_config()
+    # Only what needs the settings may fail for want of a site: `--help` and `setup` do not.
+    context.obj = load_site(site) if site else load_config()
 
 
 if __name__ == "__main__":

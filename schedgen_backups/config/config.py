@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,12 +86,17 @@ class Config:
     _points_directory: Path | None = None
     store: str = ""
     """The store from which the recovery points were fetched; empty for the site's own."""
+    site_name: str = ""
+    """Name in the file of sites; empty for the site that the environment describes."""
+    _reload: Callable[[], Config] | None = None
 
     def reload(self) -> Config:
-        """Read the configuration of the same site again."""
-        return replace(
-            load_config(self._named_file), _points_directory=self._points_directory, store=self.store
-        )
+        """Read the configuration of the same site again.
+
+        ConfigurationError if the file of sites describes it no more.
+        """
+        current = self._reload() if self._reload is not None else load_config(self._named_file)
+        return replace(current, _points_directory=self._points_directory, store=self.store)
 
     def with_points_in(self, directory: Path, *, store: str) -> Config:
         """Return a copy whose recovery points are in this directory, also after `reload`.
@@ -108,6 +113,10 @@ class Config:
             values=MappingProxyType({**self.values, **values}),
             _file_problems=MappingProxyType(problems),
         )
+
+    def with_problems(self, problems: Mapping[str, str]) -> Config:
+        """Return a copy in which these settings, given by name, are wrong for these reasons."""
+        return replace(self, _file_problems=MappingProxyType({**self._file_problems, **problems}))
 
     def check(self, *parts: Part) -> None:
         """Raise one ConfigurationError that names everything that is wrong with these parts.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from schedgen_backups.config.presets import PRESETS
 
+SITES_VARIABLE = "BACKUP_SITES_FILE"
 DEFAULT_SCHEDULE = "0 2 * * *"
 DEFAULT_DRILL_SCHEDULE = "0 4 * * 0"
 """Sunday, two hours after the default backup."""
@@ -433,6 +434,18 @@ VARIABLE_GROUPS = (
                 "0",
                 "Keep the last verified point of each of this many years",
                 example="7",
+            ),
+        ),
+    ),
+    VariableGroup(
+        "Several sites",
+        "Without this file, the environment describes the only site.",
+        (
+            Variable(
+                SITES_VARIABLE,
+                "",
+                "TOML file that describes several sites, each with a database, a bucket and a directory",
+                example="/etc/schedgen-backups/sites.toml",
             ),
         ),
     ),

@@ -364,7 +364,7 @@ class ArchiveFile:
                 ) from error
 
     def read_keys(self) -> Iterator[str]:
-        """Yield the key of every entry of the index, whose other fields are not looked at."""
+        """Yield the key of every entry of the index, without reading the other fields."""
         lines = self._read_index_lines(on_progress=None)
         next(lines, None)
         yield from map(read_key, lines)

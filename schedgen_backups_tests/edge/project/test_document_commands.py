@@ -63,6 +63,7 @@ NOT_RUN = {
     "performance.md": "takes minutes to hours",
     "release.md": "publishes a release; the wheel is built in test_wheel, the images in test_compose_stack",
     "restore.md": "needs Docker; listed one by one in integration/restore/test_restore_document.py",
+    "sites.md": "needs sites of the reader's: run in edge/cli/test_sites",
     "stores.md": "needs a store and the private key of the reader; the same commands are run in "
     "edge/cli/test_copies",
     "retention.md": "needs a history of weeks; run in test_retention",
@@ -104,6 +105,8 @@ def list_calls(document: str) -> list[list[str]]:
 
 def find_wrong_words(call: list[str]) -> list[str]:
     """Return the command or the options of a call that do not exist."""
+    while call[0] in {"--site", "--env-file"}:
+        call = call[2:]
     command = COMMANDS.get(call[0])
     if command is None:
         return [call[0]]

@@ -1,0 +1,295 @@
+"""The file of sites (BACKUP_SITES_FILE, TOML): several applications, each with a backup directory of its own.
+
+    [defaults]
+    smtp_host = "mail.example.org"
+
+    [sites.shop]
+    backup_dir = "/var/backups/shop"
+    postgres_host = "db1"
+    postgres_db = "shop"
+    postgres_password_file = "shop.password"      # or postgres_password_env = "SHOP_PASSWORD"
+    minio_bucket = "shop-pdfs"
+    minio_secret_key_env = "SHOP_SECRET_KEY"
+    backup_schedule = "0 3 * * *"
+
+The keys are the settings of docs/reference/settings.md in lower case. What a site does not set comes from
+`defaults`, then from the environment and the environment file. A site that is described wrongly does not
+affect the others: what is wrong is a problem of its settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+from schedgen_backups.config.config import Config, load_config
+from schedgen_backups.config.env_file import EnvironmentFile, find_refusal
+from schedgen_backups.config.reader import read_value_files
+from schedgen_backups.config.variables import FILE_SUFFIX, LIBPQ_VARIABLES, SITES_VARIABLE, VARIABLES
+from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.system.files import read_small_file
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SITE_NAME_PATTERN = re.compile(r"[a-z](?:_?[a-z0-9]){0,30}")
+"""Names become parts of the names of assets and jobs, in which two underscores separate them."""
+_ENV_SUFFIX = "_env"
+_DEFAULTS = "defaults"
+_UNREADABLE = ""
+"""In the place of a setting: why the file of a site cannot be read."""
+_Table = Mapping[str, Any]
+_HINT = "docs/sites.md shows how sites are described."
+_SECRETS = frozenset(variable.name for variable in VARIABLES if variable.is_secret)
+_OWN = frozenset({"BACKUP_DIR", "POSTGRES_DB", "MINIO_BUCKET"})
+"""Without these in its own table, a site would be the one of the environment, or another one."""
+_SETTINGS = frozenset(variable.name for variable in VARIABLES) - {SITES_VARIABLE} | frozenset(LIBPQ_VARIABLES)
+_KEYS = frozenset(
+    {
+        *(name.lower() for name in _SETTINGS),
+        *(f"{name}{FILE_SUFFIX}".lower() for name in _SETTINGS),
+        *(f"{name.lower()}{_ENV_SUFFIX}" for name in _SETTINGS),
+    }
+)
+
+
+def load_sites() -> tuple[Config, ...]:
+    """Return the configuration of every site, in order; without a file of sites, that of the only one.
+
+    ConfigurationError when the file cannot be read, is not TOML or holds no site. In a directory, each file
+    is read on its own, and one that cannot be used is a site with that problem.
+    """
+    base = load_config()
+    path = _find_path(base)
+    if path is None:
+        return (base,)
+    defaults, tables = _read_folder(path) if path.is_dir() else _read_tables(path)
+    sites: list[Config] = []
+    directories: dict[Path, str] = {}
+    for name, table in tables.items():
+        site = _make_site(base, path, name, defaults, table)
+        sites.append(_refuse_shared_directory(site, directories))
+    return tuple(sites)
+
+
+def load_installation() -> tuple[Config, ...]:
+    """Return the configuration of every site; never raise.
+
+    When the file of sites cannot be used, one site whose work fails with that reason and whose alerts go
+    where the environment says.
+    """
+    try:
+        return load_sites()
+    except ConfigurationError as error:
+        return (load_config().with_problems({"BACKUP_DIR": error.message}),)
+
+
+def load_site(name: str) -> Config:
+    """Return the configuration of this site; ConfigurationError if it is not described."""
+    sites = {site.site_name: site for site in load_sites()}
+    if name in sites:
+        return sites[name]
+    names = ", ".join(filter(None, sites))
+    raise ConfigurationError(
+        f"unknown site {name!r}",
+        hint=f"The sites are {names}." if names else f"{SITES_VARIABLE} describes sites.",
+    )
+
+
+def require_one_site(sites: Sequence[Config]) -> Config:
+    """Return the only site; ConfigurationError that names the sites when there are several."""
+    if len(sites) == 1:
+        return sites[0]
+    raise ConfigurationError(
+        "there are several sites, and none was named",
+        hint=f"Add --site NAME before the command: {', '.join(site.site_name for site in sites)}.",
+    )
+
+
+def _find_path(base: Config) -> Path | None:
+    if base.file.error is not None:  # each part of the site reports it
+        return None
+    reader = base.open_reader()
+    path = reader.path(SITES_VARIABLE)
+    reader.check()
+    return path
+
+
+def _read_tables(path: Path) -> tuple[_Table, dict[str, _Table | None]]:
+    """Return the table of defaults, and that of each site by name; None for what is no table."""
+    tables = _read_toml(path)
+    defaults, sites = _as_table(tables.pop("defaults", {})), _as_table(tables.pop("sites", {}))
+    if tables or sites is None or defaults is None:
+        raise ConfigurationError(
+            f"{path} may only contain [defaults] and tables [sites.NAME]"
+            + (f", not {', '.join(sorted(tables))}" if tables else ""),
+            hint=_HINT,
+        )
+    if not sites:
+        raise ConfigurationError(f"{path} describes no site", hint=_HINT)
+    return defaults, {name: _as_table(table) for name, table in sites.items()}
+
+
+def _read_folder(path: Path) -> tuple[_Table, dict[str, _Table | None]]:
+    """Return the same of a directory with NAME.toml for each site, and perhaps defaults.toml.
+
+    The text of an error stands in the place of a table, under the key that no setting has.
+    """
+    tables: dict[str, _Table | None] = {}
+    for file in sorted(path.glob("*.toml")):
+        try:
+            tables[file.stem] = _read_toml(file)
+        except ConfigurationError as error:
+            tables[file.stem] = {_UNREADABLE: error.message}
+    defaults = tables.pop(_DEFAULTS, {}) or {}
+    if not tables:
+        raise ConfigurationError(f"{path} holds no file NAME.toml", hint=_HINT)
+    return defaults, tables
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        # Who can write to it decides which programs run, and where data goes.
+        if refusal := find_refusal("file of sites", path, path.stat()):
+            raise refusal
+        return tomllib.loads(read_small_file(path).decode("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{SITES_VARIABLE} {path} cannot be read: {error.strerror}", hint="Check path and permissions."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}", hint=_HINT) from error
+
+
+def _as_table(value: Any) -> _Table | None:
+    # The keys of a TOML table are text.
+    return cast("_Table", value) if isinstance(value, dict) else None
+
+
+def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Table | None) -> Config:
+    folder = path if path.is_dir() else path.parent
+    file = EnvironmentFile(path, (path,), folder.absolute())
+    problems = _Problems(path)
+    if not SITE_NAME_PATTERN.fullmatch(name):
+        problems.add(
+            "BACKUP_DIR",
+            f"{name!r} cannot be the name of a site: use at most 31 small letters, digits and single "
+            "underscores, and begin with a letter",
+        )
+    if table is None:
+        problems.add("BACKUP_DIR", f"it holds no table [sites.{name}]")
+    own = problems.translate(f"site {name}", table or {})
+    for each in _OWN - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
+        problems.add(each, f"site {name} does not set {each.lower()}")
+    settings = {**problems.translate("defaults", defaults), **own}
+    named = {plain for key in settings for plain in _list_names(key)}
+    inherited = {
+        key: value
+        for key, value in base.values.items()
+        if key != SITES_VARIABLE and key not in _OWN and key not in named
+    }
+    values, unreadable = read_value_files({**inherited, **settings}, file)
+    return Config(
+        file,
+        MappingProxyType(values),
+        MappingProxyType({**unreadable, **problems.found}),
+        site_name=name,
+        _reload=partial(load_site, name),
+    )
+
+
+class _Problems:
+    """What is wrong with a site: by the variable whose reader is to report it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.found: dict[str, str] = {}
+
+    def add(self, name: str, problem: str) -> None:
+        """Add a problem with the setting of this name."""
+        said = (self.found.get(name, ""), f"{self._path}: {problem}")
+        self.found[name] = "; ".join(filter(None, said))
+
+    def translate(self, where: str, table: _Table) -> dict[str, str]:
+        """Return the variables that a table sets; add what is wrong with it."""
+        values: dict[str, str] = {}
+        for key, value in table.items():
+            if key == _UNREADABLE:
+                self.add("BACKUP_DIR", f"{where}: {value}")
+            elif key not in _KEYS:
+                self._add_unknown(where, key)
+            elif (text := _to_text(value)) is None:
+                self.add(
+                    _name_of(key), f"{where}: {key} is neither text, number, true, false nor a list of texts"
+                )
+            elif key.endswith(_ENV_SUFFIX) and key not in _PLAIN_KEYS:
+                values[_name_of(key)] = os.environ.get(text, "")
+                if not values[_name_of(key)]:
+                    self.add(
+                        _name_of(key),
+                        f"{where}: {key} names the environment variable {text}, which is not set",
+                    )
+            elif key.upper() in _SECRETS:
+                self.add(key.upper(), f"{where}: {key}: a secret cannot stand in this file; use {key}_file")
+            else:
+                values[key.upper()] = text
+        return values
+
+    def _add_unknown(self, where: str, key: str) -> None:
+        nearest = get_close_matches(key, sorted(_KEYS), n=1)
+        guess = f"; did you mean {nearest[0]}?" if nearest else ""
+        # With the setting that is probably meant, so that the work which needs it fails with this reason.
+        self.add(_name_of(nearest[0]) if nearest else "BACKUP_DIR", f"{where}: {key} is not a setting{guess}")
+
+
+_PLAIN_KEYS = frozenset(name.lower() for name in _SETTINGS)
+
+
+def _name_of(key: str) -> str:
+    """Return the variable that a key is about, without what says where its value is."""
+    if key in _PLAIN_KEYS:
+        return key.upper()
+    return key.removesuffix(_ENV_SUFFIX).removesuffix(FILE_SUFFIX.lower()).upper()
+
+
+def _to_text(value: object) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int):
+        return str(value)
+    if isinstance(value, list):
+        texts = [each for each in cast("list[object]", value) if isinstance(each, str)]
+        return ",".join(texts) if len(texts) == len(cast("list[object]", value)) else None
+    return None
+
+
+def _refuse_shared_directory(site: Config, directories: dict[Path, str]) -> Config:
+    """Return the site; with a problem if an earlier one has its directory, or one above or below it."""
+    try:
+        directory = site.site_directory.resolve()
+    except ConfigurationError:
+        return site
+    for other, name in directories.items():
+        if directory == other or directory in other.parents or other in directory.parents:
+            return site.with_problems(
+                {
+                    "BACKUP_DIR": f"sites {name} and {site.site_name} share the directory {directory}: "
+                    "each needs one of its own"
+                }
+            )
+    directories[directory] = site.site_name
+    return site
+
+
+def _list_names(name: str) -> set[str]:
+    plain = name.removesuffix(FILE_SUFFIX)
+    return {plain, plain + FILE_SUFFIX}
