@@ -13,7 +13,7 @@ from schedgen_backups.core.formats.recipe import Segment
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.encryption import Encryptor
 from schedgen_backups.core.packs.pack_files import StoredFile, make_pack_name
-from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex
+from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex, make_pack_key
 
 PutNew = Callable[[str, bytes], object]
 """Stores a pack of this name; KeyExistsError when there is one."""
@@ -80,16 +80,17 @@ class PackWriter:
             pack = self._open[piece.is_tail] = self._begin_pack()
         return pack.add(digest, piece.data)
 
-    def place_alone(self, digest: bytes, read: Callable[[], bytes]) -> Segment:
-        """Return where the bytes with this SHA-256 lie, alone in a new pack if they must be stored.
+    def place_alone(self, sha256: str, read: Callable[[], bytes]) -> Segment:
+        """Return which pack has the bytes with this digest and nothing else: a new one if none does.
 
         They are read in that case only. Errors like those of `place`.
         """
-        if (segment := self._find(digest)) is not None:
+        key = make_pack_key(sha256)
+        if (segment := self._find(key)) is not None:
             self.reused_bytes += segment.length
             return segment
         pack = self._begin_pack()
-        segment = pack.add(digest, read())
+        segment = pack.add(key, read())
         self._upload(pack)
         return segment
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
@@ -49,6 +50,14 @@ class NewPack:
     plain_bytes: int
     pieces: tuple[tuple[bytes, int, int], ...]
     """Digest, offset and length of each piece."""
+
+
+def make_pack_key(sha256: str) -> bytes:
+    """Return the digest for which a pack is known that was stored alone, by the digest of its bytes.
+
+    Another one than that of a piece of the same bytes, which may lie among others.
+    """
+    return hashlib.sha256(b"a pack of its own: " + bytes.fromhex(sha256)).digest()
 
 
 class PieceIndex:
