@@ -361,7 +361,7 @@ def test_a_copy_with_another_file_is_not_committed_again_and_nothing_is_uploaded
     site.copy(0)
     sent = snapshot(site)
     key = delete_file(site, 0, family)
-    site.store.put_new(key, damage(sent[key], 8 * 300))
+    site.store.put_new(key, damage(sent[key], 8 * 100))
     delete_file(site, 0, COMMIT_NAME)
     before = snapshot(site)
     with pytest.raises(StoreError, match="unfinished copy") as refused:
