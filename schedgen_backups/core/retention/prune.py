@@ -6,7 +6,7 @@ hold the directory's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,12 +16,14 @@ from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResu
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
 from schedgen_backups.core.errors import DiskFullError, VerificationError
-from schedgen_backups.core.formats.packed_file import PACKS_NAME, read_local_recipe
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name, read_local_recipe
+from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.history.events import PointsRemoved, RemovedPoint
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
+from schedgen_backups.core.units import name_some
 
 
 @dataclass(frozen=True)
@@ -121,17 +123,35 @@ def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
 
     Also those of killed backups. StorageError when a pack cannot be removed.
     """
-    packs = LocalPacks(catalog.directory)
-    if not packs.find_sizes():
+    if not LocalPacks(catalog.directory).find_sizes():
         return RemovedPacks()
     try:
         recipes = [read_local_recipe(path) for path in catalog.find_recipes()]
     except VerificationError as error:
-        return RemovedPacks(
-            kept_because=f"{error.message}: no pack is removed before every recipe can be read"
-        )
-    names, freed_bytes = packs.remove_unused(recipes)
+        return RemovedPacks(kept_because=_explain(error.message))
+    return remove_packs_except(catalog, recipes)
+
+
+def remove_packs_except(catalog: Catalog, recipes: Iterable[Recipe]) -> RemovedPacks:
+    """Remove the packs that none of these recipes names, which must be all that lie in the directory.
+
+    None while one is missing that a manifest names. StorageError when a pack cannot be removed.
+    """
+    missing = [
+        artifact.file_name
+        for point in catalog.list_points()
+        if point.manifest is not None
+        for artifact in point.manifest.artifacts
+        if is_recipe_name(artifact.file_name) and not (catalog.directory / artifact.file_name).exists()
+    ]
+    if missing:
+        return RemovedPacks(kept_because=_explain(f"{name_some(missing)} is missing"))
+    names, freed_bytes = LocalPacks(catalog.directory).remove_unused(recipes)
     return RemovedPacks(tuple(f"{PACKS_NAME}/{name}" for name in names), freed_bytes)
+
+
+def _explain(problem: str) -> str:
+    return f"{problem}: no pack is removed before every recipe can be read"
 
 
 def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointListing | None:
