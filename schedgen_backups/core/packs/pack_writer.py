@@ -46,8 +46,11 @@ class PackWriter:
         *,
         first_number: int,
         pack_bytes: int,
+        confirm: Callable[[Segment, bytes], bool] = lambda _segment, _data: True,
     ) -> None:
+        """`confirm` says whether these bytes lie where the index has them."""
         self._put_new = put
+        self._confirm = confirm
         self._encryptor = encryptor
         self._index = index
         self._point_id = point_id
@@ -69,7 +72,7 @@ class PackWriter:
         host has just stored a pack of the same name.
         """
         digest = hashlib.sha256(piece.data).digest()
-        if (segment := self._find(digest)) is not None:
+        if (segment := self._find_confirmed(digest, piece.data)) is not None:
             self.reused_bytes += segment.length
             return segment
         pack = self._open.get(piece.is_tail)
@@ -86,7 +89,7 @@ class PackWriter:
         They are read in that case only. Errors like those of `place`.
         """
         key = make_pack_key(sha256)
-        if (segment := self._find(key)) is not None:
+        if (segment := self._find_new(key) or self._index.find(key)) is not None:
             self.reused_bytes += segment.length
             return segment
         pack = self._begin_pack()
@@ -106,10 +109,15 @@ class PackWriter:
         self._open.clear()
         self._wait(0)
 
-    def _find(self, digest: bytes) -> Segment | None:
+    def _find_confirmed(self, digest: bytes, data: bytes) -> Segment | None:
+        if (segment := self._find_new(digest)) is not None:
+            return segment
+        segment = self._index.find(digest)
+        return segment if segment is not None and self._confirm(segment, data) else None
+
+    def _find_new(self, digest: bytes) -> Segment | None:
         packs = (*self._open.values(), *(pack for pack, _upload in self._waiting))
-        found = (pack.find(digest) for pack in packs)
-        return next(filter(None, found), None) or self._index.find(digest)
+        return next(filter(None, (pack.find(digest) for pack in packs)), None)
 
     def _upload(self, pack: _OpenPack) -> None:
         """Encrypt the pack and start its upload, once there is memory for it."""

@@ -245,6 +245,29 @@ def test_no_pack_is_removed_while_a_recipe_cannot_be_read(packed: Site) -> None:
     assert not stray.exists()
 
 
+def test_no_pack_is_removed_while_a_recipe_is_missing(packed: Site) -> None:
+    path = packed.points()[0].get_path(ArtifactKind.BUCKET)
+    before = list_packs(packed)
+    aside = path.rename(packed.folder / path.name)
+    answer = packed.cli("prune")
+    assert (list_packs(packed), f"packs are kept: {path.name} is missing" in answer.stdout) == (
+        before,
+        True,
+    ), answer.stdout
+    assert packed.cli("backup").code == 0
+    aside.rename(path)
+    answer = packed.cli("verify", "--all")
+    assert answer.code == 0, answer.stdout
+
+
+def test_a_backup_removes_the_packs_that_a_killed_one_left(packed: Site) -> None:
+    stray = packed.directory / "packs" / "20200101_000000-0000"
+    stray.write_bytes(b"of a killed backup")
+    assert packed.cli("backup").code == 0
+    assert not stray.exists()
+    assert packed.cli("verify", "--all").code == 0
+
+
 def test_layouts_follow_each_other(packed: Site, instance: dg.DagsterInstance) -> None:
     time.sleep(2)
     packed.set(BACKUP_LAYOUT="files")
@@ -297,6 +320,58 @@ def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
     answer = packed.cli("verify", "--all")
     assert answer.code == 0, answer.stdout
     assert name not in list_needed_packs(second, kind)
+
+
+def test_damage_of_the_archive_index_costs_the_new_point_nothing(packed: Site) -> None:
+    client, bucket = client_of(packed.application.bucket), packed.application.bucket.bucket
+    keys = [f"index/{number:04d}.pdf" for number in range(150)]
+    for key in keys:
+        client.put_object(bucket, key, BytesIO(b"%PDF"), 4)
+    try:
+        time.sleep(2)
+        assert packed.cli("backup").code == 0
+        path = packed.points()[-1].get_path(ArtifactKind.BUCKET)
+        with open_archive(path) as archive:
+            start, end = archive.footer.index_offset, archive.footer.footer_offset
+        segments = open_packed_file(path).find_segments(start, end - start)
+        name = max(segments, key=lambda segment: segment.length).pack
+        spoil(packed, name)
+        forget_readings(packed)
+        answer = packed.cli("backup")
+    finally:
+        for key in keys:
+            client.remove_object(bucket, key)
+    assert answer.code == 0, answer
+    assert packed.points()[-1].state is PointState.VERIFIED
+    assert name not in list_needed_packs(packed.points()[-1], ArtifactKind.BUCKET)
+    assert packed.points()[-2].state is PointState.FAILED, "its record lies nowhere else"
+    answer = packed.cli("verify", "latest")
+    assert answer.code == 0, answer.stdout
+
+
+def exchange_places(site: Site) -> None:
+    """Let the index of pieces have each piece where the next one of the same pack lies."""
+    with closing(sqlite3.connect(site.directory / "packs" / ".pieces.sqlite")) as index, index:
+        rows = index.execute("SELECT digest, pack, start, length FROM pieces ORDER BY pack, start").fetchall()
+        index.execute("DELETE FROM pieces")
+        places = [row[1:] for row in rows]
+        index.executemany(
+            "INSERT INTO pieces VALUES (?, ?, ?, ?)",
+            ((row[0], *place) for row, place in zip(rows, places[1:] + places[:1], strict=True)),
+        )
+
+
+@pytest.mark.parametrize("reread_days", ["0", "90"])
+def test_a_damaged_index_of_pieces_costs_space_and_nothing_else(packed: Site, reread_days: str) -> None:
+    packed.set(BACKUP_REREAD_DAYS=reread_days)
+    time.sleep(2)
+    for _night in range(2):
+        exchange_places(packed)
+        answer = packed.cli("backup")
+        assert answer.code == 0, answer
+    answer = packed.cli("verify", "--all")
+    assert answer.code == 0, answer.stdout
+    assert [point.state for point in packed.points()] == [PointState.VERIFIED] * 3
 
 
 @pytest.mark.parametrize("kind", ArtifactKind)
