@@ -507,6 +507,17 @@ def test_a_pack_of_a_deleted_object_is_healed_from_a_store(
     assert (answer.code, "0 packs healed" in answer.stdout) == (0, True)
 
 
+def test_heal_calls_no_point_whole_whose_recipe_is_damaged(packed: Site) -> None:
+    path = packed.points()[0].get_path(ArtifactKind.BUCKET)
+    data = path.read_bytes()
+    path.write_bytes(damage(data, 8 * 100))
+    answer = packed.cli("heal")
+    assert (answer.code, "is damaged" in answer.stdout) == (3, True), answer
+    path.write_bytes(data)
+    answer = packed.cli("heal")
+    assert (answer.code, packed.points()[0].state) == (0, PointState.VERIFIED), answer
+
+
 def is_pack_of(point: PointListing, name: str, key: str) -> bool:
     """Return whether bytes of this object lie in the pack."""
     path = point.get_path(ArtifactKind.BUCKET)
