@@ -527,6 +527,16 @@ def is_pack_of(point: PointListing, name: str, key: str) -> bool:
     return any(segment.pack == name for segment in segments)
 
 
+def test_a_whole_file_beside_its_recipe_changes_nothing(packed: Site, tmp_path: Path) -> None:
+    assert packed.cli("fetch", "latest", "--to", str(tmp_path / "out")).code == 0
+    size_bytes = packed.points()[0].size_bytes
+    for path in (tmp_path / "out").iterdir():
+        shutil.copy(path, packed.directory / path.name)
+    answer = packed.cli("verify", "latest")
+    [point] = packed.points()
+    assert (answer.code, point.state, point.size_bytes) == (0, PointState.VERIFIED, size_bytes), answer.stdout
+
+
 def test_metrics_have_the_size_of_what_is_in_packs(packed: Site) -> None:
     text = packed.cli("metrics").stdout
     sizes = re.findall(r'^schedgen_backup_last_size_bytes\{.*"(\w+)".*\} ([0-9.e+]+)$', text, re.MULTILINE)
