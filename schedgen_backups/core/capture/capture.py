@@ -32,7 +32,6 @@ from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
 from schedgen_backups.core.packs.local_packs import PACK_BYTES, LocalPacks
 from schedgen_backups.core.packs.pack_shelf import PackShelf
-from schedgen_backups.core.retention.prune import remove_packs_except
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, Layout
 from schedgen_backups.core.system.files import create_private
 
@@ -173,25 +172,18 @@ def _list_touched(catalog: Catalog, damage: _Damage, kinds: Collection[ArtifactK
 
 @contextmanager
 def _open_shelf(catalog: Catalog, capture: CaptureSettings) -> Generator[PackShelf, None, None]:
-    """Yield the packs that a new artifact may use: those of the newest points.
-
-    What killed and failed captures wrote into packs is removed before: it may be what fills the disk.
-    """
+    """Yield the packs that a new artifact may use: those of the newest points."""
     packs = LocalPacks(catalog.directory)
     packs.prepare()
-    paths = sorted(catalog.find_recipes(), key=_find_point, reverse=True)
-    recipes = _read_recipes(paths)
-    if len(recipes) == len(paths):
-        with suppress(StorageError):  # retention reports it
-            remove_packs_except(catalog, recipes.values())
-    by_kind = ([path for path in paths if path.name.startswith(kind.file_prefix)] for kind in ArtifactKind)
-    newest = {path for found in by_kind for path in found[:_NEWEST_RECIPES]}
+    recipes = sorted(catalog.find_recipes(), key=_find_point, reverse=True)
+    by_kind = ([path for path in recipes if path.name.startswith(kind.file_prefix)] for kind in ArtifactKind)
+    newest = [path for paths in by_kind for path in paths[:_NEWEST_RECIPES]]
     with packs.open_index() as index:
         yield PackShelf(
             packs,
             index,
-            [recipe for path, recipe in recipes.items() if path in newest],
-            others=[recipe for path, recipe in recipes.items() if path not in newest],
+            _read_recipes(newest),
+            others=_read_recipes(path for path in recipes if path not in newest),
             suspects=_list_suspects(catalog),
             reread_days=capture.pack_reread_days,
         )
@@ -206,16 +198,16 @@ def _list_suspects(catalog: Catalog) -> list[tuple[Recipe, datetime]]:
             if result is None or result.status is not CheckStatus.FAILED:
                 continue
             if is_recipe_name(artifact.path.name):
-                found += [(recipe, result.checked_at) for recipe in _read_recipes([artifact.path]).values()]
+                found += [(recipe, result.checked_at) for recipe in _read_recipes([artifact.path])]
     return found
 
 
-def _read_recipes(paths: Iterable[Path]) -> dict[Path, Recipe]:
+def _read_recipes(paths: Iterable[Path]) -> list[Recipe]:
     """Return the recipes that can be read; the checks of their points report the others."""
-    found: dict[Path, Recipe] = {}
+    found: list[Recipe] = []
     for path in paths:
         with suppress(VerificationError):
-            found[path] = read_local_recipe(path)
+            found.append(read_local_recipe(path))
     return found
 
 
