@@ -6,7 +6,7 @@ hold the directory's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,7 +17,6 @@ from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
 from schedgen_backups.core.errors import DiskFullError, VerificationError
 from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name, read_local_recipe
-from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.history.events import PointsRemoved, RemovedPoint
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
@@ -119,39 +118,36 @@ class RemovedPacks:
 
 
 def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
-    """Remove the packs that no artifact in the directory needs; none while a recipe cannot be read.
+    """Remove the packs that no artifact in the directory needs, also those of killed backups.
 
-    Also those of killed backups. StorageError when a pack cannot be removed.
+    None while a recipe cannot be read, or while one is missing that a manifest names. StorageError when a
+    pack cannot be removed.
     """
-    if not LocalPacks(catalog.directory).find_sizes():
+    packs = LocalPacks(catalog.directory)
+    if not packs.find_sizes():
         return RemovedPacks()
     try:
-        recipes = [read_local_recipe(path) for path in catalog.find_recipes()]
+        paths = catalog.find_recipes()
+        if missing := _find_named_recipes(catalog) - {path.name for path in paths}:
+            raise VerificationError(f"{name_some(sorted(missing))} is missing")
+        recipes = [read_local_recipe(path) for path in paths]
     except VerificationError as error:
-        return RemovedPacks(kept_because=_explain(error.message))
-    return remove_packs_except(catalog, recipes)
+        return RemovedPacks(
+            kept_because=f"{error.message}: no pack is removed before every recipe can be read"
+        )
+    names, freed_bytes = packs.remove_unused(recipes)
+    return RemovedPacks(tuple(f"{PACKS_NAME}/{name}" for name in names), freed_bytes)
 
 
-def remove_packs_except(catalog: Catalog, recipes: Iterable[Recipe]) -> RemovedPacks:
-    """Remove the packs that none of these recipes names, which must be all that lie in the directory.
-
-    None while one is missing that a manifest names. StorageError when a pack cannot be removed.
-    """
-    missing = [
+def _find_named_recipes(catalog: Catalog) -> set[str]:
+    """Return the names of the recipes that the manifests name."""
+    return {
         artifact.file_name
         for point in catalog.list_points()
         if point.manifest is not None
         for artifact in point.manifest.artifacts
-        if is_recipe_name(artifact.file_name) and not (catalog.directory / artifact.file_name).exists()
-    ]
-    if missing:
-        return RemovedPacks(kept_because=_explain(f"{name_some(missing)} is missing"))
-    names, freed_bytes = LocalPacks(catalog.directory).remove_unused(recipes)
-    return RemovedPacks(tuple(f"{PACKS_NAME}/{name}" for name in names), freed_bytes)
-
-
-def _explain(problem: str) -> str:
-    return f"{problem}: no pack is removed before every recipe can be read"
+        if is_recipe_name(artifact.file_name)
+    }
 
 
 def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointListing | None:

@@ -579,6 +579,29 @@ def test_a_disk_with_less_room_than_a_whole_point_suffices_for_the_next_one(
     assert needed < float(values["directory_free_bytes"]) < 2 * second.size_bytes
 
 
+def test_what_a_failed_backup_wrote_does_not_fill_the_disk(site: Site, instance: dg.DagsterInstance) -> None:
+    site.set(BACKUP_LAYOUT="packs")
+    client, bucket = client_of(site.application.bucket), site.application.bucket.bucket
+    body = os.urandom(20 << 20)
+    with mount_small_disk(site.directory, "16m"):
+        assert site.run(instance).success
+        used_bytes = shutil.disk_usage(site.directory).used
+        client.put_object(bucket, "large.pdf", BytesIO(body), len(body))
+        try:
+            time.sleep(1.1)
+            assert site.cli("backup").code == 6
+        finally:
+            client.remove_object(bucket, "large.pdf")
+        assert shutil.disk_usage(site.directory).used < used_bytes + (1 << 20)
+        # Of a killed one.
+        stray = site.directory / "packs" / "20200101_000000-0000"
+        stray.write_bytes(b"x" * (shutil.disk_usage(site.directory).free - 4096))
+        time.sleep(1.1)
+        answer = site.cli("backup")
+        assert (answer.code, stray.exists()) == (0, False), answer
+        assert site.cli("verify", "--all").code == 0
+
+
 def list_needed(site: Site) -> set[str]:
     return {
         pack.name
