@@ -15,7 +15,7 @@ from schedgen_backups.cli.copies import (
 )
 from schedgen_backups.cli.progress import show_work
 from schedgen_backups.cli.text import escape
-from schedgen_backups.core.copies.heal import heal_packs
+from schedgen_backups.core.copies.heal import WRONG_STATES, heal_packs
 from schedgen_backups.core.units import count
 from schedgen_backups.core.verify.commit import verify_point
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -37,7 +37,7 @@ def heal(
 
     From equal objects in other packs and, with --from, from the copies in a store. Each pack is compared with
     the digest that was written down when it was new, and the points are verified afterwards. Exit code 3 if a
-    pack stays damaged.
+    pack stays damaged, or a point in packs.
     """
     config = get_config(context)
     source = CopySource.from_options(from_store, identity, version_time, site)
@@ -45,19 +45,29 @@ def heal(
     catalog = config.open_catalog()
     with catalog.lock.held(_HOLDER), show_work(err, "heal"):
         report = heal_packs(catalog, access)
-        for point in report.points:
+        for point in report.list_whole():
             verify_point(catalog, point, checked_by="heal")
     states = {point.point_id.text: catalog.get_point(point.point_id).state for point in report.points}
     if as_json:
-        print_json({"healed": report.healed, "damaged": report.damaged, "points": states})
+        print_json(
+            {
+                "healed": report.healed,
+                "damaged": report.damaged,
+                "points": states,
+                "problems": report.problems,
+            }
+        )
     else:
         for name in report.healed:
             out.print(f"healed {escape(name)}")
         for name in report.damaged:
             out.print(f"still damaged: {escape(name)}")
+        for problem in report.problems:
+            out.print(f"[yellow]in the store:[/] {escape(problem)}")
         for point_id, state in states.items():
             out.print(f"{point_id} is {state.value}")
         out.print(
             f"{count(len(report.healed), 'pack')} healed, {count(len(report.damaged), 'pack')} still damaged"
         )
-    raise CommandEnd(VERIFICATION_EXIT_CODE if report.damaged else 0)
+    is_whole = not report.damaged and set(states.values()).isdisjoint(WRONG_STATES)
+    raise CommandEnd(0 if is_whole else VERIFICATION_EXIT_CODE)

@@ -32,6 +32,7 @@ from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
 from schedgen_backups.core.packs.local_packs import PACK_BYTES, LocalPacks
 from schedgen_backups.core.packs.pack_shelf import PackShelf
+from schedgen_backups.core.retention.prune import remove_unused_packs
 from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, Layout
 from schedgen_backups.core.system.files import create_private
 
@@ -49,6 +50,8 @@ def take_database_dump(
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
     _check_source(catalog, name, capture)
     restrict_key = _make_restrict_key(catalog.settle_site().site_id)
+    if capture.layout is Layout.PACKS:
+        _remove_unused_packs(catalog)
     with catalog.stage(f"{point_id}-{name.kind.value}") as folder:
         path = folder / name.to_file_name()
         with os.fdopen(create_private(path), "w+b") as file:
@@ -147,8 +150,9 @@ def take_bucket_archive(
                     damage = _heal(shelf)
             catalog.publish(path)
     except StorageError:
-        # The resumable archives may be what fills the disk.
+        # The resumable archives or the new packs may be what fills the disk.
         _remove_resumable(catalog, settings, resumable)
+        _remove_unused_packs(catalog)
         raise
     _remove_resumable(catalog, settings, resumable)
     sources = dict.fromkeys((*captured.damaged_sources, *_list_touched(catalog, damage, {*ArtifactKind})))
@@ -235,6 +239,12 @@ def _remove_resumable(catalog: Catalog, settings: BucketSettings, folders: tuple
         for folder in folders:
             if find_archive(folder, settings) is not None:
                 shutil.rmtree(folder)
+
+
+def _remove_unused_packs(catalog: Catalog) -> None:
+    """Remove the packs that killed and failed captures left, which may fill the disk."""
+    with suppress(StorageError):  # retention reports it
+        remove_unused_packs(catalog)
 
 
 def _check_source(catalog: Catalog, name: ArtifactName, capture: CaptureSettings) -> None:

@@ -37,6 +37,17 @@ from schedgen_backups.core.system.files import identify_file
 from schedgen_backups.core.units import name_some
 
 _COPY_BYTES = 4 << 20
+_TAIL_ATTEMPTS = 3
+"""How often the index is placed, if a pack turns out damaged in which parts of it lay already."""
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where the index of the archive lies, and the digest of its plain bytes."""
+
+    start: int
+    end: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -172,15 +183,24 @@ class PackedArchiveWriter(ArchiveWriter):
     def finish(self, record: ArchiveRecord) -> CapturedArchive:
         """Append the index, close the packs, read new and due ones back, and write the recipe."""
         index_offset = self._writer.flush()
-        self._writer.begin_tail()
-        index_sha256 = self._write_index(record)
-        end = self._writer.flush()
-        self._writer.write_member(packed_footer_member(index_offset, self._writer.finish_tail()))
-        self._writer.flush()
-        self._packs.finish_artifact()
-        recipe = self._shelf.make_recipe(self._writer.segments, self._packs.new_packs)
-        packed = PackedFile(recipe, self._shelf.packs.folder)
-        self._read_back(packed, (index_offset, end), index_sha256)
+        damaged: dict[str, str] = {}
+        unread: set[str] = set()
+        for _attempt in range(_TAIL_ATTEMPTS):
+            self._writer.rollback(index_offset)
+            index = self._write_tail(record)
+            packed = PackedFile(
+                self._shelf.make_recipe(self._writer.segments, self._packs.new_packs),
+                self._shelf.packs.folder,
+            )
+            # Those of a killed capture are known, and were never read.
+            unread |= self._shelf.find_unread(packed.recipe)
+            damaged = self._read_due(packed)
+            if not damaged:
+                break
+        else:
+            raise ReadBackError("; ".join(damaged.values()), keys=())
+        self._read_back(packed, index, unread)
+        recipe = packed.recipe
         data = write_recipe(recipe)
         with self._path.open("wb") as file:
             file.write(data)
@@ -206,27 +226,43 @@ class PackedArchiveWriter(ArchiveWriter):
             left -= len(data)
             self._writer.write_member(data)
 
-    def _read_back(self, packed: PackedFile, index: tuple[int, int], index_sha256: str) -> None:
-        """Read the packs that are new or due, the new objects and the index; ReadBackError."""
-        # Also those of a killed capture, which are known and were never read.
-        new = {pack.name for pack in self._packs.new_packs} | self._shelf.find_unread(packed.recipe)
+    def _write_tail(self, record: ArchiveRecord) -> _Index:
+        """Append index and footer, and close the packs."""
+        start = self._writer.flush()
+        self._writer.begin_tail()
+        sha256 = self._write_index(record)
+        end = self._writer.flush()
+        self._writer.write_member(packed_footer_member(start, self._writer.finish_tail()))
+        self._writer.flush()
+        self._packs.finish_artifact()
+        return _Index(start, end, sha256)
+
+    def _read_due(self, packed: PackedFile) -> dict[str, str]:
+        """Read the packs that are new or due; return what is wrong with those of the index.
+
+        ReadBackError if objects lie in a damaged one.
+        """
         damaged = self._shelf.read_due(packed.recipe)
-        if damaged:
-            entries = self._read_entries()
-            keys = [entry.key for entry in entries if self._find_packs(packed, entry) & damaged.keys()]
+        entries = self._read_entries() if damaged else ()
+        keys = [entry.key for entry in entries if self._find_packs(packed, entry) & damaged.keys()]
+        if keys:
             raise ReadBackError("; ".join(damaged.values()), keys=keys)
-        found = self._find_damaged(packed, new)
+        return damaged
+
+    def _read_back(self, packed: PackedFile, index: _Index, unread: set[str]) -> None:
+        """Read the objects in packs that are new or were not read before, and the index; ReadBackError."""
+        found = self._find_damaged(packed, unread | {pack.name for pack in self._packs.new_packs})
         if found:
             raise ReadBackError(
                 f"objects cannot be read back as they were captured: {name_some(found)}", keys=found
             )
         digest = hashlib.sha256()
         try:
-            for block in read_members(packed.open_reader(), index[0], index[1] - index[0]):
+            for block in read_members(packed.open_reader(), index.start, index.end - index.start):
                 digest.update(block)
         except VerificationError as error:
             raise ReadBackError(f"the index cannot be read back: {error.message}", keys=()) from error
-        if digest.hexdigest() != index_sha256:
+        if digest.hexdigest() != index.sha256:
             raise ReadBackError("the index cannot be read back as it was written", keys=())
 
     def _find_damaged(self, packed: PackedFile, new: set[str]) -> list[str]:

@@ -376,10 +376,13 @@ class Catalog:
         return recipe if recipe.exists() else _locate(self.directory, name.to_file_name())
 
     def find_recipes(self) -> tuple[Path, ...]:
-        """Return every recipe in the directory, also of points that were not committed."""
-        return tuple(
-            _locate(self.directory, name) for name in sorted(self._list_names()) if is_recipe_name(name)
-        )
+        """Return every recipe in the directory, also of points that were not committed.
+
+        StorageError when the directory cannot be listed: what no recipe names is removed.
+        """
+        with translate_storage_errors(self.directory):
+            names = sorted(os.listdir(self.directory))  # noqa: PTH208 - as in `_list_names`
+        return tuple(_locate(self.directory, name) for name in names if is_recipe_name(name))
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
         """Return the recovery point with this id; PointNotFoundError (permanent) when there is none."""

@@ -184,7 +184,9 @@ def judge_point(
     `unreadable` says which of its small files cannot be read; `site` is the identity of the directory, and
     `pack_sizes` are those of its packs in bytes.
     """
-    ordered = tuple(sorted(artifacts, key=lambda artifact: artifact.name.kind.value, reverse=True))
+    ordered = tuple(
+        sorted(_choose_files(artifacts, manifest), key=lambda found: found.name.kind.value, reverse=True)
+    )
     problems, unread = list(unreadable), list[str]()
     found_files = {artifact.path.name: artifact for artifact in ordered}
     for artifact in manifest.artifacts if manifest is not None else ():
@@ -212,3 +214,19 @@ def judge_point(
         is_foreign=is_foreign,
         is_ahead=is_ahead,
     )
+
+
+def _choose_files(artifacts: Sequence[FoundArtifact], manifest: Manifest | None) -> list[FoundArtifact]:
+    """Return the files without those that lie beside another of the same artifact.
+
+    Somebody may have put the whole file beside its recipe: the one that the manifest names counts, or else
+    the recipe.
+    """
+    named = {each.file_name for each in manifest.artifacts} if manifest is not None else set[str]()
+    chosen: dict[ArtifactName, FoundArtifact] = {}
+    for found in artifacts:
+        other = chosen.setdefault(found.name, found)
+        is_recipe = is_recipe_name(found.path.name)
+        if other is not found and (found.path.name in named or (is_recipe and other.path.name not in named)):
+            chosen[found.name] = found
+    return list(chosen.values())

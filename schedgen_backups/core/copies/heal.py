@@ -16,6 +16,8 @@ from schedgen_backups.core.packs.healing import heal_pack, put_back
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.piece_index import PieceIndex
 
+WRONG_STATES = frozenset({PointState.FAILED, PointState.DAMAGED})
+
 
 @dataclass(frozen=True)
 class HealReport:
@@ -25,7 +27,17 @@ class HealReport:
     damaged: tuple[str, ...]
     """Those that stay damaged."""
     points: tuple[PointListing, ...]
-    """The points that need a healed pack, as listed before: their files are to be read again."""
+    """The points in packs that were failed or damaged, as listed before."""
+    problems: tuple[str, ...] = ()
+    """Why copies could not help."""
+
+    def list_whole(self) -> tuple[PointListing, ...]:
+        """Return the points that lack no pack by now: their files are to be read again."""
+        return tuple(
+            point
+            for point in self.points
+            if not {pack.name for pack in _list_packs(point)} & set(self.damaged)
+        )
 
 
 def heal_packs(catalog: Catalog, access: CopyAccess | None) -> HealReport:
@@ -35,14 +47,12 @@ def heal_packs(catalog: Catalog, access: CopyAccess | None) -> HealReport:
     cannot be written; errors of the store.
     """
     packs = LocalPacks(catalog.directory)
-    needed = [
-        (point, _list_packs(point))
-        for point in catalog.list_points()
-        if point.state in {PointState.FAILED, PointState.DAMAGED}
-    ]
-    stated = {pack.name: pack for _point, listed in needed for pack in listed}
+    listed = catalog.list_points()
+    wrong = tuple(point for point in listed if point.state in WRONG_STATES and _is_packed(point))
+    stated = {pack.name: pack for point in wrong for pack in _list_packs(point)}
     damaged = {name: pack for name, pack in stated.items() if packs.read_again(pack)}
     healed: set[str] = set()
+    problems: list[str] = []
     if damaged:
         packs.prepare()
         with packs.open_index() as index:
@@ -51,11 +61,10 @@ def heal_packs(catalog: Catalog, access: CopyAccess | None) -> HealReport:
                 if heal_pack(packs, index, pack):
                     healed.add(name)
             if access is not None and healed < damaged.keys():
-                healed |= _fetch(access, packs, index, needed, damaged.keys() - healed)
+                # Also from copies of points in which the damage was not noticed yet.
+                healed |= _fetch(access, packs, index, listed, damaged.keys() - healed, problems)
     return HealReport(
-        tuple(sorted(healed)),
-        tuple(sorted(damaged.keys() - healed)),
-        tuple(point for point, listed in needed if healed & {pack.name for pack in listed}),
+        tuple(sorted(healed)), tuple(sorted(damaged.keys() - healed)), wrong, tuple(dict.fromkeys(problems))
     )
 
 
@@ -63,23 +72,36 @@ def _fetch(
     access: CopyAccess,
     packs: LocalPacks,
     index: PieceIndex,
-    needed: list[tuple[PointListing, tuple[StatedPack, ...]]],
+    points: Iterable[PointListing],
     names: Iterable[str],
+    problems: list[str],
 ) -> set[str]:
     """Put back what copies of the points that need these packs hold of them; return which."""
     missing = set(names)
-    healed: set[str] = set()
     copied = set(access.list_ids())
-    for point, listed in needed:
-        wanted = (missing - healed) & {pack.name for pack in listed}
+    for point in points:
+        wanted = missing & {pack.name for pack in _list_packs(point)}
         if point.point_id not in copied or not wanted:
             continue
         # Another copy may hold what this one does not.
-        with suppress(VerificationError):
-            for pack, data in access.open_copy(point.point_id.text).read_packs(wanted):
+        try:
+            for pack, data in access.open_copy(point.point_id.text).read_packs(wanted, problems.append):
                 if put_back(packs, index, pack, data):
-                    healed.add(pack.name)
-    return healed
+                    missing.discard(pack.name)
+        except VerificationError as error:
+            problems.append(error.message)
+    return set(names) - missing
+
+
+def _is_packed(point: PointListing) -> bool:
+    named = point.manifest.artifacts if point.manifest is not None else ()
+    return any(
+        is_recipe_name(name)
+        for name in (
+            *(each.path.name for each in point.artifacts),
+            *(each.file_name for each in named),
+        )
+    )
 
 
 def _list_packs(point: PointListing) -> tuple[StatedPack, ...]:

@@ -16,7 +16,7 @@ from schedgen_backups.core.formats.recipe import Recipe, read_recipe
 from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import Artifact
 from schedgen_backups.core.packs.pack_files import StoredFile
-from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex
+from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex, make_pack_key
 from schedgen_backups.core.packs.pieces import cut_artifact
 
 _Places = dict[str, list[tuple[bytes, int, int]]]
@@ -53,7 +53,7 @@ def _find_places(catalog: Catalog, artifact: Artifact, stored: Recipe) -> _Place
         local = read_named_recipe(catalog.directory, artifact)[1]
         names = match_packs(local, stored)
         return {
-            names[pack.name]: [(bytes.fromhex(pack.sha256), 0, pack.size_bytes)]
+            names[pack.name]: [(make_pack_key(pack.sha256), 0, pack.size_bytes)]
             for pack in local.stated_packs
         }
     with ArtifactFile(catalog.directory / artifact.file_name) as file:

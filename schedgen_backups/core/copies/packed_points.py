@@ -52,7 +52,7 @@ def hand_on(packs: LocalPacks, writer: PackWriter, local: Recipe, on_pack: Calla
     """
     places: dict[str, Segment] = {}
     for pack in local.stated_packs:
-        places[pack.name] = writer.place_alone(bytes.fromhex(pack.sha256), partial(packs.read_pack, pack))
+        places[pack.name] = writer.place_alone(pack.sha256, partial(packs.read_pack, pack))
         on_pack(pack.size_bytes)
     writer.finish_artifact()
     return Recipe(

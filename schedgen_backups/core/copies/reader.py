@@ -210,15 +210,30 @@ class CopyReader:
         with translate_storage_errors(directory):
             self._write_ranges(directory, artifact, join_ranges(ranges))
 
-    def read_packs(self, names: Collection[str]) -> Iterator[tuple[StatedPack, bytes]]:
-        """Yield those of these packs of the backup directory that the copy has, with their bytes."""
+    def read_packs(
+        self, names: Collection[str], on_problem: Callable[[str], object]
+    ) -> Iterator[tuple[StatedPack, bytes]]:
+        """Yield those of these packs of the backup directory that the copy has, with their bytes.
+
+        `on_problem` gets what is wrong with each that the copy has and that cannot be read.
+        """
         for artifact in self.manifest.artifacts:
             if artifact.content_bytes is None:
                 continue
-            _data, local, stored = self._read_both_recipes(artifact)
+            try:
+                _data, local, stored = self._read_both_recipes(artifact)
+            except VerificationError as error:
+                on_problem(error.message)
+                continue
             for pack in local.stated_packs:
-                if pack.name in names:
-                    yield pack, self._read_pack(pack, stored[pack.name])
+                if pack.name not in names:
+                    continue
+                try:
+                    data = self._read_pack(pack, stored[pack.name])
+                except VerificationError as error:
+                    on_problem(error.message)
+                else:
+                    yield pack, data
 
     def _read_file(self, name: str) -> bytes:
         """Return the plain bytes of a file in the point's folder."""

@@ -25,6 +25,8 @@ _LARGEST_RECIPE_BYTES = 256 << 20
 anything."""
 _PACK_PATTERN = re.compile(rb"# pack ([0-9]{8}_[0-9]{6}-[0-9]{4,9}) ([0-9]{1,18}) ([0-9a-f]{64})\n")
 """Of a copy, a pack of this name is written: no other file of the folder `packs` may be meant."""
+_LARGEST_PACK_BYTES = 256 << 20
+"""More than any pack has. Packs are held in memory, and a forged size makes a file of holes."""
 _BYTES_PATTERN = re.compile(rb"# bytes ([0-9]{1,19})\n")
 _DIGEST_PATTERN = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
 _LINE_LIMIT_BYTES = 200
@@ -192,7 +194,7 @@ class _Reading:
             pack = _state_pack(match[1].decode("ascii"), int(match[2]), match[3].decode("ascii"))
             is_new = pack.name not in self._packs
             self._packs[pack.name] = pack
-            return is_new and not self._segments.packs
+            return is_new and not self._segments.packs and pack.size_bytes <= _LARGEST_PACK_BYTES
         if (match := _DIGEST_PATTERN.fullmatch(line)) is not None:
             self._digest = match[1].decode("ascii")
         elif (match := _BYTES_PATTERN.fullmatch(line)) is not None:

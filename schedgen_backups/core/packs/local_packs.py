@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,8 +68,15 @@ class LocalPacks:
         """Return the index of the pieces in the packs: a cache, lost pieces are written again."""
         return PieceIndex(self._index_path)
 
-    def open_writer(self, index: PieceIndex, point_id: RecoveryPointId, *, pack_bytes: int) -> PackWriter:
-        """Return a writer of new packs of this point."""
+    def open_writer(
+        self,
+        index: PieceIndex,
+        point_id: RecoveryPointId,
+        *,
+        pack_bytes: int,
+        confirm: Callable[[Segment, bytes], bool] = lambda _segment, _data: True,
+    ) -> PackWriter:
+        """Return a writer of new packs of this point; `confirm` as for `PackWriter`."""
         numbers = (parse_pack_number(name, point_id) for name in self.find_sizes())
         return PackWriter(
             self._put,
@@ -78,6 +85,7 @@ class LocalPacks:
             point_id,
             first_number=max((number + 1 for number in numbers if number is not None), default=0),
             pack_bytes=pack_bytes,
+            confirm=confirm,
         )
 
     def read_again(self, pack: StatedPack) -> str:

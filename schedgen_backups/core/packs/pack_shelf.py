@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from math import inf
 
 from schedgen_backups.core.errors import ReadBackError
-from schedgen_backups.core.formats.recipe import Recipe, Segments, StatedPack
+from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.healing import heal_pack
 from schedgen_backups.core.packs.local_packs import LocalPacks
@@ -55,6 +55,15 @@ class PackShelf:
         """Packs that turned out damaged."""
         self.healed: frozenset[str] = frozenset()
         """Packs that were made whole again."""
+        # Of an index that was copied here, what it says of other packs of these names.
+        known = {pack.name: (pack.size_bytes, pack.sha256) for pack in index.list_packs()}
+        index.forget(
+            [
+                pack.name
+                for pack in self._all.values()
+                if known.get(pack.name, (pack.size_bytes, pack.sha256)) != (pack.size_bytes, pack.sha256)
+            ]
+        )
         sizes = packs.find_sizes()
         whole = {name for name, pack in self._stated.items() if sizes.get(name) == pack.size_bytes}
         self.usable = find_worth_keeping(sizes, [recipe.segments for recipe in recipes]) & whole
@@ -71,7 +80,7 @@ class PackShelf:
 
     def open_writer(self, point_id: RecoveryPointId, *, pack_bytes: int) -> PackWriter:
         """Return a writer of new packs of this point."""
-        return self.packs.open_writer(self._index, point_id, pack_bytes=pack_bytes)
+        return self.packs.open_writer(self._index, point_id, pack_bytes=pack_bytes, confirm=self._holds)
 
     def make_recipe(self, segments: Segments, new: Iterable[StoredFile]) -> Recipe:
         """Return the recipe of an artifact, with what is known of every pack."""
@@ -84,7 +93,8 @@ class PackShelf:
     def read_due(self, recipe: Recipe) -> dict[str, str]:
         """Read the packs that are new or due; return what is wrong with those of the recipe, by their names.
 
-        A damaged pack is not used any more. One that only older points need is noted as damaged.
+        A damaged pack is not used any more. One that only older points need is noted as damaged. One that
+        turned out damaged after parts of it were placed counts, too.
         """
         rereads = self._index.find_rereads()
         now = datetime.now(timezone.utc)
@@ -94,7 +104,7 @@ class PackShelf:
             for pack in (self._all | needed).values()
             if pack.name not in self.damaged and self._is_due(pack.name, rereads.get(pack.name), now)
         ]
-        problems: dict[str, str] = {}
+        problems = {name: f"the pack {name} is damaged" for name in needed if name in self.damaged}
         # Their digests are computed outside of Python's lock.
         with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="read packs") as pool:
             for pack, problem in zip(due, pool.map(self.packs.read_again, due), strict=True):
@@ -127,8 +137,23 @@ class PackShelf:
             raise ReadBackError("when the packs were read is not known", keys=())
         return min(known)
 
-    def _read(self, pack: StatedPack) -> None:
-        self._note_reading(pack, self.packs.read_again(pack))
+    def _holds(self, segment: Segment, data: bytes) -> bool:
+        """Return whether these bytes lie there; otherwise use the pack, or its place in the index, no more.
+
+        Nothing else would notice a damaged index: what lies in older packs is not unpacked again.
+        """
+        if self.packs.read_part(segment) == data:
+            return True
+        pack = self._stated.get(segment.pack) or self._all.get(segment.pack)
+        if pack is None or not self._read(pack):
+            self._index.distrust(segment.pack)
+        return False
+
+    def _read(self, pack: StatedPack) -> str:
+        """Read the pack and remember that; return what is wrong with it."""
+        problem = self.packs.read_again(pack)
+        self._note_reading(pack, problem)
+        return problem
 
     def _note_reading(self, pack: StatedPack, problem: str) -> None:
         """Remember that the pack was read, and what was wrong with it."""

@@ -13,7 +13,7 @@ from schedgen_backups.core.formats.recipe import Segment
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.encryption import Encryptor
 from schedgen_backups.core.packs.pack_files import StoredFile, make_pack_name
-from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex
+from schedgen_backups.core.packs.piece_index import NewPack, PieceIndex, make_pack_key
 
 PutNew = Callable[[str, bytes], object]
 """Stores a pack of this name; KeyExistsError when there is one."""
@@ -46,8 +46,11 @@ class PackWriter:
         *,
         first_number: int,
         pack_bytes: int,
+        confirm: Callable[[Segment, bytes], bool] = lambda _segment, _data: True,
     ) -> None:
+        """`confirm` says whether these bytes lie where the index has them."""
         self._put_new = put
+        self._confirm = confirm
         self._encryptor = encryptor
         self._index = index
         self._point_id = point_id
@@ -69,7 +72,7 @@ class PackWriter:
         host has just stored a pack of the same name.
         """
         digest = hashlib.sha256(piece.data).digest()
-        if (segment := self._find(digest)) is not None:
+        if (segment := self._find_confirmed(digest, piece.data)) is not None:
             self.reused_bytes += segment.length
             return segment
         pack = self._open.get(piece.is_tail)
@@ -80,16 +83,17 @@ class PackWriter:
             pack = self._open[piece.is_tail] = self._begin_pack()
         return pack.add(digest, piece.data)
 
-    def place_alone(self, digest: bytes, read: Callable[[], bytes]) -> Segment:
-        """Return where the bytes with this SHA-256 lie, alone in a new pack if they must be stored.
+    def place_alone(self, sha256: str, read: Callable[[], bytes]) -> Segment:
+        """Return which pack has the bytes with this digest and nothing else: a new one if none does.
 
         They are read in that case only. Errors like those of `place`.
         """
-        if (segment := self._find(digest)) is not None:
+        key = make_pack_key(sha256)
+        if (segment := self._find_new(key) or self._index.find(key)) is not None:
             self.reused_bytes += segment.length
             return segment
         pack = self._begin_pack()
-        segment = pack.add(digest, read())
+        segment = pack.add(key, read())
         self._upload(pack)
         return segment
 
@@ -105,10 +109,15 @@ class PackWriter:
         self._open.clear()
         self._wait(0)
 
-    def _find(self, digest: bytes) -> Segment | None:
+    def _find_confirmed(self, digest: bytes, data: bytes) -> Segment | None:
+        if (segment := self._find_new(digest)) is not None:
+            return segment
+        segment = self._index.find(digest)
+        return segment if segment is not None and self._confirm(segment, data) else None
+
+    def _find_new(self, digest: bytes) -> Segment | None:
         packs = (*self._open.values(), *(pack for pack, _upload in self._waiting))
-        found = (pack.find(digest) for pack in packs)
-        return next(filter(None, found), None) or self._index.find(digest)
+        return next(filter(None, (pack.find(digest) for pack in packs)), None)
 
     def _upload(self, pack: _OpenPack) -> None:
         """Encrypt the pack and start its upload, once there is memory for it."""

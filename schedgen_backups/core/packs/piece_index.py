@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sqlite3
 from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
@@ -35,6 +37,8 @@ CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, locked_until TEXT NOT NU
 PRAGMA user_version = {_VERSION};
 """
 
+_SIGNS_OF_DAMAGE = ("malformed", "unsupported file format", "no such ", "could not decode", "has no column")
+"""In messages of SQLite that are errors of operation to Python."""
 _AHEAD = 500
 """Pieces that are read at once; one by one, they took a third of the time of a copy (2026-11-30)."""
 _MOST_AHEAD = 50_000
@@ -51,6 +55,14 @@ class NewPack:
     """Digest, offset and length of each piece."""
 
 
+def make_pack_key(sha256: str) -> bytes:
+    """Return the digest for which a pack is known that was stored alone, by the digest of its bytes.
+
+    Another one than that of a piece of the same bytes, which may lie among others.
+    """
+    return hashlib.sha256(b"a pack of its own: " + bytes.fromhex(sha256)).digest()
+
+
 class PieceIndex:
     """The packs and pieces of one site in one store; a context manager, for one thread.
 
@@ -64,10 +76,9 @@ class PieceIndex:
         with self._translated():
             try:
                 self._database = self._open()
-            except sqlite3.OperationalError:
-                # No rights, no space: that the index itself is damaged does not follow.
-                raise
-            except sqlite3.DatabaseError:
+            except (sqlite3.DatabaseError, ValueError) as error:
+                if not self._is_damage(error):
+                    raise
                 path.unlink(missing_ok=True)
                 self.is_new = True
                 self._database = self._open()
@@ -145,7 +156,8 @@ class PieceIndex:
     def find_pack(self, name: str) -> StoredFile | None:
         """Return size and digest of the pack as it was stored; None if it is unknown."""
         row = self._find_row("SELECT size_bytes, sha256 FROM packs WHERE name = ?", name)
-        return StoredFile(name=name, size_bytes=row[0], sha256=row[1]) if row is not None else None
+        with self._translated():
+            return StoredFile(name=name, size_bytes=row[0], sha256=row[1]) if row is not None else None
 
     def find_plain_sizes(self) -> dict[str, int]:
         """Return the plain size of every pack in bytes."""
@@ -181,9 +193,11 @@ class PieceIndex:
     def list_packs(self) -> list[StoredFile]:
         """Return every known pack as it was stored."""
         rows = self._list_rows("SELECT name, size_bytes, sha256 FROM packs")
-        return [
-            StoredFile(name=name, size_bytes=size_bytes, sha256=sha256) for name, size_bytes, sha256 in rows
-        ]
+        with self._translated():
+            return [
+                StoredFile(name=name, size_bytes=size_bytes, sha256=sha256)
+                for name, size_bytes, sha256 in rows
+            ]
 
     def distrust(self, name: str) -> None:
         """Forget the pieces of a pack that was found damaged: later copies are not to rely on it."""
@@ -239,7 +253,7 @@ class PieceIndex:
     def find_rereads(self) -> dict[str, datetime | None]:
         """Return when each pack was last read back, by its name; None if never."""
         rows = self._list_rows("SELECT name, reread_at FROM packs")
-        return {name: datetime.fromisoformat(at) if at else None for name, at in rows}
+        return {name: _parse_time(at) for name, at in rows}
 
     def record_file_reread(self, name: str, at: datetime) -> None:
         """Remember that a file of a point, as `ID/NAME`, was read back and that its digest was right."""
@@ -251,7 +265,7 @@ class PieceIndex:
     def find_file_rereads(self) -> dict[str, datetime]:
         """Return when each file of a point was last read back, by `ID/NAME`."""
         rows = self._list_rows("SELECT name, reread_at FROM files")
-        return {name: datetime.fromisoformat(at) for name, at in rows}
+        return {name: time for name, at in rows if (time := _parse_time(at)) is not None}
 
     def forget_files(self, names: Collection[str]) -> None:
         """Forget when these files of points were read back."""
@@ -269,7 +283,7 @@ class PieceIndex:
     def find_locks(self) -> dict[str, datetime]:
         """Return until when each object is locked, by its key, as far as it was seen."""
         rows = self._list_rows("SELECT key, locked_until FROM locks")
-        return {key: datetime.fromisoformat(until) for key, until in rows}
+        return {key: time for key, until in rows if (time := _parse_time(until)) is not None}
 
     def _find_row(self, statement: str, value: object) -> Any:
         with self._translated():
@@ -296,15 +310,35 @@ class PieceIndex:
     def _translated(self) -> Generator[None, None, None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
+            if self._is_damage(error):
+                # The next call makes it again: otherwise each backup would fail here.
+                with suppress(OSError):
+                    self.path.unlink(missing_ok=True)
             raise StorageError(
                 f"{self.path} cannot be used: {error}",
                 hint="Check the disk, its free space and the permissions. The file is a cache: delete it if "
                 "it is damaged, and it is made again.",
             ) from error
 
+    def _is_damage(self, error: Exception) -> bool:
+        """Return whether the file itself is damaged; that does not follow from missing rights or space."""
+        text = str(error).lower()
+        if isinstance(error, sqlite3.OperationalError):
+            is_refused = "readonly" in text and os.access(self.path, os.W_OK)
+            return is_refused or any(sign in text for sign in _SIGNS_OF_DAMAGE)
+        return isinstance(error, sqlite3.DatabaseError | ValueError)
+
     def __enter__(self) -> PieceIndex:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._database.close()
+
+
+def _parse_time(text: str) -> datetime | None:
+    """Return the aware time; None if there is none, or if it is damaged: then it counts as unknown."""
+    with suppress(ValueError):
+        time = datetime.fromisoformat(text)
+        return time if time.tzinfo is not None else None
+    return None

@@ -17,13 +17,14 @@ from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
 from schedgen_backups.core.catalog.resume import find_resumable, read_places
 from schedgen_backups.core.errors import DiskFullError, VerificationError
-from schedgen_backups.core.formats.packed_file import PACKS_NAME, read_local_recipe
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.history.events import PointsRemoved, RemovedPoint
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.retention.plan import Candidate, RetentionPlan, RetentionPolicy, plan_retention
+from schedgen_backups.core.units import name_some
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,19 @@ class RemovedPacks:
 
 
 def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
-    """Remove the packs that no artifact in the directory needs; none while a recipe cannot be read.
+    """Remove the packs that no artifact in the directory needs, also those of killed backups.
 
-    Also those of killed backups that will not be resumed. StorageError when a pack cannot be removed.
+    None while a recipe cannot be read, or while one is missing that a manifest names. What a killed backup
+    left is kept while it can be resumed. StorageError when a pack cannot be removed.
     """
     packs = LocalPacks(catalog.directory)
     if not packs.find_sizes():
         return RemovedPacks()
     try:
-        recipes = [read_local_recipe(path) for path in catalog.find_recipes()]
+        paths = catalog.find_recipes()
+        if missing := _find_named_recipes(catalog) - {path.name for path in paths}:
+            raise VerificationError(f"{name_some(sorted(missing))} is missing")
+        recipes = [read_local_recipe(path) for path in paths]
     except VerificationError as error:
         return RemovedPacks(
             kept_because=f"{error.message}: no pack is removed before every recipe can be read"
@@ -136,6 +141,17 @@ def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
     unfinished = map(read_places, find_resumable(catalog.directory / STAGING_NAME))
     names, freed_bytes = packs.remove_unused((*recipes, *map(Recipe, unfinished)))
     return RemovedPacks(tuple(f"{PACKS_NAME}/{name}" for name in names), freed_bytes)
+
+
+def _find_named_recipes(catalog: Catalog) -> set[str]:
+    """Return the names of the recipes that the manifests name."""
+    return {
+        artifact.file_name
+        for point in catalog.list_points()
+        if point.manifest is not None
+        for artifact in point.manifest.artifacts
+        if is_recipe_name(artifact.file_name)
+    }
 
 
 def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointListing | None:

@@ -245,6 +245,29 @@ def test_no_pack_is_removed_while_a_recipe_cannot_be_read(packed: Site) -> None:
     assert not stray.exists()
 
 
+def test_no_pack_is_removed_while_a_recipe_is_missing(packed: Site) -> None:
+    path = packed.points()[0].get_path(ArtifactKind.BUCKET)
+    before = list_packs(packed)
+    aside = path.rename(packed.folder / path.name)
+    answer = packed.cli("prune")
+    assert (list_packs(packed), f"packs are kept: {path.name} is missing" in answer.stdout) == (
+        before,
+        True,
+    ), answer.stdout
+    assert packed.cli("backup").code == 0
+    aside.rename(path)
+    answer = packed.cli("verify", "--all")
+    assert answer.code == 0, answer.stdout
+
+
+def test_a_backup_removes_the_packs_that_a_killed_one_left(packed: Site) -> None:
+    stray = packed.directory / "packs" / "20200101_000000-0000"
+    stray.write_bytes(b"of a killed backup")
+    assert packed.cli("backup").code == 0
+    assert not stray.exists()
+    assert packed.cli("verify", "--all").code == 0
+
+
 def test_layouts_follow_each_other(packed: Site, instance: dg.DagsterInstance) -> None:
     time.sleep(2)
     packed.set(BACKUP_LAYOUT="files")
@@ -297,6 +320,58 @@ def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
     answer = packed.cli("verify", "--all")
     assert answer.code == 0, answer.stdout
     assert name not in list_needed_packs(second, kind)
+
+
+def test_damage_of_the_archive_index_costs_the_new_point_nothing(packed: Site) -> None:
+    client, bucket = client_of(packed.application.bucket), packed.application.bucket.bucket
+    keys = [f"index/{number:04d}.pdf" for number in range(150)]
+    for key in keys:
+        client.put_object(bucket, key, BytesIO(b"%PDF"), 4)
+    try:
+        time.sleep(2)
+        assert packed.cli("backup").code == 0
+        path = packed.points()[-1].get_path(ArtifactKind.BUCKET)
+        with open_archive(path) as archive:
+            start, end = archive.footer.index_offset, archive.footer.footer_offset
+        segments = open_packed_file(path).find_segments(start, end - start)
+        name = max(segments, key=lambda segment: segment.length).pack
+        spoil(packed, name)
+        forget_readings(packed)
+        answer = packed.cli("backup")
+    finally:
+        for key in keys:
+            client.remove_object(bucket, key)
+    assert answer.code == 0, answer
+    assert packed.points()[-1].state is PointState.VERIFIED
+    assert name not in list_needed_packs(packed.points()[-1], ArtifactKind.BUCKET)
+    assert packed.points()[-2].state is PointState.FAILED, "its record lies nowhere else"
+    answer = packed.cli("verify", "latest")
+    assert answer.code == 0, answer.stdout
+
+
+def exchange_places(site: Site) -> None:
+    """Let the index of pieces have each piece where the next one of the same pack lies."""
+    with closing(sqlite3.connect(site.directory / "packs" / ".pieces.sqlite")) as index, index:
+        rows = index.execute("SELECT digest, pack, start, length FROM pieces ORDER BY pack, start").fetchall()
+        index.execute("DELETE FROM pieces")
+        places = [row[1:] for row in rows]
+        index.executemany(
+            "INSERT INTO pieces VALUES (?, ?, ?, ?)",
+            ((row[0], *place) for row, place in zip(rows, places[1:] + places[:1], strict=True)),
+        )
+
+
+@pytest.mark.parametrize("reread_days", ["0", "90"])
+def test_a_damaged_index_of_pieces_costs_space_and_nothing_else(packed: Site, reread_days: str) -> None:
+    packed.set(BACKUP_REREAD_DAYS=reread_days)
+    time.sleep(2)
+    for _night in range(2):
+        exchange_places(packed)
+        answer = packed.cli("backup")
+        assert answer.code == 0, answer
+    answer = packed.cli("verify", "--all")
+    assert answer.code == 0, answer.stdout
+    assert [point.state for point in packed.points()] == [PointState.VERIFIED] * 3
 
 
 @pytest.mark.parametrize("kind", ArtifactKind)
@@ -432,6 +507,17 @@ def test_a_pack_of_a_deleted_object_is_healed_from_a_store(
     assert (answer.code, "0 packs healed" in answer.stdout) == (0, True)
 
 
+def test_heal_calls_no_point_whole_whose_recipe_is_damaged(packed: Site) -> None:
+    path = packed.points()[0].get_path(ArtifactKind.BUCKET)
+    data = path.read_bytes()
+    path.write_bytes(damage(data, 8 * 100))
+    answer = packed.cli("heal")
+    assert (answer.code, "is damaged" in answer.stdout) == (3, True), answer
+    path.write_bytes(data)
+    answer = packed.cli("heal")
+    assert (answer.code, packed.points()[0].state) == (0, PointState.VERIFIED), answer
+
+
 def is_pack_of(point: PointListing, name: str, key: str) -> bool:
     """Return whether bytes of this object lie in the pack."""
     path = point.get_path(ArtifactKind.BUCKET)
@@ -439,6 +525,16 @@ def is_pack_of(point: PointListing, name: str, key: str) -> bool:
         entry = next(entry for entry in archive.read_entries() if entry.key == key)
     segments = open_packed_file(path).find_segments(entry.offset, entry.length)
     return any(segment.pack == name for segment in segments)
+
+
+def test_a_whole_file_beside_its_recipe_changes_nothing(packed: Site, tmp_path: Path) -> None:
+    assert packed.cli("fetch", "latest", "--to", str(tmp_path / "out")).code == 0
+    size_bytes = packed.points()[0].size_bytes
+    for path in (tmp_path / "out").iterdir():
+        shutil.copy(path, packed.directory / path.name)
+    answer = packed.cli("verify", "latest")
+    [point] = packed.points()
+    assert (answer.code, point.state, point.size_bytes) == (0, PointState.VERIFIED, size_bytes), answer.stdout
 
 
 def test_metrics_have_the_size_of_what_is_in_packs(packed: Site) -> None:
@@ -481,6 +577,29 @@ def test_a_disk_with_less_room_than_a_whole_point_suffices_for_the_next_one(
     # What the alarm BackupSpaceRunsOut compares.
     needed = 2 * (new + recipes) + float(values["next_point_temporary_bytes"])
     assert needed < float(values["directory_free_bytes"]) < 2 * second.size_bytes
+
+
+def test_what_a_failed_backup_wrote_does_not_fill_the_disk(site: Site, instance: dg.DagsterInstance) -> None:
+    site.set(BACKUP_LAYOUT="packs")
+    client, bucket = client_of(site.application.bucket), site.application.bucket.bucket
+    body = os.urandom(20 << 20)
+    with mount_small_disk(site.directory, "16m"):
+        assert site.run(instance).success
+        used_bytes = shutil.disk_usage(site.directory).used
+        client.put_object(bucket, "large.pdf", BytesIO(body), len(body))
+        try:
+            time.sleep(1.1)
+            assert site.cli("backup").code == 6
+        finally:
+            client.remove_object(bucket, "large.pdf")
+        assert shutil.disk_usage(site.directory).used < used_bytes + (1 << 20)
+        # Of a killed one.
+        stray = site.directory / "packs" / "20200101_000000-0000"
+        stray.write_bytes(b"x" * (shutil.disk_usage(site.directory).free - 4096))
+        time.sleep(1.1)
+        answer = site.cli("backup")
+        assert (answer.code, stray.exists()) == (0, False), answer
+        assert site.cli("verify", "--all").code == 0
 
 
 def list_needed(site: Site) -> set[str]:

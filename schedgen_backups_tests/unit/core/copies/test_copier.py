@@ -284,6 +284,25 @@ def test_a_sparse_pack_is_left_behind(site: CopiedSite, layout: Layout) -> None:
     assert report.uploaded_bytes > 20 * 3000, "the third of the pack that is still needed"
 
 
+@pytest.mark.parametrize("is_index_lost", [False, True])
+@pytest.mark.parametrize("order", [(2, 0, 1), (0, 2, 1), (0, 1, 2)])
+def test_a_pack_of_one_piece_is_not_taken_for_a_piece_of_another_pack(
+    site: CopiedSite, tmp_path: Path, order: tuple[int, ...], is_index_lost: bool
+) -> None:
+    site.pack_bytes = 1_000_000
+    objects = list_objects(5, size_bytes=3000)
+    changed = {**objects, "pdf/0003.pdf": b"changed" * 100}
+    make_point(site.catalog, 0, objects, layout=Layout.PACKS)
+    make_point(site.catalog, 1, changed, layout=Layout.PACKS)
+    make_point(site.catalog, 2, changed, layout=Layout.FILES)
+    for night in order:
+        if is_index_lost:
+            site.folder.index_path.unlink(missing_ok=True)
+        site.copy(night)
+    for night in order:
+        site.assert_equal(night, tmp_path / f"fetched-{night}")
+
+
 def test_an_unfinished_copy_in_between_costs_no_upload(site: CopiedSite) -> None:
     site.pack_bytes = 100_000
     objects = list_objects(100, size_bytes=2000)
@@ -342,7 +361,7 @@ def test_a_copy_with_another_file_is_not_committed_again_and_nothing_is_uploaded
     site.copy(0)
     sent = snapshot(site)
     key = delete_file(site, 0, family)
-    site.store.put_new(key, damage(sent[key], 8 * 300))
+    site.store.put_new(key, damage(sent[key], 8 * 100))
     delete_file(site, 0, COMMIT_NAME)
     before = snapshot(site)
     with pytest.raises(StoreError, match="unfinished copy") as refused:

@@ -231,6 +231,7 @@ def test_a_recipe_larger_than_any_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         LAST_LINE * 2,
         "a" * 101 + " 1 2\n" + LAST_LINE,
         "a 0 999999999999999999\n" * 5 + LAST_LINE,
+        f"# pack 20261001_020000-0000 {1 << 59} {'0' * 64}\n20261001_020000-0000 0 2\n# bytes 2\n",
     ],
 )
 def test_what_is_not_a_recipe_is_refused(text: str) -> None:

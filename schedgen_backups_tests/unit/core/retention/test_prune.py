@@ -5,6 +5,8 @@ Points are small real ones. What is planned is tested in `test_plan`.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -433,6 +435,24 @@ def test_packs_that_cannot_be_listed_harm_only_the_points_that_need_them(tmp_pat
     (catalog.directory / "packs").write_bytes(b"a file")
     assert [point.state for point in catalog.list_points()] == states
     assert remove_unused_packs(catalog).names == ()
+
+
+def test_no_pack_is_removed_while_the_directory_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, _files = fill(tmp_path / "points")
+    LocalPacks(catalog.directory).prepare()
+    pack = catalog.directory / "packs" / "20200101_020000-0000"
+    pack.write_bytes(b"needed")
+
+    def refuse(_path: object) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "listdir", refuse)
+        with pytest.raises(StorageError):
+            remove_unused_packs(catalog)
+    assert pack.exists()
 
 
 def test_the_recipe_of_an_unfinished_point_is_ours_although_its_packs_are_gone(tmp_path: Path) -> None:
