@@ -125,7 +125,7 @@ def _find_path(base: Config) -> Path | None:
 
 
 def _read_tables(path: Path) -> tuple[_Table, dict[str, _Table | None]]:
-    """Return the table of defaults, and that of each site by name; None for what is no table."""
+    """Return the table of defaults, and that of each site by name; None for another value."""
     tables = _read_toml(path)
     defaults, sites = _as_table(tables.pop("defaults", {})), _as_table(tables.pop("sites", {}))
     if tables or sites is None or defaults is None:

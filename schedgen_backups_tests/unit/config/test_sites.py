@@ -119,7 +119,7 @@ def test_two_sites_do_not_share_a_directory(file: Path, directory: str) -> None:
     assert "sites shop and blog share the directory" in find_problem(blog, "backup_directory")
 
 
-def test_a_site_that_is_no_table_is_a_problem_of_its_own(file: Path) -> None:
+def test_a_site_without_a_table_is_a_problem_of_its_own(file: Path) -> None:
     wrong, blog = write(file, "[sites]\nshop = 1", BLOG)
     assert "it holds no table [sites.shop]" in find_problem(wrong, "backup_directory")
     blog.check("backup_directory")
