@@ -86,11 +86,16 @@ class Config:
     _points_directory: Path | None = None
     store: str = ""
     """The store from which the recovery points were fetched; empty for the site's own."""
+    site_name: str = ""
+    """Empty for the only site of an installation without a file of sites."""
 
     def reload(self) -> Config:
         """Read the configuration of the same site again."""
         return replace(
-            load_config(self._named_file), _points_directory=self._points_directory, store=self.store
+            load_config(self._named_file),
+            _points_directory=self._points_directory,
+            store=self.store,
+            site_name=self.site_name,
         )
 
     def with_points_in(self, directory: Path, *, store: str) -> Config:
