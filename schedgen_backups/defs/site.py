@@ -39,7 +39,26 @@ def build_installation_definitions(configs: Sequence[Config]) -> dg.Definitions:
     installation = InstallationNames(tuple(SiteNames(config.site_name) for config in configs))
     sites = [_build_site(config, installation) for config in configs]
     keeper = next(config for config in configs if config.site_name == installation.keeper.site)
-    return dg.Definitions.merge(*sites, _build_shared(keeper, sites))
+    shared = _build_shared(keeper, sites)
+    return dg.Definitions.merge(*(sites if len(sites) == 1 else map(_isolate, sites)), shared)
+
+
+def _isolate(site: dg.Definitions) -> dg.Definitions:
+    """Return the site's definitions with jobs that know its own assets and resources only.
+
+    Otherwise Dagster searches all assets of the location for each job, and binds every site's resource to it:
+    the time to load would grow with the square of the number of sites (200 sites: 54 s of processor time
+    instead of 15 s, 2026-11-30).
+    """
+    return dg.Definitions(
+        assets=site.assets,
+        asset_checks=site.asset_checks,
+        jobs=[site.resolve_job_def(job.name) for job in site.jobs or ()],
+        sensors=site.sensors,
+        schedules=site.schedules,
+        resources=site.resources,
+        executor=site.executor,
+    )
 
 
 def _build_shared(keeper: Config, sites: Iterable[dg.Definitions]) -> dg.Definitions:
