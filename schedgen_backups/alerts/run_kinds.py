@@ -1,5 +1,7 @@
 """The run kinds: a run's purpose decides how its failure is reported and which success resolves it.
 
+Jobs and steps have their local names here, without the name of their site: `SiteNames.localize` returns them.
+
 Add a kind when the failure of a new job must not be reported as a failed backup.
 """
 
@@ -10,6 +12,18 @@ from dataclasses import dataclass
 
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.incidents import IncidentKey
+from schedgen_backups.site_names import (
+    AUDIT_JOB,
+    BACKUP_JOB,
+    COPIES,
+    DRILL_JOB,
+    PRUNE_JOB,
+    REPORT_JOB,
+    RESTORE_DRILL,
+    RESTORE_JOB,
+    RUN_REMOVAL_JOB,
+    VERIFY_JOB,
+)
 
 DRILL_CHECK_NAMES = (
     "point_is_restored",
@@ -81,7 +95,7 @@ BACKUP = RunKind(
     area="run",
     severity=Severity.CRITICAL,
     next_step="Run it again: schedgen-backups backup",
-    job_names=frozenset({"backup_job"}),
+    job_names=frozenset({BACKUP_JOB}),
 )
 """Also every run of no other kind: an unneeded alert is better than a missing one."""
 RETENTION = RunKind(
@@ -90,7 +104,7 @@ RETENTION = RunKind(
     # The operators' MEDIUM is "more than 7 kept": nothing is lost, but the disk fills.
     severity=Severity.MEDIUM,
     next_step="Show what it would do: schedgen-backups prune --dry-run",
-    job_names=frozenset({"prune_job"}),
+    job_names=frozenset({PRUNE_JOB}),
     subjects=frozenset({"prune_recovery_points"}),
 )
 VERIFICATION = RunKind(
@@ -99,7 +113,7 @@ VERIFICATION = RunKind(
     # Points that were good are no longer good; tonight's backup may still succeed.
     severity=Severity.HIGH,
     next_step="Show the recovery points: schedgen-backups list",
-    job_names=frozenset({"verify_job"}),
+    job_names=frozenset({VERIFY_JOB}),
     subjects=frozenset({"reread_recovery_points"}),
 )
 RESTORE = RunKind(
@@ -107,7 +121,7 @@ RESTORE = RunKind(
     area="restore",
     severity=Severity.HIGH,
     next_step="Show what it would do: schedgen-backups restore … --dry-run",
-    job_names=frozenset({"restore_job"}),
+    job_names=frozenset({RESTORE_JOB}),
     subjects=frozenset({"restore_recovery_point"}),
 )
 AUDIT = RunKind(
@@ -115,7 +129,7 @@ AUDIT = RunKind(
     area="audit",
     severity=Severity.MEDIUM,
     next_step="Run it by hand: schedgen-backups audit",
-    job_names=frozenset({"audit_job"}),
+    job_names=frozenset({AUDIT_JOB}),
     subjects=frozenset({"live_system_live_references_resolve"}),
 )
 DRILL = RunKind(
@@ -124,8 +138,8 @@ DRILL = RunKind(
     # Tonight's backup may still be good; whether it restores is unknown.
     severity=Severity.HIGH,
     next_step="Run it again: schedgen-backups drill",
-    job_names=frozenset({"restore_drill_job"}),
-    subjects=frozenset({"restore_drill", *(f"restore_drill_{name}" for name in DRILL_CHECK_NAMES)}),
+    job_names=frozenset({DRILL_JOB}),
+    subjects=frozenset({RESTORE_DRILL, *(f"{RESTORE_DRILL}_{name}" for name in DRILL_CHECK_NAMES)}),
 )
 COPY = RunKind(
     noun="Copy to a store",
@@ -134,7 +148,7 @@ COPY = RunKind(
     severity=Severity.MEDIUM,
     next_step="It is tried again every 30 minutes. Show what is missing: schedgen-backups status",
     job_prefix="copy_to",
-    step_prefix="offsite_copy",
+    step_prefix=COPIES,
 )
 COPY_RETENTION = RunKind(
     noun="Retention in a store",
@@ -149,7 +163,7 @@ HOUSEKEEPING = RunKind(
     area="housekeeping",
     severity=Severity.LOW,
     next_step="No backup is affected. The run in the UI names the cause.",
-    job_names=frozenset({"monthly_report_job", "remove_old_runs_job"}),
+    job_names=frozenset({REPORT_JOB, RUN_REMOVAL_JOB}),
     subjects=frozenset({"monthly_report", "old_runs"}),
 )
 STORE_RUN_KINDS = (COPY, COPY_RETENTION)

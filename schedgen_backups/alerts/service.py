@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from schedgen_backups.alerts.guides import CLOCK_AREA, FRESHNESS_AREA, POINTS_AREA, find_guide
-from schedgen_backups.alerts.run_kinds import find_run_kind
+from schedgen_backups.alerts.run_kinds import RunKind, find_run_kind
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import describe_freshness
@@ -23,6 +23,7 @@ from schedgen_backups.core.notify.channels import Delivery, make_channels
 from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.core.notify.notifier import Notifier, Outcome
+from schedgen_backups.site_names import SiteNames
 
 RUN_SUBJECT = "run"
 """Subject of a failed run in which no step failed."""
@@ -43,29 +44,32 @@ class Failure:
     """A failed step or run, as recorded by Dagster."""
 
     subject: str
-    """A step, or a job when no step failed."""
+    """Full name of a step, or of a job when no step failed."""
     cause: str
     next_step: str
     """Empty when the failure has none."""
     run_id: str
     job_name: str
+    """Full name."""
 
 
 class AlertService:
     """The alerts of one site. Raises ConfigurationError when an alert setting is wrong."""
 
     def __init__(self, config: Config) -> None:
+        self.names = SiteNames(config.site_name)
         self.settings = config.alerts
         self.catalog = Catalog(config.site_directory)
-        self._installation = self.settings.name or _describe_place(config)
+        name = self.settings.name or config.site_name
+        self._installation = name or _describe_place(config)
         channels = make_channels(
             self.settings.webhook_urls, self.settings.mail_recipients, self.settings.mail
         )
-        self.notifier = Notifier(channels, self.catalog.directory, name=self.settings.name)
+        self.notifier = Notifier(channels, self.catalog.directory, name=name)
 
     def raise_failure(self, failure: Failure) -> Outcome:
         """Send an alert for the failed step or run."""
-        run_kind = find_run_kind(failure.job_name, failure.subject)
+        run_kind, subject = self.find_run_kind(failure), self.names.localize(failure.subject)
         history = History(self.catalog.directory)
         # While no channel accepts an alert, the same failure of a run is raised again and again. What failed
         # before there was a run is raised once, and tomorrow's is another one.
@@ -75,15 +79,15 @@ class AlertService:
                 at=datetime.now(timezone.utc),
                 kind=run_kind.area,
                 run_id=failure.run_id,
-                subject=failure.subject,
+                subject=subject,
                 cause=failure.cause,
             )
         )
-        is_size = failure.subject.endswith(_SIZE_CHECKS)
+        is_size = subject.endswith(_SIZE_CHECKS)
         return self.raise_trouble(
-            run_kind.make_failure_key(failure.subject),
+            run_kind.make_failure_key(subject),
             Severity.HIGH if is_size else run_kind.severity,
-            f"{run_kind.noun} failed: {failure.subject}",
+            f"{run_kind.noun} failed: {subject}",
             failure.cause,
             next_step=failure.next_step or run_kind.next_step,
             run_id=failure.run_id,
@@ -94,9 +98,14 @@ class AlertService:
 
         Return False if no service is configured, it did not answer, or the run is not a backup.
         """
-        if not find_run_kind(failure.job_name, failure.subject).is_backup:
+        if not self.find_run_kind(failure).is_backup:
             return False
-        return ping_heartbeat(self.settings.heartbeat_url, Signal.FAIL, f"{failure.subject}: {failure.cause}")
+        subject = self.names.localize(failure.subject)
+        return ping_heartbeat(self.settings.heartbeat_url, Signal.FAIL, f"{subject}: {failure.cause}")
+
+    def find_run_kind(self, failure: Failure) -> RunKind:
+        """Return the run kind of the failed step or run."""
+        return find_run_kind(self.names.localize(failure.job_name), self.names.localize(failure.subject))
 
     def raise_trouble(
         self,

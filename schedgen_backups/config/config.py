@@ -96,7 +96,13 @@ class Config:
         ConfigurationError if the file of sites describes it no more.
         """
         current = self._reload() if self._reload is not None else load_config(self._named_file)
-        return replace(current, _points_directory=self._points_directory, store=self.store)
+        return replace(
+            current,
+            _points_directory=self._points_directory,
+            store=self.store,
+            site_name=self.site_name,
+            _reload=self._reload,
+        )
 
     def with_points_in(self, directory: Path, *, store: str) -> Config:
         """Return a copy whose recovery points are in this directory, also after `reload`.

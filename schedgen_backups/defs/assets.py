@@ -10,8 +10,9 @@ A restore is never an asset: "Materialize all" must not overwrite anything (docs
 import getpass
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import dagster as dg
@@ -28,8 +29,8 @@ from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, Reco
 from schedgen_backups.core.units import describe_labels, format_bytes, parse_span
 from schedgen_backups.core.verify.commit import commit_point, record_read_back
 from schedgen_backups.core.verify.reread import reread_sources
-from schedgen_backups.defs.hooks import alert_on_step_failure, announce_recovery_point, report_start
-from schedgen_backups.defs.resources import POOL, BackupResource
+from schedgen_backups.defs.hooks import make_hooks, report_start
+from schedgen_backups.defs.resources import BackupResource, get_backup
 from schedgen_backups.exit_codes import BUCKET_EXIT_CODE, DATABASE_EXIT_CODE, VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 from schedgen_backups.monitoring.markdown import (
@@ -38,36 +39,102 @@ from schedgen_backups.monitoring.markdown import (
     make_overview,
     make_tables_table,
 )
+from schedgen_backups.site_names import (
+    DATABASE_DUMP,
+    LIVE_SYSTEM,
+    MINIO_ARCHIVE,
+    RECOVERY_POINT,
+    SiteNames,
+)
 
-GROUP = "backup"
 OWNERS = ["team:operations"]
+_AssetFunction = Callable[[dg.AssetExecutionContext, BackupResource], dg.MaterializeResult]
 
 
-live_system = dg.AssetSpec(
-    "live_system",
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"postgres", "s3"},
-    description="The application's database and bucket as they are now. This project only reads them.",
-)
+@dataclass(frozen=True)
+class SiteAssets:
+    """The assets of one site from its live system to its recovery points."""
+
+    live_system: dg.AssetSpec
+    database_dump: dg.AssetsDefinition
+    minio_archive: dg.AssetsDefinition
+    recovery_point: dg.AssetsDefinition
 
 
-@dg.asset(
-    deps=[live_system],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"postgres", "file"},
-    pool=POOL,
-    hooks={alert_on_step_failure},
-    op_tags={"dagster/priority": "10"},
-    description=(
-        "A plain SQL dump of the database from one exported snapshot: `db_NAME_ID.sql.gz` in the backup "
-        "directory. You can load it without this tool: `gunzip -c FILE | psql -v ON_ERROR_STOP=1`."
-    ),
-)
-def database_dump(
-    context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
-) -> dg.MaterializeResult:
+def make_assets(names: SiteNames) -> SiteAssets:
+    """Return the assets of this site."""
+    hooks = make_hooks(names)
+    live_system = dg.AssetSpec(
+        dg.AssetKey(names.make_asset_path(LIVE_SYSTEM)),
+        group_name=names.group,
+        owners=OWNERS,
+        kinds={"postgres", "s3"},
+        description="The application's database and bucket as they are now. This project only reads them.",
+    )
+
+    def make_asset(
+        local: str,
+        work: _AssetFunction,
+        *,
+        deps: Sequence[dg.AssetSpec | dg.AssetsDefinition],
+        kinds: set[str],
+        description: str,
+        announce: set[dg.HookDefinition],
+        op_tags: Mapping[str, str],
+    ) -> dg.AssetsDefinition:
+        @dg.asset(
+            key=dg.AssetKey(names.make_asset_path(local)),
+            deps=deps,
+            group_name=names.group,
+            owners=OWNERS,
+            kinds=kinds,
+            pool=names.directory_pool,
+            hooks={hooks.alert_on_step_failure, *announce},
+            op_tags=op_tags,
+            description=description,
+            required_resource_keys={names.resource_key},
+        )
+        def compute(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            return work(context, get_backup(context, names))
+
+        return compute
+
+    database_dump = make_asset(
+        DATABASE_DUMP,
+        _dump_database,
+        deps=[live_system],
+        kinds={"postgres", "file"},
+        description="A plain SQL dump of the database from one exported snapshot: `db_NAME_ID.sql.gz` in the "
+        "backup directory. You can load it without this tool: `gunzip -c FILE | psql -v ON_ERROR_STOP=1`.",
+        announce=set(),
+        op_tags={"dagster/priority": "10"},
+    )
+    minio_archive = make_asset(
+        MINIO_ARCHIVE,
+        _archive_bucket,
+        deps=[live_system],
+        kinds={"s3", "file"},
+        description="Every object of the bucket with its S3 metadata: `minio_NAME_ID.tar.gz` in the backup "
+        "directory. The bucket is listed after the dump's snapshot, so that no referenced upload is missed. "
+        "You can unpack it without this tool: `tar xzf FILE`.",
+        announce=set(),
+        op_tags={"dagster/priority": "5"},
+    )
+    recovery_point = make_asset(
+        RECOVERY_POINT,
+        _commit_recovery_point,
+        deps=[database_dump, minio_archive],
+        kinds={"json"},
+        description="The manifest that makes dump and archive one recovery point. It is written last, and "
+        "only when every check has passed. Checks that have not passed in this run are performed first, for "
+        "example when this asset is materialized alone.",
+        announce={hooks.announce_recovery_point},
+        op_tags={},
+    )
+    return SiteAssets(live_system, database_dump, minio_archive, recovery_point)
+
+
+def _dump_database(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
     """Dump the database for this run's recovery point into the backup directory."""
     with explain_failure(DATABASE_EXIT_CODE):
         config = backup.config
@@ -107,23 +174,7 @@ def database_dump(
     )
 
 
-@dg.asset(
-    deps=[live_system],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"s3", "file"},
-    pool=POOL,
-    hooks={alert_on_step_failure},
-    op_tags={"dagster/priority": "5"},
-    description=(
-        "Every object of the bucket with its S3 metadata: `minio_NAME_ID.tar.gz` in the backup directory. "
-        "The bucket is listed after the dump's snapshot, so that no referenced upload is missed. You can "
-        "unpack it without this tool: `tar xzf FILE`."
-    ),
-)
-def minio_archive(
-    context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
-) -> dg.MaterializeResult:
+def _archive_bucket(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
     """Archive the bucket for this run's recovery point in the backup directory."""
     with explain_failure(BUCKET_EXIT_CODE):
         config = backup.config
@@ -181,23 +232,7 @@ def _report_damage(
     }
 
 
-@dg.asset(
-    deps=[database_dump, minio_archive],
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"json"},
-    pool=POOL,
-    hooks={alert_on_step_failure, announce_recovery_point},
-    description=(
-        "The manifest that makes dump and archive one recovery point. It is written last, and only when "
-        "every "
-        "check has passed. Checks that have not passed in this run are performed first, for example when "
-        "this asset is materialized alone."
-    ),
-)
-def recovery_point(
-    context: dg.AssetExecutionContext, backup: dg.ResourceParam[BackupResource]
-) -> dg.MaterializeResult:
+def _commit_recovery_point(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
     """Commit the dump and archive of this run or, when materialized alone, the newest existing pair."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
@@ -241,14 +276,14 @@ def recovery_point(
 
 
 def make_points_observation(
-    catalog: Catalog, metadata: Mapping[str, dg.MetadataValue] | None = None
+    names: SiteNames, catalog: Catalog, metadata: Mapping[str, dg.MetadataValue] | None = None
 ) -> dg.AssetObservation:
     """Return the state of all recovery points as an observation, for runs that take no point."""
     overview = dg.MetadataValue.md(make_overview(catalog, datetime.now(timezone.utc)))
-    return dg.AssetObservation(recovery_point.key, metadata={**(metadata or {}), OVERVIEW_KEY: overview})
-
-
-ASSETS = (database_dump, minio_archive, recovery_point)
+    return dg.AssetObservation(
+        dg.AssetKey(names.make_asset_path(RECOVERY_POINT)),
+        metadata={**(metadata or {}), OVERVIEW_KEY: overview},
+    )
 
 
 def find_point_id(instance: dg.DagsterInstance, run_id: str) -> RecoveryPointId:

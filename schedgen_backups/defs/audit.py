@@ -7,21 +7,42 @@ blocks nothing: a backup must be taken even if the live system lost objects.
 # Dagster's own decorators and functions have partially unknown types.
 # pyright: basic
 
+from typing import Any
+
 import dagster as dg
 
 from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
-from schedgen_backups.defs.assets import live_system
-from schedgen_backups.defs.checks import with_alerts
+from schedgen_backups.defs.checks import make_check
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+from schedgen_backups.site_names import AUDIT_JOB, LIVE_SYSTEM, SiteNames
 
 _NAMED = 50
 
 
-@dg.asset_check(asset=live_system.key)
-def live_references_resolve(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+def make_audit_check(names: SiteNames) -> dg.AssetChecksDefinition:
+    """Return the check of this site's live system."""
+    return make_check(names, LIVE_SYSTEM, "live_references_resolve", _check_live_references_resolve)
+
+
+def make_audit_job(names: SiteNames, check: dg.AssetChecksDefinition) -> Any:
+    """Return the job that performs the check.
+
+    The return type has no public name in Dagster.
+    """
+    return dg.define_asset_job(
+        names.qualify(AUDIT_JOB),
+        selection=dg.AssetSelection.checks(check),
+        description="Check that every object that a row of the live database refers to is in the live "
+        "bucket.",
+    )
+
+
+def _check_live_references_resolve(
+    _context: dg.AssetCheckExecutionContext, backup: BackupResource
+) -> dg.AssetCheckResult:
     """Every object that a row of the live database refers to is in the live bucket."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         found = check_consistency(backup.config.live_application)
@@ -39,12 +60,3 @@ def live_references_resolve(backup: dg.ResourceParam[BackupResource]) -> dg.Asse
             "missing_keys": dg.MetadataValue.json(list(found.rows_without_object[:_NAMED])),
         },
     )
-
-
-AUDIT_CHECKS = [with_alerts(live_references_resolve)]
-
-audit_job = dg.define_asset_job(
-    "audit_job",
-    selection=dg.AssetSelection.checks(live_references_resolve),
-    description="Check that every object that a row of the live database refers to is in the live bucket.",
-)

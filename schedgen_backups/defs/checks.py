@@ -2,11 +2,12 @@
 
 A check reads the files again, never metadata of an asset, and stores its result next to them. Only the
 capture's own reading of the archive, which is stored there too, spares another one. Run alone, a check reads
-the newest point. `core.verify` does the work. A check's docstring is its description in the UI: it says what
-is true if the check passed.
+the newest point. `core.verify` does the work. A docstring of a check's function is its description in the
+UI: it says what is true if the check passed.
 """
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -31,23 +32,22 @@ from schedgen_backups.core.verify.files import (
 )
 from schedgen_backups.core.verify.references import verify_references
 from schedgen_backups.core.verify.size_change import SizeComparison, SizeVerdict
-from schedgen_backups.defs.assets import (
-    database_dump,
-    describe_holder,
-    find_point_id,
-    minio_archive,
-    recovery_point,
-)
-from schedgen_backups.defs.hooks import alert_on_step_failure
-from schedgen_backups.defs.resources import POOL, BackupResource
+from schedgen_backups.defs.assets import describe_holder, find_point_id
+from schedgen_backups.defs.hooks import make_hooks
+from schedgen_backups.defs.resources import BackupResource, get_backup
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
-from schedgen_backups.monitoring.watch import make_fresh_result, make_intact_result
+from schedgen_backups.monitoring.watch import (
+    FRESH_CHECK,
+    INTACT_CHECK,
+    make_fresh_result,
+    make_intact_result,
+)
+from schedgen_backups.site_names import DATABASE_DUMP, MINIO_ARCHIVE, RECOVERY_POINT, SiteNames
 
 
-@dg.asset_check(asset=database_dump, blocking=True, pool=POOL)
-def dump_is_complete(
-    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+def _check_dump_is_complete(
+    context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """Every byte of the dump was read again: digests match, tables and last line are present."""
     with explain_failure(VERIFICATION_EXIT_CODE):
@@ -55,9 +55,8 @@ def dump_is_complete(
         return _report(context, catalog, point, verify_dump(path))
 
 
-@dg.asset_check(asset=database_dump, blocking=True, pool=POOL)
-def dump_matches_snapshot(
-    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+def _check_dump_matches_snapshot(
+    context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """The dump has every table of the snapshot, with the number of rows that was counted in it."""
     with explain_failure(VERIFICATION_EXIT_CODE):
@@ -65,9 +64,8 @@ def dump_matches_snapshot(
         return _report(context, catalog, point, (verify_dump_against_snapshot(path),))
 
 
-@dg.asset_check(asset=database_dump, blocking=True, pool=POOL)
-def dump_size_is_plausible(
-    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+def _check_dump_size_is_plausible(
+    context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """The dump did not shrink by more than half since the previous point (HIGH).
 
@@ -78,9 +76,8 @@ def dump_size_is_plausible(
         return _compare_with_previous(catalog, point, ArtifactKind.DATABASE, path)
 
 
-@dg.asset_check(asset=minio_archive, blocking=True, pool=POOL)
-def archive_is_readable(
-    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+def _check_archive_is_readable(
+    context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """Every byte of the archive was read again: the digests match, and every object can be extracted.
 
@@ -101,9 +98,8 @@ def archive_is_readable(
         return _report(context, catalog, point, verify_archive(path))
 
 
-@dg.asset_check(asset=minio_archive, blocking=True, pool=POOL)
-def every_object_is_archived(
-    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+def _check_every_object_is_archived(
+    context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """Every object of the bucket's listing is in the archive, or was deleted before it could be read."""
     with explain_failure(VERIFICATION_EXIT_CODE):
@@ -111,9 +107,8 @@ def every_object_is_archived(
         return _report(context, catalog, point, (verify_every_object(path),))
 
 
-@dg.asset_check(asset=minio_archive, blocking=True, pool=POOL)
-def archive_size_is_plausible(
-    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+def _check_archive_size_is_plausible(
+    context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """The objects did not shrink by more than half since the previous point (HIGH).
 
@@ -124,9 +119,8 @@ def archive_size_is_plausible(
         return _compare_with_previous(catalog, point, ArtifactKind.BUCKET, path)
 
 
-@dg.asset_check(asset=minio_archive, additional_deps=[database_dump], blocking=True, pool=POOL)
-def references_resolve(
-    context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
+def _check_references_resolve(
+    context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """Every object that the database's snapshot refers to is in the archive, or is known to be lost.
 
@@ -146,8 +140,9 @@ def references_resolve(
         return _report(context, catalog, point, (result,))
 
 
-@dg.asset_check(asset=recovery_point)
-def recovery_point_is_intact(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+def _check_recovery_point_is_intact(
+    _context: dg.AssetCheckExecutionContext, backup: BackupResource
+) -> dg.AssetCheckResult:
     """No committed recovery point is damaged, failed or ahead of the clock.
 
     The sensor `freshness_watch` also checks this every five minutes.
@@ -155,8 +150,9 @@ def recovery_point_is_intact(backup: dg.ResourceParam[BackupResource]) -> dg.Ass
     return make_intact_result(_make_overview(backup), Catalog(backup.config.backup_directory))
 
 
-@dg.asset_check(asset=recovery_point)
-def recovery_point_is_fresh(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+def _check_recovery_point_is_fresh(
+    _context: dg.AssetCheckExecutionContext, backup: BackupResource
+) -> dg.AssetCheckResult:
     """The newest verified recovery point is younger than BACKUP_MAX_AGE_HOURS.
 
     The sensor `freshness_watch` also checks this every five minutes.
@@ -169,36 +165,83 @@ def _make_overview(backup: BackupResource) -> Overview:
         return look_over(Catalog(backup.config.backup_directory), datetime.now(timezone.utc))
 
 
-def with_alerts(check: dg.AssetChecksDefinition) -> dg.AssetChecksDefinition:
+def with_alerts(check: dg.AssetChecksDefinition, names: SiteNames) -> dg.AssetChecksDefinition:
     """Return the check with a hook that sends an alert when it fails."""
+    hook = make_hooks(names).alert_on_step_failure
     with warnings.catch_warnings():
         # with_hooks returns a plain AssetsDefinition (Dagster 1.13); converting it back sets a parameter that
         # Dagster marks as beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return dg.AssetChecksDefinition(**check.with_hooks({alert_on_step_failure}).get_attributes_dict())
+        return dg.AssetChecksDefinition(**check.with_hooks({hook}).get_attributes_dict())
 
 
-_FILE_CHECKS = [
-    with_alerts(check)
-    for check in (
-        dump_is_complete,
-        dump_matches_snapshot,
-        dump_size_is_plausible,
-        archive_is_readable,
-        every_object_is_archived,
-        archive_size_is_plausible,
-    )
-]
-_REFERENCES_CHECK = with_alerts(references_resolve)
+_CheckFunction = Callable[[dg.AssetCheckExecutionContext, BackupResource], dg.AssetCheckResult]
+_FILE_CHECKS: Mapping[str, tuple[str, _CheckFunction]] = {
+    "dump_is_complete": (DATABASE_DUMP, _check_dump_is_complete),
+    "dump_matches_snapshot": (DATABASE_DUMP, _check_dump_matches_snapshot),
+    "dump_size_is_plausible": (DATABASE_DUMP, _check_dump_size_is_plausible),
+    "archive_is_readable": (MINIO_ARCHIVE, _check_archive_is_readable),
+    "every_object_is_archived": (MINIO_ARCHIVE, _check_every_object_is_archived),
+    "archive_size_is_plausible": (MINIO_ARCHIVE, _check_archive_size_is_plausible),
+}
+"""Name → asset and function."""
 
 
-def list_checks(settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
+def make_checks(names: SiteNames, settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
     """Return the blocking checks of a backup; a check that is not configured would always show as failed."""
-    return [*_FILE_CHECKS, *([_REFERENCES_CHECK] if settings.has_references else [])]
+    checks = [_make_blocking_check(names, asset, name, work) for name, (asset, work) in _FILE_CHECKS.items()]
+    if settings.has_references:
+        dump_key = dg.AssetKey(names.make_asset_path(DATABASE_DUMP))
+        checks.append(
+            _make_blocking_check(
+                names, MINIO_ARCHIVE, "references_resolve", _check_references_resolve, deps=[dump_key]
+            )
+        )
+    return checks
 
 
-CONDITION_CHECKS = [with_alerts(check) for check in (recovery_point_is_intact, recovery_point_is_fresh)]
-"""Checks of the directory's current state; `freshness_watch` reports their failures."""
+def make_condition_checks(names: SiteNames) -> list[dg.AssetChecksDefinition]:
+    """Return the checks of the directory's current state; `freshness_watch` reports their failures."""
+    return [
+        make_check(names, RECOVERY_POINT, INTACT_CHECK, _check_recovery_point_is_intact),
+        make_check(names, RECOVERY_POINT, FRESH_CHECK, _check_recovery_point_is_fresh),
+    ]
+
+
+def make_check(names: SiteNames, asset: str, name: str, work: _CheckFunction) -> dg.AssetChecksDefinition:
+    """Return a check of this asset that blocks nothing, with alerts."""
+    decorate = dg.asset_check(
+        name=name,
+        asset=dg.AssetKey(names.make_asset_path(asset)),
+        required_resource_keys={names.resource_key},
+    )
+    return with_alerts(decorate(_bind(names, work)), names)
+
+
+def _make_blocking_check(
+    names: SiteNames, asset: str, name: str, work: _CheckFunction, deps: Sequence[dg.AssetKey] = ()
+) -> dg.AssetChecksDefinition:
+    decorate = dg.asset_check(
+        name=name,
+        asset=dg.AssetKey(names.make_asset_path(asset)),
+        additional_deps=deps,
+        blocking=True,
+        pool=names.directory_pool,
+        required_resource_keys={names.resource_key},
+    )
+    return with_alerts(decorate(_bind(names, work)), names)
+
+
+def _bind(
+    names: SiteNames, work: _CheckFunction
+) -> Callable[[dg.AssetCheckExecutionContext], dg.AssetCheckResult]:
+    """Return the function for this site; Dagster shows its docstring as the description."""
+
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        return work(context, get_backup(context, names))
+
+    check.__doc__ = work.__doc__
+    return check
 
 
 def _find_subject(

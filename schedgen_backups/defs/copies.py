@@ -29,14 +29,14 @@ from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.retention.plan import make_retention_table
 from schedgen_backups.core.system.priority import lower_priority
 from schedgen_backups.core.units import format_bytes, name_some
-from schedgen_backups.defs.assets import GROUP, OWNERS, make_points_observation, recovery_point
+from schedgen_backups.defs.assets import OWNERS, make_points_observation
 from schedgen_backups.defs.checks import with_alerts
-from schedgen_backups.defs.hooks import alert_on_step_failure, announce_copies
-from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, RESOURCE_KEY, BackupResource
+from schedgen_backups.defs.hooks import make_hooks
+from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, get_backup
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+from schedgen_backups.site_names import COPIES, RECOVERY_POINT, SiteNames
 
-ASSET_PREFIX = "offsite_copy"
 _MAX_RUNTIME_SECONDS = 72 * 3600
 """A first copy of a large site takes days. One that is aborted goes on where it stopped."""
 _PRUNE_CRON = "0 12 * * 0"
@@ -64,26 +64,27 @@ class StorePlace:
     kind: str
     """Kind of place, such as `s3`; empty if the store is described wrongly."""
     has_locks: bool
+    names: SiteNames
 
     @property
     def asset_key(self) -> dg.AssetKey:
         """Key of its asset."""
-        return dg.AssetKey([ASSET_PREFIX, self.label])
+        return dg.AssetKey(self.names.make_asset_path(COPIES, self.label))
 
     @property
     def job_name(self) -> str:
         """Name of the job that copies."""
-        return f"{COPY.job_prefix}_{self.label}_job"
+        return self.names.qualify(f"{COPY.job_prefix}_{self.label}_job")
 
     @property
     def prune_job_name(self) -> str:
         """Name of the job that prunes."""
-        return f"{COPY_RETENTION.job_prefix}_{self.label}_job"
+        return self.names.qualify(f"{COPY_RETENTION.job_prefix}_{self.label}_job")
 
     @property
     def pool(self) -> str:
         """One run per store at a time, and none waits for a backup or another store."""
-        return f"copies_{self.label}"
+        return self.names.make_pool(f"copies_{self.label}")
 
     @property
     def is_prunable(self) -> bool:
@@ -98,11 +99,12 @@ def list_places(config: Config) -> tuple[StorePlace, ...]:
         entries, directory = config.stores, config.backup_directory
     except ConfigurationError:
         return ()
+    names = SiteNames(config.site_name)
     places: list[StorePlace] = []
     for entry in entries:
         label = _choose_label(entry.name, {place.label for place in places} | {each.name for each in entries})
         status = entry.read_status(directory)
-        places.append(StorePlace(entry.name, label, entry, status.kind, status.has_locks))
+        places.append(StorePlace(entry.name, label, entry, status.kind, status.has_locks, names))
     return tuple(places)
 
 
@@ -136,13 +138,13 @@ def make_copy_definitions(
     `timezone` is that of the weekly schedules, `max_age` the longest time between two recovery points.
     """
     # Bound here: Dagster would bind it by copying the sensor, with a warning of its own (Dagster 1.13).
-    resources = {RESOURCE_KEY: backup}
     places = tuple(places)
+    resources = {place.names.resource_key: backup for place in places}
     prunable = [place for place in places if place.is_prunable]
     return CopyDefinitions(
         assets=tuple(_make_asset(place, max_age) for place in places),
         checks=tuple(
-            with_alerts(_make_check(place, check))
+            with_alerts(_make_check(place, check), place.names)
             for place in places
             for check in CopyCheck
             if check is not CopyCheck.IS_LOCKED or place.has_locks
@@ -151,7 +153,7 @@ def make_copy_definitions(
         prune_jobs=tuple(_make_prune_job(place, resources) for place in prunable),
         schedules=tuple(
             dg.ScheduleDefinition(
-                name=f"weekly_prune_copies_in_{place.label}_schedule",
+                name=place.names.qualify(f"weekly_prune_copies_in_{place.label}_schedule"),
                 job_name=place.prune_job_name,
                 cron_schedule=_PRUNE_CRON,
                 execution_timezone=timezone,
@@ -169,8 +171,8 @@ def _make_asset(place: StorePlace, max_age: timedelta) -> dg.AssetSpec:
     window = max(timedelta(hours=settings.max_age_hours), max_age) if settings is not None else max_age
     return dg.AssetSpec(
         place.asset_key,
-        deps=[recovery_point],
-        group_name=GROUP,
+        deps=[dg.AssetKey(place.names.make_asset_path(RECOVERY_POINT))],
+        group_name=place.names.group,
         owners=OWNERS,
         kinds={place.kind} if place.kind else set(),
         description=(
@@ -187,15 +189,17 @@ def _open_service(site: Config, name: str) -> CopyService:
 
 
 def _make_copy_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefinition:
+    hooks = make_hooks(place.names)
+
     @dg.op(
-        name=f"{COPY.step_prefix}_{place.label}",
+        name=place.names.qualify(f"{COPY.step_prefix}_{place.label}"),
         description=f"Copy what is due to `{place.name}`, then list it, read packs back and check locks.",
         pool=place.pool,
         out=dg.Out(dg.Nothing),
-        required_resource_keys={RESOURCE_KEY},
+        required_resource_keys={place.names.resource_key},
     )
     def copy_and_prove(context: dg.OpExecutionContext) -> Iterator[dg.AssetCheckEvaluation]:
-        site: Config = getattr(context.resources, RESOURCE_KEY).config
+        site = get_backup(context, place.names).config
         try:
             with explain_failure(VERIFICATION_EXIT_CODE):
                 if refusal := lower_priority(site.schedule.nice):
@@ -213,7 +217,7 @@ def _make_copy_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefini
             if new
             else dg.AssetObservation(place.asset_key, metadata=metadata)
         )
-        context.log_event(make_points_observation(Catalog(site.backup_directory)))
+        context.log_event(make_points_observation(place.names, Catalog(site.backup_directory)))
         if proof.lock is not None:
             for problem in proof.lock.problems:
                 context.log.warning(problem)
@@ -221,7 +225,7 @@ def _make_copy_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefini
 
     @dg.job(
         name=place.job_name,
-        hooks={alert_on_step_failure, announce_copies},
+        hooks={hooks.alert_on_step_failure, hooks.announce_copies},
         executor_def=dg.in_process_executor,
         resource_defs=resources,
         description=f"Copy recovery points to the store `{place.name}`, and prove what it holds.",
@@ -234,15 +238,17 @@ def _make_copy_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefini
 
 
 def _make_prune_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefinition:
+    hooks = make_hooks(place.names)
+
     @dg.op(
-        name=f"{COPY_RETENTION.step_prefix}_{place.label}",
+        name=place.names.qualify(f"{COPY_RETENTION.step_prefix}_{place.label}"),
         description=f"Remove the copies from `{place.name}` that no rule keeps, and packs that none needs.",
         pool=place.pool,
         out=dg.Out(dg.Nothing),
-        required_resource_keys={RESOURCE_KEY},
+        required_resource_keys={place.names.resource_key},
     )
     def prune_copies(context: dg.OpExecutionContext) -> None:
-        site: Config = getattr(context.resources, RESOURCE_KEY).config
+        site = get_backup(context, place.names).config
         with explain_failure(VERIFICATION_EXIT_CODE):
             catalog = site.open_catalog()
             report = _open_service(site, place.name).prune(pinned=list_pins(catalog, now_utc()))
@@ -250,7 +256,7 @@ def _make_prune_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefin
 
     @dg.job(
         name=place.prune_job_name,
-        hooks={alert_on_step_failure, announce_copies},
+        hooks={hooks.alert_on_step_failure, hooks.announce_copies},
         executor_def=dg.in_process_executor,
         resource_defs=resources,
         description=f"Remove the copies from the store `{place.name}` that no retention rule of it keeps.",
@@ -265,8 +271,14 @@ def _make_prune_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefin
 def _make_check(place: StorePlace, check: CopyCheck) -> dg.AssetChecksDefinition:
     """Return the check as it runs alone: it reports what was last seen, and asks no store."""
 
-    @dg.asset_check(name=check.value, asset=place.asset_key, description=_DESCRIPTIONS[check])
-    def report_last_proof(backup: dg.ResourceParam[BackupResource]) -> dg.AssetCheckResult:
+    @dg.asset_check(
+        name=check.value,
+        asset=place.asset_key,
+        description=_DESCRIPTIONS[check],
+        required_resource_keys={place.names.resource_key},
+    )
+    def report_last_proof(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        backup = get_backup(context, place.names)
         with explain_failure(VERIFICATION_EXIT_CODE):
             results = {result.check: result for result in _judge(backup.config, place)}
         result = results.get(check)

@@ -26,8 +26,9 @@ from schedgen_backups.core.copies.status import PROOF_INTERVAL
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify.ticks import record_tick
 from schedgen_backups.defs.copies import StorePlace
+from schedgen_backups.site_names import SiteNames
 
-COPY_SENSOR_NAME = "copy_sensor"
+_COPY_SENSOR = "copy_sensor"
 RETRY_PAUSE = timedelta(minutes=30)
 _COPY_SECONDS = 60
 
@@ -38,7 +39,7 @@ def make_copy_sensor(
     """Return the sensor of these stores; each tick reads the file again."""
 
     @dg.sensor(
-        name=COPY_SENSOR_NAME,
+        name=SiteNames(config.site_name).qualify(_COPY_SENSOR),
         jobs=jobs,
         minimum_interval_seconds=_COPY_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -50,7 +51,7 @@ def make_copy_sensor(
         current, now = config.reload(), now_utc()
         entries = {entry.name: entry for entry in current.stores}
         with suppress(ConfigurationError):  # runs report what is wrong with the settings
-            record_tick(current.backup_directory, COPY_SENSOR_NAME, now)
+            record_tick(current.backup_directory, _COPY_SENSOR, now)
         catalog = Catalog(current.backup_directory)
         if not catalog.directory.is_dir():
             return dg.SkipReason("no recovery points yet")

@@ -32,16 +32,14 @@ from schedgen_backups.core.history.events import DrillEnded, Outcome
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.receipts.receipts import list_subjects, record_with_receipt
 from schedgen_backups.core.system.files import read_small_file
-from schedgen_backups.defs.assets import GROUP, OWNERS, make_points_observation, recovery_point
+from schedgen_backups.defs.assets import OWNERS, make_points_observation
 from schedgen_backups.defs.checks import with_alerts
-from schedgen_backups.defs.hooks import alert_on_step_failure
-from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, RESOURCE_KEY, BackupResource
+from schedgen_backups.defs.hooks import make_hooks
+from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, BackupResource, get_backup
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+from schedgen_backups.site_names import DRILL_JOB, RECOVERY_POINT, RESTORE_DRILL, SiteNames
 
-DRILL_NAME = "restore_drill"
-DRILL_POOL = "restore_drill"
-"""One drill at a time; drills and backups do not wait for each other."""
 REPORT_KEY = "report"
 
 
@@ -54,18 +52,14 @@ class DrillConfig(dg.Config):
     )
 
 
-@dg.op(name=DRILL_NAME, pool=DRILL_POOL, out=dg.Out(dg.Nothing), required_resource_keys={RESOURCE_KEY})
-def drill_recovery_point(
-    context: dg.OpExecutionContext, config: DrillConfig
+def _drill_and_report(
+    context: dg.OpExecutionContext, config: DrillConfig, site: Config, names: SiteNames
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Restore the recovery point into scratch servers, check it, and report the measurements to the asset.
-
-    A drill that fails without a result is reported too: the checks would show the previous drill's results.
-    """
     try:
-        report, seconds = _drill(context, config, getattr(context.resources, RESOURCE_KEY).config)
+        report, seconds = _drill(context, config, site)
     except dg.Failure as failure:
         yield _evaluate(
+            names,
             _CHECKS[0],
             dg.AssetCheckResult(
                 passed=False,
@@ -78,12 +72,11 @@ def drill_recovery_point(
         context.log.warning(note)
     context.log_event(
         dg.AssetMaterialization(
-            DRILL_NAME, metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)}
+            dg.AssetKey(names.make_asset_path(RESTORE_DRILL)),
+            metadata={**_make_figures(report), "seconds_with_removal": round(seconds, 3)},
         )
     )
-    context.log_event(
-        make_points_observation(Catalog(getattr(context.resources, RESOURCE_KEY).config.site_directory))
-    )
+    context.log_event(make_points_observation(names, Catalog(site.site_directory)))
 
 
 def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) -> tuple[DrillReport, float]:
@@ -137,16 +130,16 @@ def _make_event(report: DrillReport, catalog: Catalog, run_id: str, store: str) 
     )
 
 
-def make_drill_asset(max_age: timedelta) -> dg.AssetSpec:
+def make_drill_asset(names: SiteNames, max_age: timedelta) -> dg.AssetSpec:
     """Return the asset that drills report to.
 
     It cannot be executed, so that "Materialize all" restores nothing. After `max_age` the UI shows it as
     overdue; for the UI, failed drills count too.
     """
     return dg.AssetSpec(
-        DRILL_NAME,
-        deps=[recovery_point],
-        group_name=GROUP,
+        dg.AssetKey(names.make_asset_path(RESTORE_DRILL)),
+        deps=[dg.AssetKey(names.make_asset_path(RECOVERY_POINT))],
+        group_name=names.group,
         owners=OWNERS,
         kinds={"postgres", "s3"},
         description=(
@@ -170,8 +163,8 @@ class _DrillCheck:
 
     @property
     def step_name(self) -> str:
-        """Name of the step that reports it, also when the check is started in the UI."""
-        return f"{DRILL_NAME}_{self.name}"
+        """Local name of the step that reports it, also when the check is started in the UI."""
+        return f"{RESTORE_DRILL}_{self.name}"
 
 
 _CHECKS = (
@@ -207,16 +200,18 @@ _CHECKS = (
 )
 
 
-def _make_asset_check(check: _DrillCheck) -> dg.AssetChecksDefinition:
-    """Return the check as it runs alone: it reports the results of the last drill."""
+def _make_asset_check(names: SiteNames, check: _DrillCheck) -> dg.AssetChecksDefinition:
+    """Return the check as it runs alone, with alerts: it reports the results of the last drill."""
 
     @dg.asset_check(
-        name=check.name, asset=DRILL_NAME, description=check.description, blocking=check.is_blocking
+        name=check.name,
+        asset=dg.AssetKey(names.make_asset_path(RESTORE_DRILL)),
+        description=check.description,
+        blocking=check.is_blocking,
+        required_resource_keys={names.resource_key},
     )
-    def report_last_drill(
-        context: dg.AssetCheckExecutionContext, backup: dg.ResourceParam[BackupResource]
-    ) -> dg.AssetCheckResult:
-        found = _read_results(backup, context.run.run_id, check)
+    def report_last_drill(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        found = _read_results(get_backup(context, names), context.run.run_id, check)
         if not found:
             unknown = (
                 "unknown: no recovery point has been drilled yet. Launch restore_drill_job, or run: "
@@ -225,21 +220,21 @@ def _make_asset_check(check: _DrillCheck) -> dg.AssetChecksDefinition:
             return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=unknown)
         return _judge(found, check)
 
-    return report_last_drill
+    return with_alerts(report_last_drill, names)
 
 
-def _make_report(check: _DrillCheck) -> dg.OpDefinition:
+def _make_report(names: SiteNames, check: _DrillCheck) -> dg.OpDefinition:
     """Return the step of a drill's run that reports the check, and fails if the check fails."""
 
     @dg.op(
-        name=f"report_{check.name}",
+        name=names.qualify(f"report_{check.name}"),
         description=check.description,
         ins={"drilled": dg.In(dg.Nothing)},
         out=dg.Out(dg.Nothing),
-        required_resource_keys={RESOURCE_KEY},
+        required_resource_keys={names.resource_key},
     )
     def report(context: dg.OpExecutionContext) -> Iterator[dg.AssetCheckEvaluation]:
-        found = _read_results(getattr(context.resources, RESOURCE_KEY), context.run_id, check)
+        found = _read_results(get_backup(context, names), context.run_id, check)
         if not found:
             with explain_failure(VERIFICATION_EXIT_CODE):
                 raise VerificationError(
@@ -250,7 +245,7 @@ def _make_report(check: _DrillCheck) -> dg.OpDefinition:
             context.log.info(f"{check.name} is not configured: {found[0][1].summary}")
             return
         result = _judge(found, check)
-        yield _evaluate(check, result)
+        yield _evaluate(names, check, result)
         if check.is_blocking and not result.passed and result.severity is dg.AssetCheckSeverity.ERROR:
             with explain_failure(VERIFICATION_EXIT_CODE):
                 raise VerificationError(result.description or check.description)
@@ -258,25 +253,40 @@ def _make_report(check: _DrillCheck) -> dg.OpDefinition:
     return report
 
 
-_ASSET_CHECKS = {check.checks[0]: with_alerts(_make_asset_check(check)) for check in _CHECKS}
-_REPORTS = {check.step_name: _make_report(check) for check in _CHECKS}
-
-
-def list_drill_checks(settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
+def make_drill_checks(names: SiteNames, settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
     """Return the checks that drills report to, without those that are not configured."""
     is_configured = {
         Check.REFERENCED_PDFS_OPEN: settings.has_references,
         Check.OPERATOR_CHECKS_HOLD: settings.has_operator_checks,
     }
-    return [definition for check, definition in _ASSET_CHECKS.items() if is_configured.get(check, True)]
+    return [_make_asset_check(names, check) for check in _CHECKS if is_configured.get(check.checks[0], True)]
 
 
-def make_drill_job(max_minutes: int) -> dg.JobDefinition:
-    """Return the job that drills and reports, with the time limit of this site."""
+def make_drill_job(names: SiteNames, max_minutes: int) -> dg.JobDefinition:
+    """Return the job that drills and reports, with the time limit of this site.
+
+    A drill that fails without a result is reported too: the checks would show the previous drill's results.
+    """
+    reports = {names.qualify(check.step_name): _make_report(names, check) for check in _CHECKS}
+
+    @dg.op(
+        name=names.qualify(RESTORE_DRILL),
+        description="Restore the recovery point into scratch servers, check it, and report the measurements "
+        "to the asset.\n\nA drill that fails without a result is reported too: the checks would show the "
+        "previous drill's results.",
+        # One drill at a time; drills and backups do not wait for each other.
+        pool=names.make_pool(RESTORE_DRILL),
+        out=dg.Out(dg.Nothing),
+        required_resource_keys={names.resource_key},
+    )
+    def drill_recovery_point(
+        context: dg.OpExecutionContext, config: DrillConfig
+    ) -> Iterator[dg.AssetCheckEvaluation]:
+        yield from _drill_and_report(context, config, get_backup(context, names).config, names)
 
     @dg.job(
-        name="restore_drill_job",
-        hooks={alert_on_step_failure},
+        name=names.qualify(DRILL_JOB),
+        hooks={make_hooks(names).alert_on_step_failure},
         executor_def=dg.in_process_executor,
         description="Restore a recovery point into scratch servers, compare it, open PDFs by key and "
         "measure the time.",
@@ -284,7 +294,7 @@ def make_drill_job(max_minutes: int) -> dg.JobDefinition:
     )
     def restore_drill_job() -> None:
         drilled = drill_recovery_point()
-        for step_name, report in _REPORTS.items():
+        for step_name, report in reports.items():
             report.alias(step_name)(drilled=drilled)
 
     return restore_drill_job
@@ -323,9 +333,9 @@ def _read_results(
     ]
 
 
-def _evaluate(check: _DrillCheck, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+def _evaluate(names: SiteNames, check: _DrillCheck, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(DRILL_NAME),
+        asset_key=dg.AssetKey(names.make_asset_path(RESTORE_DRILL)),
         check_name=check.name,
         passed=result.passed,
         severity=result.severity,

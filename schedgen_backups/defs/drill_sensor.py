@@ -21,11 +21,10 @@ from schedgen_backups.core.drill.each_point import explain_no_drill, find_new_po
 from schedgen_backups.core.history.events import DrillEnded, DrillSkipped
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import FrozenModel
-from schedgen_backups.defs.drill import DRILL_NAME
 from schedgen_backups.monitoring.skipped_backups import UNFINISHED_STATUSES
+from schedgen_backups.site_names import DRILL_JOB, RESTORE_DRILL, SiteNames
 
 _DRILL_SENSOR_SECONDS = 60
-_JOB_NAME = "restore_drill_job"
 
 
 class DrillCursor(FrozenModel):
@@ -39,10 +38,12 @@ class DrillCursor(FrozenModel):
 
 def make_drill_sensor(config: Config) -> dg.SensorDefinition:
     """Return the sensor of this site; each tick reads the settings again."""
+    names = SiteNames(config.site_name)
+    job_name, op_name = names.qualify(DRILL_JOB), names.qualify(RESTORE_DRILL)
 
     @dg.sensor(
-        name="drill_sensor",
-        job_name=_JOB_NAME,
+        name=names.qualify("drill_sensor"),
+        job_name=job_name,
         minimum_interval_seconds=_DRILL_SENSOR_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts restore_drill_job for each recovery point that was committed "
@@ -61,7 +62,7 @@ def make_drill_sensor(config: Config) -> dg.SensorDefinition:
         if not due:
             return dg.SkipReason("every new recovery point was drilled")
         running = context.instance.get_run_records(
-            dg.RunsFilter(job_name=_JOB_NAME, statuses=UNFINISHED_STATUSES), limit=1
+            dg.RunsFilter(job_name=job_name, statuses=UNFINISHED_STATUSES), limit=1
         )
         if running:
             return dg.SkipReason("a drill is running")
@@ -74,8 +75,8 @@ def make_drill_sensor(config: Config) -> dg.SensorDefinition:
             history.record(DrillSkipped(at=now, point_id=point_id, reason=reason))
             return dg.SkipReason(f"{point_id} is not drilled: {reason}")
         return dg.RunRequest(
-            run_key=f"{DRILL_NAME} {point_id}",
-            run_config={"ops": {DRILL_NAME: {"config": {"point_id": point_id}}}},
+            run_key=f"{op_name} {point_id}",
+            run_config={"ops": {op_name: {"config": {"point_id": point_id}}}},
             tags={run_tags.POINT: point_id},
         )
 

@@ -14,16 +14,18 @@ from typing import Any
 import dagster as dg
 
 from schedgen_backups.alerts.service import AlertService
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.errors import DeliveryError, StorageError
 from schedgen_backups.core.notify.channels import make_mail_channel
 from schedgen_backups.core.system.files import make_private_folder
 from schedgen_backups.core.units import count
-from schedgen_backups.defs.hooks import alert_on_step_failure, announce_housekeeping
-from schedgen_backups.defs.resources import BackupResource
+from schedgen_backups.defs.hooks import make_hooks
+from schedgen_backups.defs.resources import get_backup
 from schedgen_backups.evidence.report import describe_counts, make_report, write_report
 from schedgen_backups.exit_codes import ALERT_EXIT_CODE, STORAGE_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 from schedgen_backups.monitoring.old_events import remove_old_events, remove_run_file
+from schedgen_backups.site_names import REPORT_JOB, RUN_REMOVAL_JOB, SiteNames
 
 REPORTS_NAME = "reports"
 _POOL = "housekeeping"
@@ -32,10 +34,33 @@ _MOST_RUNS = 1000
 """Runs that are removed at once, so that the job ends; the next one goes on."""
 
 
-@dg.op(pool=_POOL)
-def monthly_report(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
-    """Write the report of the last whole month into BACKUP_DIR/reports; send it by mail if that is set."""
-    config = backup.config
+def make_report_job(names: SiteNames) -> dg.JobDefinition:
+    """Return the job that writes and sends the report of this site."""
+    hooks = make_hooks(names)
+
+    @dg.op(
+        name=names.qualify("monthly_report"),
+        description="Write the report of the last whole month into BACKUP_DIR/reports; send it by mail if "
+        "that is set.",
+        pool=names.make_pool(_POOL),
+        required_resource_keys={names.resource_key},
+    )
+    def monthly_report(context: dg.OpExecutionContext) -> None:
+        _write_monthly_report(context, get_backup(context, names).config)
+
+    @dg.job(
+        name=names.qualify(REPORT_JOB),
+        hooks={hooks.alert_on_step_failure, hooks.announce_housekeeping},
+        executor_def=dg.in_process_executor,
+        description="Write the report of the last month into BACKUP_DIR/reports, and send it by mail.",
+    )
+    def monthly_report_job() -> None:
+        monthly_report()
+
+    return monthly_report_job
+
+
+def _write_monthly_report(context: dg.OpExecutionContext, config: Config) -> None:
     with explain_failure(STORAGE_EXIT_CODE):
         # Otherwise a wrong REPORT_SCHEDULE would quietly be the default.
         _ = config.housekeeping
@@ -69,24 +94,21 @@ def monthly_report(context: dg.OpExecutionContext, backup: dg.ResourceParam[Back
             )
 
 
-@dg.job(
-    hooks={alert_on_step_failure, announce_housekeeping},
-    executor_def=dg.in_process_executor,
-    description="Write the report of the last month into BACKUP_DIR/reports, and send it by mail.",
-)
-def monthly_report_job() -> None:
-    """Write and send the report."""
-    monthly_report()
+def make_run_removal_job(keeper: SiteNames, check_keys: Sequence[dg.AssetCheckKey]) -> dg.JobDefinition:
+    """Return the installation's job that removes old runs; the last ones of these checks stay.
 
+    DAGSTER_KEEP_DAYS is that of the keeper, which also sends the alerts.
+    """
+    hooks = make_hooks(keeper)
 
-def make_run_removal_job(check_keys: Sequence[dg.AssetCheckKey]) -> dg.JobDefinition:
-    """Return the job that removes old runs; the last ones of these checks stay."""
-
-    @dg.op(pool=_POOL)
-    def old_runs(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
-        """Remove runs that ended longer than DAGSTER_KEEP_DAYS ago from Dagster's history."""
+    @dg.op(
+        description="Remove runs that ended longer than DAGSTER_KEEP_DAYS ago from Dagster's history.",
+        pool=_POOL,
+        required_resource_keys={keeper.resource_key},
+    )
+    def old_runs(context: dg.OpExecutionContext) -> None:
         with explain_failure(STORAGE_EXIT_CODE):
-            days = backup.config.housekeeping.keep_days
+            days = get_backup(context, keeper).config.housekeeping.keep_days
             if not days:
                 context.log.info("DAGSTER_KEEP_DAYS is 0: every run is kept")
                 return
@@ -99,8 +121,8 @@ def make_run_removal_job(check_keys: Sequence[dg.AssetCheckKey]) -> dg.JobDefini
             )
 
     @dg.job(
-        name="remove_old_runs_job",
-        hooks={alert_on_step_failure, announce_housekeeping},
+        name=RUN_REMOVAL_JOB,
+        hooks={hooks.alert_on_step_failure, hooks.announce_housekeeping},
         executor_def=dg.in_process_executor,
         description="Remove runs older than DAGSTER_KEEP_DAYS from Dagster's history, but never the last one "
         "of an asset or a check. What they did stays in history.jsonl.",

@@ -7,6 +7,8 @@ the work; `schedules` and `sensors` start the runs.
 # Dagster's own decorators and functions have partially unknown types.
 # pyright: basic
 
+from collections.abc import Callable
+from inspect import getdoc
 from typing import Any
 
 import dagster as dg
@@ -20,31 +22,92 @@ from schedgen_backups.core.units import format_bytes, name_some
 from schedgen_backups.core.verify.commit import check_point
 from schedgen_backups.core.verify.reread import read_unread
 from schedgen_backups.defs.assets import describe_holder, make_points_observation
-from schedgen_backups.defs.hooks import alert_on_step_failure, announce_retention, announce_verification
-from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, POOL, BackupResource
+from schedgen_backups.defs.hooks import make_hooks
+from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, BackupResource, get_backup
 from schedgen_backups.defs.retention_sensor import make_rules_tag
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
+from schedgen_backups.site_names import (
+    BACKUP_JOB,
+    DATABASE_DUMP,
+    MINIO_ARCHIVE,
+    PRUNE_JOB,
+    RECOVERY_POINT,
+    VERIFY_JOB,
+    SiteNames,
+)
 
 _REREAD_SECONDS = 1800
 """A backup waits at most this long plus the time to read one point; the rest is requested again."""
+_OpFunction = Callable[[dg.OpExecutionContext, BackupResource, SiteNames], None]
 
 
-def make_backup_job(settings: DefinitionSettings) -> Any:
+def make_backup_job(names: SiteNames, settings: DefinitionSettings) -> Any:
     """Return the job that takes a recovery point, with the time limit of this site.
 
     The return type has no public name in Dagster.
     """
     return dg.define_asset_job(
-        "backup_job",
-        selection=dg.AssetSelection.assets("database_dump", "minio_archive", "recovery_point"),
+        names.qualify(BACKUP_JOB),
+        selection=dg.AssetSelection.assets(
+            *(names.make_asset_path(asset) for asset in (DATABASE_DUMP, MINIO_ARCHIVE, RECOVERY_POINT))
+        ),
         description="Take a recovery point of the database and the bucket, verify it and commit it.",
         tags={MAX_RUNTIME_TAG: str(settings.max_hours * 3600)},
     )
 
 
-@dg.op(pool=POOL)
-def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
+def make_prune_job(names: SiteNames) -> dg.JobDefinition:
+    """Return the job that plans again, and removes only the files of the points that no rule keeps."""
+    hooks = make_hooks(names)
+    prune_recovery_points = _make_op(names, "prune_recovery_points", _prune_recovery_points)
+
+    @dg.job(
+        name=names.qualify(PRUNE_JOB),
+        hooks={hooks.alert_on_step_failure, hooks.announce_retention},
+        executor_def=dg.in_process_executor,
+        description="Remove the recovery points that no retention rule keeps.",
+    )
+    def prune_job() -> None:
+        prune_recovery_points()
+
+    return prune_job
+
+
+def make_verify_job(names: SiteNames) -> dg.JobDefinition:
+    """Return the job that stores the results next to each point, like the command `verify`."""
+    hooks = make_hooks(names)
+    reread_recovery_points = _make_op(names, "reread_recovery_points", _reread_recovery_points)
+
+    @dg.job(
+        name=names.qualify(VERIFY_JOB),
+        hooks={hooks.alert_on_step_failure, hooks.announce_verification},
+        executor_def=dg.in_process_executor,
+        description="Verify the recovery points again whose files were copied, moved or modified after they "
+        "were read.",
+    )
+    def verify_job() -> None:
+        reread_recovery_points()
+
+    return verify_job
+
+
+def _make_op(names: SiteNames, local: str, work: _OpFunction) -> dg.OpDefinition:
+    """Return the op that calls this function, whose docstring is its description."""
+
+    @dg.op(
+        name=names.qualify(local),
+        description=getdoc(work),
+        pool=names.directory_pool,
+        required_resource_keys={names.resource_key},
+    )
+    def compute(context: dg.OpExecutionContext) -> None:
+        work(context, get_backup(context, names), names)
+
+    return compute
+
+
+def _prune_recovery_points(context: dg.OpExecutionContext, backup: BackupResource, names: SiteNames) -> None:
     """Remove the recovery points that no retention rule keeps; the asset's history records the decisions."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         policy = backup.config.retention
@@ -65,6 +128,7 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
     )
     context.log_event(
         make_points_observation(
+            names,
             catalog,
             {
                 "recovery_points_kept": dg.MetadataValue.int(len(report.plan.kept)),
@@ -79,18 +143,7 @@ def prune_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePar
     )
 
 
-@dg.job(
-    hooks={alert_on_step_failure, announce_retention},
-    executor_def=dg.in_process_executor,
-    description="Remove the recovery points that no retention rule keeps.",
-)
-def prune_job() -> None:
-    """Plan again, and remove only the files of the points that no rule keeps."""
-    prune_recovery_points()
-
-
-@dg.op(pool=POOL)
-def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourceParam[BackupResource]) -> None:
+def _reread_recovery_points(context: dg.OpExecutionContext, backup: BackupResource, names: SiteNames) -> None:
     """Read the recovery points again whose files were modified after they were read, newest first.
 
     Raise VerificationError if one differs from what was captured.
@@ -105,7 +158,7 @@ def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePa
                 f"reading {point.point_id} again: {name_some(point.unread_files)}"
             ),
         )
-        context.log_event(make_points_observation(catalog))
+        context.log_event(make_points_observation(names, catalog))
         for point in report.points:
             context.log.info(f"{point.point_id}: {point.state.value}")
         if report.due_count:
@@ -119,14 +172,3 @@ def reread_recovery_points(context: dg.OpExecutionContext, backup: dg.ResourcePa
                 hint="`schedgen-backups show ID` shows what is wrong. Restore the files from a copy, or take "
                 "a new recovery point.",
             )
-
-
-@dg.job(
-    hooks={alert_on_step_failure, announce_verification},
-    executor_def=dg.in_process_executor,
-    description="Verify the recovery points again whose files were copied, moved or modified after they were "
-    "read.",
-)
-def verify_job() -> None:
-    """Store the results next to each point, like the command `verify`."""
-    reread_recovery_points()

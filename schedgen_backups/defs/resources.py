@@ -8,6 +8,7 @@ at all, only fail the tick.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import dagster as dg
 
@@ -18,12 +19,7 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.system.priority import lower_priority
 from schedgen_backups.defs.commands import BackupCommands
 from schedgen_backups.evidence.metrics import write_metrics_file
-
-RESOURCE_KEY = "backup"
-POOL = "backup_directory"
-"""Runs that write to the directory, or to the live system, wait for each other in this pool.
-
-The directory's lock ensures safety."""
+from schedgen_backups.site_names import SiteNames
 
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 """Seconds after which Dagster's run monitoring aborts a run (Dagster documentation, run monitoring)."""
@@ -62,6 +58,22 @@ class BackupResource:
         if self._catalog is not None:
             self._catalog.lock.release()
             self._catalog = None
+
+
+class _Context(Protocol):
+    """A context of Dagster with the resources of its step."""
+
+    @property
+    def resources(self) -> Any:
+        """The resources by key, as attributes."""
+
+
+def get_backup(context: _Context, names: SiteNames) -> BackupResource:
+    """Return the resource of this site; its step requires `names.resource_key`."""
+    backup = getattr(context.resources, names.resource_key)
+    if not isinstance(backup, BackupResource):
+        raise TypeError(f"the resource {names.resource_key} is {type(backup).__name__}")
+    return backup
 
 
 def make_backup_resource(config: Config) -> dg.ResourceDefinition:

@@ -30,11 +30,12 @@ from schedgen_backups.core.restore.table_write import WriteMode
 from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.core.restore.undelete import prepare_undelete
 from schedgen_backups.defs.assets import make_points_observation
-from schedgen_backups.defs.hooks import alert_on_step_failure
-from schedgen_backups.defs.resources import POOL, BackupResource
+from schedgen_backups.defs.hooks import make_hooks
+from schedgen_backups.defs.resources import get_backup
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 from schedgen_backups.monitoring.markdown import make_list
+from schedgen_backups.site_names import RESTORE_JOB, RESTORES, SiteNames
 
 _HOW_TO = """
 Configure source and target in the Launchpad, launch, and read what would happen. Then launch again with
@@ -246,18 +247,53 @@ class _Work:
         return found
 
 
-# A backup during a restore would capture what is half restored.
-@dg.op(pool=POOL)
-def restore_recovery_point(
-    context: dg.OpExecutionContext, config: RestoreConfig, backup: dg.ResourceParam[BackupResource]
+def make_restore_job(names: SiteNames) -> dg.JobDefinition:
+    """Return the job that restores once; see the fields of the configuration."""
+    op_name = names.qualify("restore_recovery_point")
+
+    # A backup during a restore would capture what is half restored.
+    @dg.op(
+        name=op_name,
+        description="Restore what is configured; without confirmation, only report what would happen.",
+        pool=names.directory_pool,
+        required_resource_keys={names.resource_key},
+    )
+    def restore_recovery_point(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
+        _restore_recovery_point(context, config, get_backup(context, names).config, names)
+
+    @dg.job(
+        name=names.qualify(RESTORE_JOB),
+        hooks={make_hooks(names).alert_on_step_failure},
+        executor_def=dg.in_process_executor,
+        description=(
+            "Restore a whole point, tables, rows with their objects, or objects, as configured in the "
+            "Launchpad. Nothing is written, and the run only reports what it would do, unless `confirm` is "
+            "the target's name. Launched with an empty configuration, it shows how to configure a restore."
+        ),
+        config={
+            "ops": {
+                op_name: {
+                    "config": {"point": LATEST, "database": "", "bucket": "", "confirm": "", "reason": ""}
+                }
+            }
+        },
+    )
+    def restore_job() -> None:
+        restore_recovery_point()
+
+    return restore_job
+
+
+def _restore_recovery_point(
+    context: dg.OpExecutionContext, config: RestoreConfig, site: Config, names: SiteNames
 ) -> None:
-    """Restore what is configured; without confirmation, only report what would happen."""
+    restores_key = dg.AssetKey(names.make_asset_path(RESTORES))
     if not (config.database or config.bucket or config.tables or config.objects or config.confirm):
         context.log.warning(
             "nothing was restored: the configuration is empty. See `how_to_restore` in the next event."
         )
         context.log_event(
-            dg.AssetObservation("restores", metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)})
+            dg.AssetObservation(restores_key, metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)})
         )
         return
     if not config.confirm:
@@ -265,29 +301,8 @@ def restore_recovery_point(
             context.run_id, {f"{run_tags.ALERTED_PREFIX}{context.op.name}": run_tags.REHEARSAL}
         )
     with explain_failure(VERIFICATION_EXIT_CODE):
-        work = _Work(context, config, backup.config)
+        work = _Work(context, config, site)
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: work.point_id})
         found = work.run()
-    context.log_event(dg.AssetObservation("restores", description=config.reason or None, metadata=found))
-    context.log_event(make_points_observation(Catalog(backup.config.backup_directory)))
-
-
-@dg.job(
-    hooks={alert_on_step_failure},
-    executor_def=dg.in_process_executor,
-    description=(
-        "Restore a whole point, tables, rows with their objects, or objects, as configured in the Launchpad. "
-        "Nothing is written, and the run only reports what it would do, unless `confirm` is the target's "
-        "name. Launched with an empty configuration, it shows how to configure a restore."
-    ),
-    config={
-        "ops": {
-            "restore_recovery_point": {
-                "config": {"point": LATEST, "database": "", "bucket": "", "confirm": "", "reason": ""}
-            }
-        }
-    },
-)
-def restore_job() -> None:
-    """Restore once; see the fields of the configuration."""
-    restore_recovery_point()
+    context.log_event(dg.AssetObservation(restores_key, description=config.reason or None, metadata=found))
+    context.log_event(make_points_observation(names, Catalog(site.backup_directory)))

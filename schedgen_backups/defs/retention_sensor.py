@@ -23,16 +23,18 @@ from schedgen_backups.core.retention.policy_change import GRACE, PolicyRecord, P
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.units import count, name_some
 from schedgen_backups.defs.assets import make_points_observation
+from schedgen_backups.site_names import PRUNE_JOB, SiteNames
 
 _RETENTION_SECONDS = 900
 
 
 def make_retention_sensor(config: Config) -> dg.SensorDefinition:
     """Return the sensor of this site; each tick reads the rules again."""
+    names = SiteNames(config.site_name)
 
     @dg.sensor(
-        name="retention_sensor",
-        job_name="prune_job",
+        name=names.qualify("retention_sensor"),
+        job_name=names.qualify(PRUNE_JOB),
         minimum_interval_seconds=_RETENTION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts prune_job when retention no longer keeps a recovery point; for the same points "
@@ -93,6 +95,7 @@ def _announce(
     if is_accepted:
         instance.report_runless_asset_event(
             make_points_observation(
+                SiteNames(config.site_name),
                 catalog,
                 {
                     "recovery_points_kept": dg.MetadataValue.int(len(plan.kept)),

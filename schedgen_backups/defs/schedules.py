@@ -14,54 +14,63 @@ from datetime import datetime, timedelta, timezone
 import dagster as dg
 
 from schedgen_backups.config.schedules import DefinitionSettings
-from schedgen_backups.monitoring.skipped_backups import (
-    BACKUP_SCHEDULE_NAME,
-    describe_skip,
-    find_unfinished_backup,
+from schedgen_backups.monitoring.skipped_backups import describe_skip, find_unfinished_backup
+from schedgen_backups.site_names import (
+    AUDIT_JOB,
+    BACKUP_JOB,
+    BACKUP_SCHEDULE,
+    DRILL_JOB,
+    REPORT_JOB,
+    RUN_REMOVAL_JOB,
+    SiteNames,
 )
 
 _RUN_REMOVAL_CRON = "30 12 * * *"
 """Away from the nights, in which backups run."""
 
 
-def make_schedules(settings: DefinitionSettings) -> list[dg.ScheduleDefinition]:
+def make_schedules(names: SiteNames, settings: DefinitionSettings) -> list[dg.ScheduleDefinition]:
     """Return the schedules of this site."""
     return [
-        _make_backup_schedule(settings),
+        _make_backup_schedule(names, settings),
         _make_schedule(
-            "weekly_drill_schedule",
-            "restore_drill_job",
+            names.qualify("weekly_drill_schedule"),
+            names.qualify(DRILL_JOB),
             settings.drill_cron,
             settings.timezone,
             "Runs a restore drill, by default every week (DRILL_SCHEDULE, BACKUP_TIMEZONE).",
         ),
         _make_schedule(
-            "monthly_report_schedule",
-            "monthly_report_job",
+            names.qualify("monthly_report_schedule"),
+            names.qualify(REPORT_JOB),
             settings.report_cron,
             settings.timezone,
             "Writes and sends the report of the last month (REPORT_SCHEDULE, BACKUP_TIMEZONE).",
         ),
-        _make_schedule(
-            "daily_run_removal_schedule",
-            "remove_old_runs_job",
-            _RUN_REMOVAL_CRON,
-            settings.timezone,
-            "Removes old runs from Dagster's history (DAGSTER_KEEP_DAYS).",
-        ),
-        *([_make_audit_schedule(settings)] if settings.has_references else []),
+        *([_make_audit_schedule(names, settings)] if settings.has_references else []),
     ]
 
 
-def _make_backup_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition:
+def make_run_removal_schedule(timezone: str) -> dg.ScheduleDefinition:
+    """Return the installation's schedule of the removal of old runs."""
+    return _make_schedule(
+        "daily_run_removal_schedule",
+        RUN_REMOVAL_JOB,
+        _RUN_REMOVAL_CRON,
+        timezone,
+        "Removes old runs from Dagster's history (DAGSTER_KEEP_DAYS).",
+    )
+
+
+def _make_backup_schedule(names: SiteNames, settings: DefinitionSettings) -> dg.ScheduleDefinition:
     """Return the schedule of backups; a tick is skipped while the scheduled backup before it is unfinished.
 
     Otherwise runs would wait in the queue, more of them with each tick. `alert_outbox` sends an alert.
     """
 
     @dg.schedule(
-        name=BACKUP_SCHEDULE_NAME,
-        job_name="backup_job",
+        name=names.qualify(BACKUP_SCHEDULE),
+        job_name=names.qualify(BACKUP_JOB),
         cron_schedule=settings.backup_cron,
         execution_timezone=settings.backup_timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -70,16 +79,17 @@ def _make_backup_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition
     )
     def daily_backup_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         max_duration = timedelta(hours=settings.max_hours)
-        unfinished = find_unfinished_backup(context.instance, datetime.now(timezone.utc), max_duration)
+        now = datetime.now(timezone.utc)
+        unfinished = find_unfinished_backup(context.instance, names, now, max_duration)
         return dg.SkipReason(describe_skip(unfinished)) if unfinished is not None else dg.RunRequest()
 
     return daily_backup_schedule
 
 
-def _make_audit_schedule(settings: DefinitionSettings) -> dg.ScheduleDefinition:
+def _make_audit_schedule(names: SiteNames, settings: DefinitionSettings) -> dg.ScheduleDefinition:
     return _make_schedule(
-        "weekly_audit_schedule",
-        "audit_job",
+        names.qualify("weekly_audit_schedule"),
+        names.qualify(AUDIT_JOB),
         settings.audit_cron,
         settings.timezone,
         "Checks, by default every week, that every object that a row of the live database refers to is in "

@@ -30,8 +30,15 @@ from schedgen_backups.core.notify.ticks import record_tick
 from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.defs.retention_sensor import make_retention_sensor
 from schedgen_backups.evidence.metrics import write_metrics_file
-from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor, work_through_outbox
-from schedgen_backups.monitoring.watch import WATCH_NAME, WatchCursor, start_watch, watch_site
+from schedgen_backups.monitoring.outbox import OutboxCursor, work_through_outbox
+from schedgen_backups.monitoring.watch import WatchCursor, start_watch, watch_site
+from schedgen_backups.site_names import (
+    OUTBOX_SENSOR,
+    VERIFY_JOB,
+    WATCH_SENSOR,
+    InstallationNames,
+    SiteNames,
+)
 
 _Cursor = TypeVar("_Cursor", bound=FrozenModel)
 _OUTBOX_SECONDS = 30
@@ -39,10 +46,12 @@ _FRESHNESS_SECONDS = 300
 _VERIFICATION_SECONDS = 300
 
 
-def make_sensors(config: Config, checks: Iterable[dg.AssetChecksDefinition]) -> list[dg.SensorDefinition]:
+def make_sensors(
+    config: Config, checks: Iterable[dg.AssetChecksDefinition], installation: InstallationNames
+) -> list[dg.SensorDefinition]:
     """Return the sensors of this site; each tick reads the configuration again."""
     return [
-        _make_outbox(config, [key for check in checks for key in check.check_keys]),
+        _make_outbox(config, [key for check in checks for key in check.check_keys], installation),
         _make_freshness_watch(config),
         make_retention_sensor(config),
         _make_verification_sensor(config),
@@ -55,6 +64,10 @@ def _read_cursor(context: dg.SensorEvaluationContext, kind: type[_Cursor]) -> _C
         return kind.model_validate_json(context.cursor or "")
     except ValidationError:
         return None
+
+
+def _qualify(config: Config, local: str) -> str:
+    return SiteNames(config.site_name).qualify(local)
 
 
 def _record_tick(config: Config, name: str) -> None:
@@ -70,9 +83,11 @@ def _read_store_statuses(config: Config) -> list[StoreStatus] | None:
         return None
 
 
-def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.SensorDefinition:
+def _make_outbox(
+    config: Config, check_keys: list[dg.AssetCheckKey], installation: InstallationNames
+) -> dg.SensorDefinition:
     @dg.sensor(
-        name=OUTBOX_NAME,
+        name=_qualify(config, OUTBOX_SENSOR),
         minimum_interval_seconds=_OUTBOX_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Sends the alerts that no hook has sent, for failed and cancelled runs, failed ticks and "
@@ -81,8 +96,9 @@ def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.Senso
     def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         cursor = _read_cursor(context, OutboxCursor) or OutboxCursor()
         current = config.reload()
-        after = work_through_outbox(context.instance, AlertService(current), cursor, check_keys)
-        _record_tick(current, OUTBOX_NAME)
+        service = AlertService(current)
+        after = work_through_outbox(context.instance, service, cursor, check_keys, installation)
+        _record_tick(current, OUTBOX_SENSOR)
         context.update_cursor(after.model_dump_json())
         return dg.SkipReason("everything was reported" if after != cursor else "nothing new")
 
@@ -91,7 +107,7 @@ def _make_outbox(config: Config, check_keys: list[dg.AssetCheckKey]) -> dg.Senso
 
 def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
     @dg.sensor(
-        name=WATCH_NAME,
+        name=_qualify(config, WATCH_SENSOR),
         minimum_interval_seconds=_FRESHNESS_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, "
@@ -110,7 +126,7 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
             datetime.now(timezone.utc),
             _read_store_statuses(current),
         )
-        _record_tick(current, WATCH_NAME)
+        _record_tick(current, WATCH_SENSOR)
         write_metrics_file(current)
         context.update_cursor(cursor.model_dump_json())
         # Last: a tick that fails on its way must not count as a sign of life.
@@ -122,8 +138,8 @@ def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
 
 def _make_verification_sensor(config: Config) -> dg.SensorDefinition:
     @dg.sensor(
-        name="verification_sensor",
-        job_name="verify_job",
+        name=_qualify(config, "verification_sensor"),
+        job_name=_qualify(config, VERIFY_JOB),
         minimum_interval_seconds=_VERIFICATION_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts verify_job when files of a recovery point were copied or modified after they "

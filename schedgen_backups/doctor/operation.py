@@ -20,10 +20,11 @@ from schedgen_backups.core.notify.ticks import RECORD_INTERVAL, read_ticks
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.units import count, format_age, name_some
 from schedgen_backups.doctor.results import PreconditionResult, Verdict
+from schedgen_backups.site_names import OUTBOX_SENSOR, WATCH_SENSOR
 
 _TIMERS = (Path("/etc/systemd/system/timers.target.wants/schedgen-backup.timer"),)
 _CRON_FILES = (Path("/etc/cron.d/schedgen-backups"),)
-_SENSORS = frozenset({"alert_outbox", "freshness_watch"})
+_SENSORS = frozenset({OUTBOX_SENSOR, WATCH_SENSOR})
 _CLOCK_TOLERANCE = timedelta(minutes=1)
 # With -c Python looks for modules in the current directory first, which may be anyone's.
 _LOAD_DEFINITIONS = "import sys; sys.path = list(filter(None, sys.path)); import schedgen_backups.definitions"

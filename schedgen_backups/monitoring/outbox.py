@@ -17,6 +17,7 @@ from schedgen_backups.alerts.run_kinds import (
     OTHER_RUN_KINDS,
     RESTORE,
     STORE_RUN_KINDS,
+    RunKind,
     find_run_kind,
 )
 from schedgen_backups.alerts.service import RUN_SUBJECT, STALE_KEY, AlertService, Failure, judge_warning
@@ -36,15 +37,19 @@ from schedgen_backups.monitoring.skipped_backups import (
     report_skipped_backups,
 )
 from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
+from schedgen_backups.site_names import OUTBOX_SENSOR, InstallationNames, SiteNames
 
 _HISTORY_LIMIT = 20
 
 
 def list_resolved_keys(
-    instance: dg.DagsterInstance, service: AlertService, check_keys: list[dg.AssetCheckKey]
+    instance: dg.DagsterInstance,
+    service: AlertService,
+    check_keys: list[dg.AssetCheckKey],
+    installation: InstallationNames,
 ) -> frozenset[IncidentKey]:
     """Return the keys of open incidents whose cause succeeded after their last alert."""
-    incidents = service.notifier.read_incidents()
+    incidents, names = service.notifier.read_incidents(), service.names
     if not incidents:
         return frozenset()
     areas = frozenset(incident.key.area for incident in incidents)
@@ -54,7 +59,7 @@ def list_resolved_keys(
     )
     succeeded_at = {BACKUP.area: committed_at, STALE_KEY.area: committed_at}
     succeeded_at |= {
-        run_kind.area: _find_success(instance, run_kind.job_names)
+        run_kind.area: _find_success(instance, _list_job_names(names, installation, run_kind))
         for run_kind in OTHER_RUN_KINDS
         if run_kind.area in areas
     }
@@ -67,20 +72,30 @@ def list_resolved_keys(
         if CHECK_AREA in areas
         else {}
     )
-    tick_names = frozenset(incident.key.subject for incident in incidents if incident.key.area == TICK_AREA)
-    resolved = {IncidentKey(area=TICK_AREA, subject=name) for name in list_resolved(instance, tick_names)}
-    if SKIP_AREA in areas and is_schedule_kept_again(instance):
+    tick_names = {incident.key.subject for incident in incidents if incident.key.area == TICK_AREA}
+    good_ticks = list_resolved(
+        instance,
+        lambda name: names.localize(name) in tick_names and installation.find_owner(name) == names,
+    )
+    resolved = {IncidentKey(area=TICK_AREA, subject=names.localize(name)) for name in good_ticks}
+    if SKIP_AREA in areas and is_schedule_kept_again(instance, names):
         resolved.add(SKIP_KEY)
     kinds_of_stores = {run_kind.area: run_kind for run_kind in STORE_RUN_KINDS}
     for incident in incidents:
         key = incident.key
         if key.area in kinds_of_stores:
-            good_at = _find_success(instance, [kinds_of_stores[key.area].find_job_name(key)])
+            good_at = _find_success(instance, [names.qualify(kinds_of_stores[key.area].find_job_name(key))])
         else:
             good_at = passed_at.get(key.subject) if key.area == CHECK_AREA else succeeded_at.get(key.area)
         if good_at is not None and good_at > incident.announced_at:
             resolved.add(key)
     return frozenset(resolved)
+
+
+def _list_job_names(names: SiteNames, installation: InstallationNames, run_kind: RunKind) -> list[str]:
+    """Return the full names of the site's jobs of this kind, with those of the installation that it keeps."""
+    candidates = {*run_kind.job_names, *map(names.qualify, run_kind.job_names)}
+    return [name for name in candidates if installation.find_owner(name) == names]
 
 
 def _make_check_key(check_key: dg.AssetCheckKey) -> IncidentKey:
@@ -113,8 +128,9 @@ def _find_pass(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> datetime 
     return None
 
 
-OUTBOX_NAME = "alert_outbox"
 WILL_RETRY_TAG = "dagster/will_retry"
+_IMPLICIT_JOB_PREFIX = "__ASSET_JOB"
+"""Start of the job's name of runs that are started in the UI from assets (Dagster 1.13)."""
 _BATCH = 20
 _PART_SECONDS = 8
 _TICK_SECONDS = 18
@@ -155,8 +171,9 @@ def work_through_outbox(
     service: AlertService,
     cursor: OutboxCursor,
     check_keys: list[dg.AssetCheckKey],
+    installation: InstallationNames,
 ) -> OutboxCursor:
-    """Report everything after the cursor, as time permits; return the new cursor.
+    """Report everything of this site after the cursor, as time permits; return the new cursor.
 
     A part that raises is reported, and the other parts continue.
     """
@@ -165,7 +182,8 @@ def work_through_outbox(
 
     def begin() -> _Part:
         ends_at = min(tick_ends_at, time.monotonic() + _PART_SECONDS)
-        return _Part(instance, service, datetime.fromtimestamp(since_seconds, timezone.utc), ends_at)
+        horizon = datetime.fromtimestamp(since_seconds, timezone.utc)
+        return _Part(instance, service, installation, horizon, ends_at)
 
     failed = dg.RunStatusChangeRecordsFilter(
         event_type=dg.DagsterEventType.RUN_FAILURE, after_storage_id=cursor.failure_id
@@ -198,7 +216,7 @@ def work_through_outbox(
     _guard(
         service,
         "what is over",
-        lambda: service.report_resolved(list_resolved_keys(instance, service, check_keys)),
+        lambda: service.report_resolved(list_resolved_keys(instance, service, check_keys, installation)),
         None,
     )
     # Last, so that a channel that does not answer delays no new alerts.
@@ -240,6 +258,7 @@ class _Part:
 
     instance: dg.DagsterInstance
     service: AlertService
+    installation: InstallationNames
     horizon: datetime
     """Earlier events are ignored."""
     ends_at: float
@@ -249,6 +268,20 @@ class _Part:
     def is_over(self) -> bool:
         """Whether the time limit has passed; the rest is left to the next tick."""
         return time.monotonic() >= self.ends_at
+
+    def owns(self, name: str) -> bool:
+        """Return whether the job, step, schedule or sensor of this full name belongs to the site."""
+        return self.installation.find_owner(name) == self.service.names
+
+    def owns_run(self, run: dg.DagsterRun) -> bool:
+        """Return whether some of the run belongs to the site.
+
+        A run that was started in the UI from assets has no job of ours, and may be of several sites.
+        """
+        keys = {*(run.asset_selection or ()), *(key.asset_key for key in run.asset_check_selection or ())}
+        if not run.job_name.startswith(_IMPLICIT_JOB_PREFIX) or not keys:
+            return self.owns(run.job_name)
+        return any(self.installation.find_owner_of_asset(key.path) == self.service.names for key in keys)
 
 
 def _report_runs(part: _Part, wanted: dg.RunStatusChangeRecordsFilter, after_id: int) -> int:
@@ -260,13 +293,14 @@ def _report_runs(part: _Part, wanted: dg.RunStatusChangeRecordsFilter, after_id:
         run = instance.get_run_by_id(entry.run_id)
         if (
             run is not None
+            and part.owns_run(run)
             and run.tags.get(WILL_RETRY_TAG) != "true"
             and entry.timestamp >= part.horizon.timestamp()
         ):
             is_settled = (
                 _report_cancelled(service, run)
                 if wanted.event_type is dg.DagsterEventType.RUN_CANCELED
-                else _report_failed(instance, service, run, entry.dagster_event)
+                else _report_failed(part, run, entry.dagster_event)
             )
             if not is_settled:
                 return after_id
@@ -274,18 +308,16 @@ def _report_runs(part: _Part, wanted: dg.RunStatusChangeRecordsFilter, after_id:
     return after_id
 
 
-def _report_failed(
-    instance: dg.DagsterInstance, service: AlertService, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None
-) -> bool:
-    """Report the failures of the run; return whether none is left to report.
+def _report_failed(part: _Part, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> bool:
+    """Report the run's failures of this site; return whether none is left to report.
 
     Tag each reported failure, so that only undelivered alerts are retried.
     """
-    failures = _list_failures(instance, run, ended_by)
-    if run_tags.HEARTBEAT not in run.tags and any(
-        service.ping_failure(failure) for failure in failures.values()
-    ):
-        instance.add_run_tags(run.run_id, {run_tags.HEARTBEAT: Signal.FAIL.name.lower()})
+    instance, service = part.instance, part.service
+    failures = _list_failures(part, run, ended_by)
+    heartbeat = service.names.make_tag(run_tags.HEARTBEAT)
+    if heartbeat not in run.tags and any(service.ping_failure(failure) for failure in failures.values()):
+        instance.add_run_tags(run.run_id, {heartbeat: Signal.FAIL.name.lower()})
     is_settled = True
     for name, failure in failures.items():
         tag = f"{run_tags.ALERTED_PREFIX}{name}"
@@ -298,10 +330,8 @@ def _report_failed(
     return is_settled
 
 
-def _list_failures(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None
-) -> dict[str, Failure]:
-    logs = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+def _list_failures(part: _Part, run: dg.DagsterRun, ended_by: dg.DagsterEvent | None) -> dict[str, Failure]:
+    logs = part.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     events = [
         entry.dagster_event
         for entry in logs
@@ -310,7 +340,7 @@ def _list_failures(
     if not events:
         cause = explain_run_failure(ended_by) or "the process exited without reporting an error"
         return {
-            RUN_SUBJECT: Failure(
+            part.service.names.qualify(RUN_SUBJECT): Failure(
                 run.job_name,
                 cause,
                 "Check the run's page in the UI, and whether the machine ran out of memory.",
@@ -321,12 +351,13 @@ def _list_failures(
     failures: dict[str, Failure] = {}
     for event in events:
         step, reason = str(event.step_key), explain_step_failure(event)
-        failures[step] = Failure(step, reason.cause, reason.next_step, run.run_id, run.job_name)
+        if part.owns(step):
+            failures[step] = Failure(step, reason.cause, reason.next_step, run.run_id, run.job_name)
     return failures
 
 
 def _report_cancelled(service: AlertService, run: dg.DagsterRun) -> bool:
-    job_name = run.job_name
+    job_name = service.names.localize(run.job_name)
     run_kind = find_run_kind(job_name, "")
     return service.raise_trouble(
         run_kind.make_cancellation_key(job_name),
@@ -345,14 +376,15 @@ def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, flo
         part.instance,
         after_seconds=after_seconds,
         floor_seconds=floor_seconds,
-        except_names=frozenset({OUTBOX_NAME}),
+        is_wanted=lambda name: part.owns(name) and name != part.service.names.qualify(OUTBOX_SENSOR),
     ):
         if part.is_over:
             return reported
+        name = part.service.names.localize(tick.name)
         outcome = part.service.raise_trouble(
-            IncidentKey(area=TICK_AREA, subject=tick.name),
+            IncidentKey(area=TICK_AREA, subject=name),
             Severity.CRITICAL,
-            f"No run was started: {tick.name}",
+            f"No run was started: {name}",
             tick.reason,
             next_step="Check the page of the schedule or sensor in the UI; `schedgen-backups doctor` checks "
             "the settings.",

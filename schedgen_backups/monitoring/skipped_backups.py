@@ -15,9 +15,8 @@ from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.monitoring.ticks import list_skipped_ticks, read_newest_tick
+from schedgen_backups.site_names import BACKUP_SCHEDULE, SiteNames
 
-BACKUP_SCHEDULE_NAME = "daily_backup_schedule"
-"""The name is kept whatever BACKUP_SCHEDULE is: Dagster stores the history of a schedule under its name."""
 SKIP_KEY = IncidentKey(area=SKIP_AREA, subject="scheduled backup")
 _SCHEDULE_TAG = "dagster/schedule_name"
 UNFINISHED_STATUSES = [
@@ -32,7 +31,7 @@ _RECORD_GRACE = timedelta(hours=1)
 
 
 def find_unfinished_backup(
-    instance: dg.DagsterInstance, now: datetime, max_duration: timedelta
+    instance: dg.DagsterInstance, names: SiteNames, now: datetime, max_duration: timedelta
 ) -> dg.RunRecord | None:
     """Return the scheduled backup that runs or waits in the queue, or None.
 
@@ -41,7 +40,7 @@ def find_unfinished_backup(
     records = instance.get_run_records(
         dg.RunsFilter(
             statuses=UNFINISHED_STATUSES,
-            tags={_SCHEDULE_TAG: BACKUP_SCHEDULE_NAME},
+            tags={_SCHEDULE_TAG: names.qualify(BACKUP_SCHEDULE)},
             created_after=now - max_duration - _RECORD_GRACE,
         ),
         limit=1,
@@ -63,7 +62,8 @@ def report_skipped_backups(
     is_over: Callable[[], bool],
 ) -> float:
     """Send an alert for each skipped tick after this time; return the time of the last that was reported."""
-    for tick in list_skipped_ticks(instance, BACKUP_SCHEDULE_NAME, after_seconds=after_seconds):
+    schedule = service.names.qualify(BACKUP_SCHEDULE)
+    for tick in list_skipped_ticks(instance, schedule, after_seconds=after_seconds):
         if is_over():
             break
         outcome = service.raise_trouble(
@@ -80,9 +80,9 @@ def report_skipped_backups(
     return after_seconds
 
 
-def is_schedule_kept_again(instance: dg.DagsterInstance) -> bool:
+def is_schedule_kept_again(instance: dg.DagsterInstance, names: SiteNames) -> bool:
     """Return whether the last tick started a run, and this run ended before the next tick."""
-    newest = read_newest_tick(instance, BACKUP_SCHEDULE_NAME)
+    newest = read_newest_tick(instance, names.qualify(BACKUP_SCHEDULE))
     if newest is None or not newest.run_ids:
         return False
     runs = [instance.get_run_by_id(run_id) for run_id in newest.run_ids]

@@ -5,7 +5,7 @@ Only this module uses Dagster's private names for it; if Dagster renames them, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -82,12 +82,15 @@ def list_failed_ticks(
     *,
     after_seconds: Mapping[str, float],
     floor_seconds: float,
-    except_names: frozenset[str],
+    is_wanted: Callable[[str], bool],
 ) -> list[FailedTick]:
-    """Return the failed ticks of each source after its time and after the floor, oldest first."""
+    """Return the failed ticks of each source after its time and after the floor, oldest first.
+
+    `is_wanted` is asked for the name of each schedule and sensor.
+    """
     found: list[FailedTick] = []
     for state in instance.all_instigator_state():
-        if state.instigator_name in except_names:
+        if not is_wanted(state.instigator_name):
             continue
         after = max(after_seconds.get(state.selector_id, 0.0), floor_seconds)
         ticks = instance.get_ticks(
@@ -109,12 +112,12 @@ def list_failed_ticks(
     return sorted(found, key=lambda tick: tick.at_seconds)
 
 
-def list_resolved(instance: dg.DagsterInstance, names: frozenset[str]) -> frozenset[str]:
-    """Return those of the named schedules and sensors whose newest finished tick did not fail."""
+def list_resolved(instance: dg.DagsterInstance, is_wanted: Callable[[str], bool]) -> frozenset[str]:
+    """Return the wanted schedules and sensors whose newest finished tick did not fail."""
     resolved: set[str] = set()
     finished = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
     for state in instance.all_instigator_state():
-        if state.instigator_name in names:
+        if is_wanted(state.instigator_name):
             newest = instance.get_ticks(
                 state.instigator_origin_id, state.selector_id, limit=1, statuses=finished
             )

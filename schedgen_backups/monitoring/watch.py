@@ -21,9 +21,8 @@ from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
 from schedgen_backups.core.notify.incidents import IncidentKey
 from schedgen_backups.monitoring.markdown import OVERVIEW_KEY, describe_points, make_overview
+from schedgen_backups.site_names import RECOVERY_POINT
 
-RECOVERY_POINT_KEY = dg.AssetKey("recovery_point")
-WATCH_NAME = "freshness_watch"
 INTACT_CHECK = "recovery_point_is_intact"
 FRESH_CHECK = "recovery_point_is_fresh"
 _COPY_AREAS = {
@@ -110,7 +109,7 @@ def watch_site(
         for name, result in ((INTACT_CHECK, intact), (FRESH_CHECK, fresh)):
             instance.report_runless_asset_event(
                 dg.AssetCheckEvaluation(
-                    asset_key=RECOVERY_POINT_KEY,
+                    asset_key=dg.AssetKey(service.names.make_asset_path(RECOVERY_POINT)),
                     check_name=name,
                     passed=result.passed,
                     severity=result.severity,

@@ -39,8 +39,16 @@ from schedgen_backups.monitoring.orphaned_runs import fail_orphaned_runs, mark_o
 from schedgen_backups.monitoring.outbox import report_checks_of_run
 from schedgen_backups.runs.home import hold_home
 from schedgen_backups.runs.results import BackupResult, DrillResult, StepFailure
+from schedgen_backups.site_names import (
+    BACKUP_JOB,
+    DATABASE_DUMP,
+    DRILL_JOB,
+    MINIO_ARCHIVE,
+    RESTORE_DRILL,
+    SiteNames,
+)
 
-_STEP_EXIT_CODES = {"database_dump": DATABASE_EXIT_CODE, "minio_archive": BUCKET_EXIT_CODE}
+_STEP_EXIT_CODES = {DATABASE_DUMP: DATABASE_EXIT_CODE, MINIO_ARCHIVE: BUCKET_EXIT_CODE}
 _GIT_TIMEOUT_SECONDS = 10
 
 
@@ -66,8 +74,9 @@ def run_backup_job(config: Config, tags: Mapping[str, str]) -> BackupResult:
 
     Raise StorageError if Dagster cannot run it.
     """
-    with _open_instance(config, "backup_job") as instance:
-        result = _run_job(config, instance, "backup_job", tags, {})
+    job_name = SiteNames(config.site_name).qualify(BACKUP_JOB)
+    with _open_instance(config, job_name) as instance:
+        result = _run_job(config, instance, job_name, tags, {})
         return BackupResult(
             run_id=result.run_id,
             point_id=find_point_id(instance, result.run_id),
@@ -81,13 +90,15 @@ def run_drill_job(config: Config, point_id: str, tags: Mapping[str, str]) -> Dri
 
     Raise StorageError if Dagster cannot run it.
     """
-    with _open_instance(config, "restore_drill_job") as instance:
+    names = SiteNames(config.site_name)
+    job_name = names.qualify(DRILL_JOB)
+    with _open_instance(config, job_name) as instance:
         result = _run_job(
             config,
             instance,
-            "restore_drill_job",
+            job_name,
             tags,
-            {"ops": {"restore_drill": {"config": {"point_id": point_id}}}},
+            {"ops": {names.qualify(RESTORE_DRILL): {"config": {"point_id": point_id}}}},
         )
         return DrillResult(
             run_id=result.run_id,
@@ -152,7 +163,8 @@ def _run_job(
         report_checks_of_run(service, result)
         if result.success:
             # If cron starts the backups, no sensor reports resolved incidents.
-            service.report_resolved(service.list_open_keys(find_run_kind(job_name, "").area))
+            area = find_run_kind(service.names.localize(job_name), "").area
+            service.report_resolved(service.list_open_keys(area))
     return result
 
 
@@ -166,7 +178,8 @@ def _read_report(result: dg.ExecuteInProcessResult) -> DrillReport | None:
 
 
 def _list_failures(config: Config, result: dg.ExecuteInProcessResult) -> tuple[StepFailure, ...]:
-    failures = tuple(_read_failure(event) for event in result.all_events if event.is_step_failure)
+    names = SiteNames(config.site_name)
+    failures = tuple(_read_failure(names, event) for event in result.all_events if event.is_step_failure)
     if failures or result.success:
         return failures
     # No step failed, so no hook has sent an alert; the outbox would report the same incident.
@@ -177,12 +190,12 @@ def _list_failures(config: Config, result: dg.ExecuteInProcessResult) -> tuple[S
         job_name, cause, "Check the run's page in the UI, and DAGSTER_HOME.", result.run_id, job_name
     )
     _send_alert(config, failure)
-    return (StepFailure(job_name, cause, failure.next_step, CONFIGURATION_EXIT_CODE),)
+    return (StepFailure(names.localize(job_name), cause, failure.next_step, CONFIGURATION_EXIT_CODE),)
 
 
-def _read_failure(event: dg.DagsterEvent) -> StepFailure:
+def _read_failure(names: SiteNames, event: dg.DagsterEvent) -> StepFailure:
     data = event.step_failure_data
-    step = event.step_key or ""
+    step = names.localize(event.step_key or "")
     exit_code = _STEP_EXIT_CODES.get(step, VERIFICATION_EXIT_CODE)
     if data.user_failure_data is not None:
         recorded = data.user_failure_data.metadata.get(EXIT_CODE_KEY)

@@ -13,7 +13,7 @@ import dagster as dg
 from schedgen_backups import definitions  # the module: Dagster wants one Definitions object in a location
 from schedgen_backups.config.config import load_config
 from schedgen_backups.defs.resources import BackupResource
-from schedgen_backups.monitoring.outbox import OUTBOX_NAME
+from schedgen_backups.site_names import OUTBOX_SENSOR
 
 _SECONDS = 5
 FOLDER_VARIABLE = "BREAKABLE_FOLDER"
@@ -46,10 +46,12 @@ def breakable_schedule() -> dg.SkipReason:
     return dg.SkipReason("nothing to do")
 
 
-@dg.sensor(name=OUTBOX_NAME, minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    name=OUTBOX_SENSOR, minimum_interval_seconds=_SECONDS, default_status=dg.DefaultSensorStatus.RUNNING
+)
 def quick_outbox(context: dg.SensorEvaluationContext) -> object:
     """Run the real sensor, more often."""
-    return definitions.defs.resolve_sensor_def(OUTBOX_NAME)(context)
+    return definitions.defs.resolve_sensor_def(OUTBOX_SENSOR)(context)
 
 
 @dg.sensor(

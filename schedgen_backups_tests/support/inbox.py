@@ -91,8 +91,14 @@ def open_inbox() -> Generator[Inbox, None, None]:
 class Watcher:
     """Evaluates a sensor again and again, and keeps its cursor."""
 
-    def __init__(self, sensor: str, instance: dg.DagsterInstance, cursor: str | None = None) -> None:
-        self._sensor = defs.resolve_sensor_def(sensor)
+    def __init__(
+        self,
+        sensor: str,
+        instance: dg.DagsterInstance,
+        cursor: str | None = None,
+        definitions: dg.Definitions = defs,
+    ) -> None:
+        self._sensor = definitions.resolve_sensor_def(sensor)
         self._instance = instance
         self.cursor = cursor
 

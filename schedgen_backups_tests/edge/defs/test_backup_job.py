@@ -19,9 +19,10 @@ from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs
 from schedgen_backups.defs.assets import find_point_id
-from schedgen_backups.defs.checks import CONDITION_CHECKS, list_checks
+from schedgen_backups.defs.checks import make_checks, make_condition_checks
 from schedgen_backups.defs.site import build_site_definitions
 from schedgen_backups.demo.seed import SeedSummary
+from schedgen_backups.site_names import SiteNames
 from schedgen_backups_tests.support.servers import run
 from schedgen_backups_tests.support.sites import Site, execute_job, failures_of
 
@@ -29,7 +30,10 @@ pytestmark = [pytest.mark.edge]
 
 CHECK_NAMES = {
     next(iter(check.check_keys)).name
-    for check in [*list_checks(load_config().definitions), *CONDITION_CHECKS]
+    for check in [
+        *make_checks(SiteNames(), load_config().definitions),
+        *make_condition_checks(SiteNames()),
+    ]
 }
 CONDITIONS = {"recovery_point_is_intact", "recovery_point_is_fresh"}
 """Checks of all points, not of this run's."""

@@ -19,15 +19,15 @@ from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.defs import checks
-from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
+from schedgen_backups.site_names import DATABASE_DUMP, MINIO_ARCHIVE, RECOVERY_POINT
 from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import Site, failures_of
 
 pytestmark = [pytest.mark.edge]
 
-CAPTURES = dg.AssetSelection.assets(database_dump, minio_archive).without_checks()
-SEAL = dg.AssetSelection.assets(recovery_point)
+CAPTURES = dg.AssetSelection.assets(DATABASE_DUMP, MINIO_ARCHIVE).without_checks()
+SEAL = dg.AssetSelection.assets(RECOVERY_POINT)
 ROWS = "INSERT INTO jobs (note) SELECT md5(n::text) FROM generate_series(1, {count}) AS n"
 
 
@@ -53,13 +53,13 @@ def growing(site: Site, database: DatabaseSettings) -> DatabaseSettings:
 @pytest.mark.parametrize(
     ("kind", "asset", "check"),
     [
-        (ArtifactKind.DATABASE, database_dump, "dump_is_complete"),
-        (ArtifactKind.BUCKET, minio_archive, "archive_is_readable"),
+        (ArtifactKind.DATABASE, DATABASE_DUMP, "dump_is_complete"),
+        (ArtifactKind.BUCKET, MINIO_ARCHIVE, "archive_is_readable"),
     ],
     ids=["dump", "archive"],
 )
 def test_a_flipped_bit_fails_the_check_and_is_never_committed(
-    kind: ArtifactKind, asset: dg.AssetsDefinition, check: str, site: Site, instance: dg.DagsterInstance
+    kind: ArtifactKind, asset: str, check: str, site: Site, instance: dg.DagsterInstance
 ) -> None:
     assert site.run_selection(instance, CAPTURES).success
     site.flip_bit(kind)
@@ -162,7 +162,7 @@ def test_the_recovery_point_alone_finds_damage_after_a_passed_check(
     site: Site, instance: dg.DagsterInstance
 ) -> None:
     """The result of an earlier run says nothing about the file's present content."""
-    both = dg.AssetSelection.assets(database_dump, minio_archive)
+    both = dg.AssetSelection.assets(DATABASE_DUMP, MINIO_ARCHIVE)
     assert site.run_selection(instance, both).success
     site.flip_bit(ArtifactKind.DATABASE)
     assert "is not committed" in failures_of(site.run_selection(instance, SEAL))["recovery_point"].description
@@ -197,7 +197,7 @@ def test_rematerializing_the_recovery_point_keeps_its_manifest(
 def test_the_recovery_point_alone_fails_when_a_half_is_missing(
     kind: ArtifactKind, site: Site, instance: dg.DagsterInstance
 ) -> None:
-    captured = minio_archive if kind is ArtifactKind.DATABASE else database_dump
+    captured = MINIO_ARCHIVE if kind is ArtifactKind.DATABASE else DATABASE_DUMP
     assert site.run_selection(instance, dg.AssetSelection.assets(captured).without_checks()).success
     failed = failures_of(site.run_selection(instance, SEAL))["recovery_point"]
     assert f"has no {kind.value} file" in failed.description
@@ -213,7 +213,7 @@ def test_the_recovery_point_alone_fails_in_an_empty_directory(
 
 
 def test_a_check_alone_fails_without_a_capture(site: Site, instance: dg.DagsterInstance) -> None:
-    result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(database_dump))
+    result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(DATABASE_DUMP))
     assert not result.success
     assert all("database file" in failed.description for failed in failures_of(result).values())
     assert [evaluation for evaluation in result.get_asset_check_evaluations() if evaluation.passed] == []
@@ -223,7 +223,7 @@ def test_a_check_that_cannot_run_fails(site: Site, instance: dg.DagsterInstance)
     """Unknown is never success."""
     assert site.run(instance).success
     site.points()[-1].get_path(ArtifactKind.BUCKET).write_bytes(b"not a gzip file")
-    result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(minio_archive))
+    result = site.run_selection(instance, dg.AssetSelection.checks_for_assets(MINIO_ARCHIVE))
     assert [
         evaluation.check_name for evaluation in result.get_asset_check_evaluations() if evaluation.passed
     ] == []

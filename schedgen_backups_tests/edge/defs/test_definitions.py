@@ -193,8 +193,8 @@ def test_materialize_all_never_starts_a_restore() -> None:
         "verify_job",
         "restore_job",
         "monthly_report_job",
-        "remove_old_runs_job",
         "audit_job",
+        "remove_old_runs_job",
     ]
 
 

@@ -18,9 +18,10 @@ from schedgen_backups.core.catalog.check_results import CheckStatus, Verificatio
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs
-from schedgen_backups.defs.drill import list_drill_checks
+from schedgen_backups.defs.drill import make_drill_checks
 from schedgen_backups.defs.resources import MAX_RUNTIME_TAG
 from schedgen_backups.defs.site import build_site_definitions
+from schedgen_backups.site_names import SiteNames
 from schedgen_backups_tests.support.inbox import Watcher, open_inbox
 from schedgen_backups_tests.support.sites import NEVER, Site, failures_of, wait_until
 
@@ -255,7 +256,7 @@ def test_the_drill_asset_is_not_executable_and_its_job_has_check_steps_and_a_lim
     assert {node.name for node in job.nodes} == DRILL.subjects
     assert {f"restore_drill_{name}" for name in DRILL_CHECK_NAMES} | {"restore_drill"} == DRILL.subjects
     assert job.tags[MAX_RUNTIME_TAG] == "7200"
-    checks = list_drill_checks(config.definitions)
+    checks = make_drill_checks(SiteNames(), config.definitions)
     assert [spec.blocking for check in checks for spec in check.check_specs] == [
         True,
         True,

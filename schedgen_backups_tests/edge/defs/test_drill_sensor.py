@@ -10,9 +10,8 @@ import pytest
 from schedgen_backups.config.config import load_config
 from schedgen_backups.core.history.events import DrillEnded, DrillSkipped
 from schedgen_backups.core.history.journal import History
-from schedgen_backups.defs.drill import DRILL_POOL
-from schedgen_backups.defs.resources import POOL
 from schedgen_backups.defs.site import build_site_definitions
+from schedgen_backups.site_names import RESTORE_DRILL, SiteNames
 from schedgen_backups_tests.edge.defs.test_drill import name_servers
 from schedgen_backups_tests.support.sites import Site
 
@@ -122,6 +121,7 @@ def test_a_drill_and_a_backup_do_not_wait_for_each_other(site: Site) -> None:
         }
         for name in ("backup_job", "restore_drill_job")
     }
-    assert POOL in pools["backup_job"]
-    assert pools["restore_drill_job"] - {None} == {DRILL_POOL}
-    assert not pools["backup_job"] & {DRILL_POOL}
+    directory_pool, drill_pool = SiteNames().directory_pool, SiteNames().make_pool(RESTORE_DRILL)
+    assert directory_pool in pools["backup_job"]
+    assert pools["restore_drill_job"] - {None} == {drill_pool}
+    assert not pools["backup_job"] & {drill_pool}

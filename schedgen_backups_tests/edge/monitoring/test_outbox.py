@@ -17,8 +17,8 @@ from schedgen_backups import run_tags
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import DatabaseSettings
 from schedgen_backups.definitions import defs
-from schedgen_backups.defs.assets import database_dump, minio_archive, recovery_point
 from schedgen_backups.monitoring.outbox import WILL_RETRY_TAG
+from schedgen_backups.site_names import DATABASE_DUMP, MINIO_ARCHIVE, RECOVERY_POINT
 from schedgen_backups_tests.edge.runs.test_cancel import end_children, is_dumping
 from schedgen_backups_tests.support.fake_pg_dump import HANGS_AFTER_THE_FIRST_BYTES, make_pg_bin_dir
 from schedgen_backups_tests.support.inbox import CANARY, PATH_CANARY, Inbox, Watcher, open_inbox
@@ -185,17 +185,17 @@ def test_a_flipped_bit_sends_one_alert_with_the_checks_result(
     site: Site, home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     assert site.run_selection(
-        home, dg.AssetSelection.assets(database_dump, minio_archive).without_checks()
+        home, dg.AssetSelection.assets(DATABASE_DUMP, MINIO_ARCHIVE).without_checks()
     ).success
     site.flip_bit(ArtifactKind.DATABASE)
     assert not site.run_selection(
-        home, dg.AssetSelection.checks(dg.AssetCheckKey(database_dump.key, "dump_is_complete"))
+        home, dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(DATABASE_DUMP), "dump_is_complete"))
     ).success
     outbox.evaluate(2)
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: database_dump_dump_is_complete\n")
     assert "failed: " in alert
-    assert not site.run_selection(home, dg.AssetSelection.assets(recovery_point)).success
+    assert not site.run_selection(home, dg.AssetSelection.assets(RECOVERY_POINT)).success
     assert inbox.alerts[1:][0].startswith("[CRITICAL] Backup failed: recovery_point\n")
     outbox.evaluate()
     assert len(inbox.alerts) == 2
@@ -210,7 +210,7 @@ def test_a_check_that_cannot_run_is_reported_by_its_hook(
     """The check was planned and never evaluated, so its reason is the exception's."""
     site.set(BACKUP_DIR=str(site.folder / "nothing-here"))
     checked = site.run_selection(
-        home, dg.AssetSelection.checks(dg.AssetCheckKey(minio_archive.key, "archive_is_readable"))
+        home, dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(MINIO_ARCHIVE), "archive_is_readable"))
     )
     [alert] = inbox.alerts
     assert alert.startswith("[CRITICAL] Backup failed: minio_archive_archive_is_readable\nno bucket file in ")
@@ -283,13 +283,13 @@ def test_a_warning_is_not_resolved_by_the_recovery_point_of_its_own_run(
     run(growing, ROWS.format(count=100))
     assert site.run(home).success
     run(growing, ROWS.format(count=9000))
-    captured = dg.AssetSelection.assets(database_dump, minio_archive) | dg.AssetSelection.checks_for_assets(
-        database_dump, minio_archive
+    captured = dg.AssetSelection.assets(DATABASE_DUMP, MINIO_ARCHIVE) | dg.AssetSelection.checks_for_assets(
+        DATABASE_DUMP, MINIO_ARCHIVE
     )
     assert site.run_selection(home, captured).success
     outbox.evaluate()
     assert len(inbox.alerts) == 1
-    assert site.run_selection(home, dg.AssetSelection.assets(recovery_point)).success
+    assert site.run_selection(home, dg.AssetSelection.assets(RECOVERY_POINT)).success
     outbox.evaluate(2)
     assert inbox.recoveries == []
 
@@ -321,7 +321,7 @@ def test_a_resource_that_fails_to_start_is_reported_by_the_outbox_with_its_reaso
         asset_checks=list(defs.asset_checks or []),
         jobs=[
             dg.define_asset_job(
-                "backup_job", selection=dg.AssetSelection.assets(database_dump, minio_archive, recovery_point)
+                "backup_job", selection=dg.AssetSelection.assets(DATABASE_DUMP, MINIO_ARCHIVE, RECOVERY_POINT)
             )
         ],
         resources={"backup": broken_resource},

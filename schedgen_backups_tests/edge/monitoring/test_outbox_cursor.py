@@ -18,7 +18,8 @@ from dagster._core.events import DagsterEvent
 from dagster._core.scheduler.instigation import TickStatus
 
 from schedgen_backups.definitions import defs
-from schedgen_backups.monitoring.outbox import OUTBOX_NAME, OutboxCursor
+from schedgen_backups.monitoring.outbox import OutboxCursor
+from schedgen_backups.site_names import OUTBOX_SENSOR
 from schedgen_backups_tests.support.inbox import CANARY, PATH_CANARY, Inbox, Ticks, Watcher, open_inbox
 from schedgen_backups_tests.support.sites import Site
 
@@ -124,7 +125,7 @@ def test_the_outbox_does_not_report_its_own_ticks(
     home: dg.DagsterInstance, outbox: Watcher, inbox: Inbox
 ) -> None:
     """A tick that failed because an alert was not delivered would be reported forever."""
-    Ticks(home, OUTBOX_NAME).add(TickStatus.FAILURE, reason="the outbox raised")
+    Ticks(home, OUTBOX_SENSOR).add(TickStatus.FAILURE, reason="the outbox raised")
     outbox.evaluate(2)
     assert inbox.texts == []
 

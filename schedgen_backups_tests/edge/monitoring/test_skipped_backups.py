@@ -16,14 +16,14 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.definitions import defs
-from schedgen_backups.monitoring.skipped_backups import BACKUP_SCHEDULE_NAME
+from schedgen_backups.site_names import BACKUP_SCHEDULE
 from schedgen_backups_tests.edge.runs.test_cancel import running_dagster
 from schedgen_backups_tests.support.inbox import Inbox, Ticks, Watcher, open_inbox
 from schedgen_backups_tests.support.sites import Site, wait_until
 
 pytestmark = [pytest.mark.edge]
 
-OF_THE_SCHEDULE = {"dagster/schedule_name": BACKUP_SCHEDULE_NAME}
+OF_THE_SCHEDULE = {"dagster/schedule_name": BACKUP_SCHEDULE}
 REASON = "the scheduled backup of 2026-11-22 02:00 UTC still runs"
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -48,7 +48,7 @@ def home(site: Site) -> Iterator[dg.DagsterInstance]:
 
 def tick(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
     """Evaluate the schedule as the daemon does."""
-    schedule = defs.resolve_schedule_def(BACKUP_SCHEDULE_NAME)
+    schedule = defs.resolve_schedule_def(BACKUP_SCHEDULE)
     with dg.build_schedule_context(instance, scheduled_execution_time=datetime.now(timezone.utc)) as context:
         answer = schedule(context)
     assert isinstance(answer, dg.RunRequest | dg.SkipReason)
@@ -93,7 +93,7 @@ def test_a_backup_by_hand_delays_the_scheduled_one_and_does_not_replace_it(home:
 def test_each_incident_has_one_alert_and_one_message_when_it_is_over(
     site: Site, home: dg.DagsterInstance, inbox: Inbox
 ) -> None:
-    ticks = Ticks(home, BACKUP_SCHEDULE_NAME)
+    ticks = Ticks(home, BACKUP_SCHEDULE)
     outbox = Watcher("alert_outbox", home)
     ticks.add(TickStatus.SUCCESS, seconds_ago=10_000)
     outbox.evaluate(2)
@@ -121,7 +121,7 @@ def test_each_incident_has_one_alert_and_one_message_when_it_is_over(
 
 
 def test_the_alert_is_repeated_until_a_channel_accepts_it(home: dg.DagsterInstance, inbox: Inbox) -> None:
-    Ticks(home, BACKUP_SCHEDULE_NAME).add(TickStatus.SKIPPED, reason=REASON, seconds_ago=60)
+    Ticks(home, BACKUP_SCHEDULE).add(TickStatus.SKIPPED, reason=REASON, seconds_ago=60)
     outbox = Watcher("alert_outbox", home)
     inbox.go_down()
     outbox.evaluate()
