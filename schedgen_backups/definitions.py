@@ -1,8 +1,8 @@
-"""The Dagster definitions that workspace.yaml loads, built from this process's environment."""
+"""The Dagster definitions that workspace.yaml loads, built from the environment and the file of sites."""
 
 from __future__ import annotations
 
-from schedgen_backups.config.config import load_config
-from schedgen_backups.defs.site import build_site_definitions
+from schedgen_backups.config.sites import load_installation
+from schedgen_backups.defs.site import build_installation_definitions
 
-defs = build_site_definitions(load_config())
+defs = build_installation_definitions(load_installation())

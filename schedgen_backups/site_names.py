@@ -41,7 +41,7 @@ WATCH_SENSOR = "freshness_watch"
 SITE_NAME_PATTERN = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 """What Dagster accepts in names, without the separator of site and local name."""
 _SEPARATOR = "__"
-_RESERVED = frozenset({COPIES})
+RESERVED_SITE_NAMES = frozenset({COPIES})
 """Dagster names the checks of copies `offsite_copy__STORE_CHECK`."""
 _BACKUP = "backup"
 
@@ -54,7 +54,7 @@ class SiteNames:
     """Empty for the only site of an installation without a file of sites."""
 
     def __post_init__(self) -> None:
-        if self.site and (not SITE_NAME_PATTERN.fullmatch(self.site) or self.site in _RESERVED):
+        if self.site and (not SITE_NAME_PATTERN.fullmatch(self.site) or self.site in RESERVED_SITE_NAMES):
             raise ValueError(f"{self.site!r} cannot be the name of a site")
 
     @property

@@ -19,8 +19,8 @@ affect the others: what is wrong is a problem of its settings.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -35,14 +35,14 @@ from schedgen_backups.config.reader import read_value_files
 from schedgen_backups.config.variables import FILE_SUFFIX, LIBPQ_VARIABLES, SITES_VARIABLE, VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.system.files import read_small_file
+from schedgen_backups.site_names import RESERVED_SITE_NAMES, SITE_NAME_PATTERN
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-SITE_NAME_PATTERN = re.compile(r"[a-z](?:_?[a-z0-9]){0,30}")
-"""Names become parts of the names of assets and jobs, in which two underscores separate them."""
+_LONGEST_NAME = 31
 _ENV_SUFFIX = "_env"
 _DEFAULTS = "defaults"
 _UNREADABLE = ""
@@ -176,10 +176,12 @@ def _as_table(value: Any) -> _Table | None:
 
 
 def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Table | None) -> Config:
+    # A site whose name nothing can bear has definitions, too, so that its work fails with that reason.
+    usable = name if _is_usable(name) else f"site_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     folder = path if path.is_dir() else path.parent
     file = EnvironmentFile(path, (path,), folder.absolute())
     problems = _Problems(path)
-    if not SITE_NAME_PATTERN.fullmatch(name):
+    if not _is_usable(name):
         problems.add(
             "BACKUP_DIR",
             f"{name!r} cannot be the name of a site: use at most 31 small letters, digits and single "
@@ -190,7 +192,7 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
     own = problems.translate(f"site {name}", table or {})
     for each in _OWN - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
         problems.add(each, f"site {name} does not set {each.lower()}")
-    settings = {**problems.translate("defaults", defaults), **own}
+    settings = {"BACKUP_NAME": name, **problems.translate("defaults", defaults), **own}
     named = {plain for key in settings for plain in _list_names(key)}
     inherited = {
         key: value
@@ -202,8 +204,16 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
         file,
         MappingProxyType(values),
         MappingProxyType({**unreadable, **problems.found}),
-        site_name=name,
-        _reload=partial(load_site, name),
+        site_name=usable,
+        _reload=partial(load_site, usable),
+    )
+
+
+def _is_usable(name: str) -> bool:
+    return (
+        SITE_NAME_PATTERN.fullmatch(name) is not None
+        and len(name) <= _LONGEST_NAME
+        and name not in RESERVED_SITE_NAMES
     )
 
 
@@ -282,7 +292,7 @@ def _refuse_shared_directory(site: Config, directories: dict[Path, str]) -> Conf
         if directory == other or directory in other.parents or other in directory.parents:
             return site.with_problems(
                 {
-                    "BACKUP_DIR": f"sites {name} and {site.site_name} share the directory {directory}: "
+                    "BACKUP_DIR": f"site {site.site_name} and site {name} share the directory {directory}: "
                     "each needs one of its own"
                 }
             )

@@ -19,14 +19,16 @@ import dagster as dg
 
 from schedgen_backups import run_tags
 from schedgen_backups.alerts.service import AlertService
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, write_pin
+from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
-from schedgen_backups.core.units import describe_labels, format_bytes, parse_span
+from schedgen_backups.core.units import describe_labels, format_bytes, name_some, parse_span
 from schedgen_backups.core.verify.commit import commit_point, record_read_back
 from schedgen_backups.core.verify.reread import reread_sources
 from schedgen_backups.defs.hooks import make_hooks, report_start
@@ -147,7 +149,7 @@ def _dump_database(context: dg.AssetExecutionContext, backup: BackupResource) ->
         started = time.monotonic()
         captured = take_database_dump(catalog, config.database, config.capture, point_id)
         seconds = time.monotonic() - started
-        damage = _report_damage(context, catalog, captured)
+        damage = _report_damage(context, config, catalog, captured)
     record = captured.record
     name = ArtifactName(ArtifactKind.DATABASE, config.database.database, point_id)
     return dg.MaterializeResult(
@@ -189,7 +191,7 @@ def _archive_bucket(context: dg.AssetExecutionContext, backup: BackupResource) -
         name = ArtifactName(ArtifactKind.BUCKET, config.bucket.bucket, point_id)
         path = catalog.find_artifact(name)
         record_read_back(catalog, point_id, path, captured, checked_by=context.run.run_id)
-        damage = _report_damage(context, catalog, captured)
+        damage = _report_damage(context, config, catalog, captured)
     record = captured.record
     return dg.MaterializeResult(
         metadata={
@@ -217,14 +219,25 @@ def _archive_bucket(context: dg.AssetExecutionContext, backup: BackupResource) -
 
 
 def _report_damage(
-    context: dg.AssetExecutionContext, catalog: Catalog, captured: CapturedDump | CapturedArchive
+    context: dg.AssetExecutionContext,
+    config: Config,
+    catalog: Catalog,
+    captured: CapturedDump | CapturedArchive,
 ) -> dict[str, str]:
     """Read the older artifacts again that the capture found damaged; return metadata about them."""
     damaged = reread_sources(catalog, captured.damaged_sources, checked_by=context.run.run_id)
     for problem in damaged:
         context.log.warning(problem)
-    for pack in captured.healed_packs:
-        context.log.warning(f"the pack {pack} was damaged and is whole again: check the disk")
+    if captured.healed_packs:
+        said = f"damaged and made whole again: {name_some(captured.healed_packs)}"
+        context.log.warning(said)
+        # Nothing is wrong any more that a check could find; the disk that did it still is.
+        with suppress(ConfigurationError):  # the end of the run reports wrong settings
+            AlertService(config).announce(
+                "Damaged packs were healed",
+                said,
+                "Check the disk of BACKUP_DIR and its memory: bytes changed there after they were written.",
+            )
     kind = "dumps" if isinstance(captured, CapturedDump) else "archives"
     return {
         f"older_{kind}_damaged": "; ".join(damaged) or "none",

@@ -25,6 +25,7 @@ from schedgen_backups.core.formats.packed_file import open_packed_file
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.inbox import open_inbox
 from schedgen_backups_tests.support.servers import client_of, run
 from schedgen_backups_tests.support.sites import Site, failures_of
 from schedgen_backups_tests.support.small_disk import mount_small_disk
@@ -313,7 +314,12 @@ def test_damage_that_is_found_in_the_rotation_costs_the_new_point_nothing(
     spoil(packed, name)
     forget_readings(packed)
     time.sleep(2)
-    take_next(packed, instance)
+    with open_inbox() as inbox:
+        packed.set(BACKUP_ALERT_WEBHOOK_URL=inbox.url)
+        take_next(packed, instance)
+        [message] = inbox.texts
+    assert "Damaged packs were healed" in message
+    assert name in message
     first, second = packed.points()
     assert (first.state, second.state) == (PointState.VERIFIED, PointState.VERIFIED)
     assert (packed.directory / "packs" / name).read_bytes() == before

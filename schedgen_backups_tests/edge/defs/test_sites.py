@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 
 from schedgen_backups.config.config import Config, load_config
+from schedgen_backups.config.sites import load_installation
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
@@ -348,3 +349,54 @@ def test_materialize_all_of_two_sites_is_one_run_whose_failures_go_to_their_site
         "[CRITICAL] globex: Backup failed: database_dump"
     ]
     assert two.inboxes["acme"].texts == []
+
+
+def test_a_wrong_site_of_the_file_fails_with_its_reason_and_the_others_are_backed_up(
+    two: TwoSites, home: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+    for name, site in two.sites.items():
+        values = environment_of(site.application, site.directory)
+        values["BACKUP_ALERT_WEBHOOK_URL"] = two.inboxes[name].url
+        texts.append(f"[sites.{name}]")
+        for variable, value in values.items():
+            # Secrets cannot stand in the file.
+            monkeypatch.setenv(f"{name.upper()}_{variable}", value)
+            texts.append(f'{variable.lower()}_env = "{name.upper()}_{variable}"')
+    texts += ['[sites."../evil"]', 'backup_dir = "evil"']
+    file = tmp_path / "sites.toml"
+    file.write_text("\n".join(texts).replace('postgres_host_env = "GLOBEX', 'postgres_hots_env = "GLOBEX'))
+    monkeypatch.setenv("BACKUP_SITES_FILE", str(file))
+    sites = load_installation()
+    installed = replace(two, definitions=build_installation_definitions(sites))
+    dg.Definitions.validate_loadable(installed.definitions)
+    assert {site.site_name for site in sites} > {"acme", "globex"}
+    outboxes = {name: installed.watch(name, home) for name in two.sites}
+    for outbox in outboxes.values():
+        outbox.evaluate()
+    assert installed.backup("acme", home).success
+    assert two.sites["acme"].points()[0].state is PointState.VERIFIED
+    assert "did you mean postgres_host_env?" in str(failures_of(installed.backup("globex", home)))
+    for outbox in outboxes.values():
+        outbox.evaluate(2)
+    [alert, *others] = two.inboxes["globex"].alerts
+    assert (alert.splitlines()[0], others) == ("[CRITICAL] globex: Backup failed: database_dump", [])
+    assert two.inboxes["acme"].texts == []
+    [evil] = {site.site_name for site in sites} - {"acme", "globex"}
+    assert "cannot be the name of a site" in str(failures_of(installed.backup(evil, home)))
+
+
+def test_two_sites_of_a_file_do_not_write_into_one_directory(
+    two: TwoSites, home: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sites.toml"
+    monkeypatch.setenv("BACKUP_SITES_FILE", str(file))
+    file.write_text(
+        "\n".join(
+            f'[sites.{name}]\nbackup_dir = "one"\npostgres_db = "x"\nminio_bucket = "x"' for name in two.sites
+        )
+    )
+    installed = replace(two, definitions=build_installation_definitions(load_installation()))
+    said = str(failures_of(installed.backup("globex", home)))
+    assert "site globex and site acme share the directory" in said
+    assert not (tmp_path / "one").exists()

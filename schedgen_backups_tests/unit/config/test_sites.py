@@ -116,7 +116,7 @@ def test_a_wrong_setting_is_a_problem_of_that_site_and_of_that_part(
 def test_two_sites_do_not_share_a_directory(file: Path, directory: str) -> None:
     shop, blog = write(file, SHOP, BLOG.replace('backup_dir = "blog"', f'backup_dir = "{directory}"'))
     shop.check("backup_directory")
-    assert "sites shop and blog share the directory" in find_problem(blog, "backup_directory")
+    assert "site blog and site shop share the directory" in find_problem(blog, "backup_directory")
 
 
 def test_a_site_without_a_table_is_a_problem_of_its_own(file: Path) -> None:
