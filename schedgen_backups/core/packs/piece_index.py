@@ -16,14 +16,15 @@ from schedgen_backups.core.errors import StorageError
 from schedgen_backups.core.formats.recipe import Segment
 from schedgen_backups.core.packs.pack_files import StoredFile
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS packs (
     name TEXT PRIMARY KEY, plain_bytes INTEGER NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL,
     is_usable INTEGER NOT NULL DEFAULT 0, reread_at TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pieces (
-    digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL
+    digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL,
+    seal BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pieces_by_place ON pieces (pack, start);
 CREATE TABLE IF NOT EXISTS set_aside (
@@ -53,6 +54,27 @@ class NewPack:
     plain_bytes: int
     pieces: tuple[tuple[bytes, int, int], ...]
     """Digest, offset and length of each piece."""
+
+
+def _make_seal(digest: bytes, pack: str, start: int, length: int) -> bytes:
+    """Return what shows that these four belong together.
+
+    A wrong place in a store would be noticed with a private key only, which this host does not have.
+    """
+    return hashlib.blake2b(b"%s %d %d" % (pack.encode(), start, length), digest_size=8, key=digest).digest()
+
+
+def _seal_row(digest: object, pack: object, start: object, length: object) -> bytes | None:
+    """Return the same of what a row holds, which may be anything in a damaged file."""
+    if (
+        isinstance(digest, bytes)
+        and isinstance(pack, str)
+        and isinstance(start, int)
+        and isinstance(length, int)
+    ):
+        with suppress(ValueError):
+            return _make_seal(digest, pack, start, length)
+    return None
 
 
 def make_pack_key(sha256: str) -> bytes:
@@ -91,6 +113,7 @@ class PieceIndex:
             if version not in {0, _VERSION}:
                 raise sqlite3.DatabaseError("another version")
             database.executescript(_SCHEMA)
+            database.create_function("make_seal", 4, _seal_row, deterministic=True)
             if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("damaged")
         except BaseException:
@@ -133,7 +156,8 @@ class PieceIndex:
         if (segment := self._ahead.get(digest)) is not None:
             return segment
         row = self._find_row(
-            "SELECT pack, start, length FROM pieces JOIN packs ON name = pack WHERE digest = ? AND is_usable",
+            "SELECT pack, start, length FROM pieces JOIN packs ON name = pack "
+            "WHERE digest = ? AND is_usable AND seal = make_seal(digest, pack, start, length)",
             digest,
         )
         if row is None:
@@ -144,7 +168,9 @@ class PieceIndex:
     def _read_ahead(self, pack: str, start: int) -> None:
         """Hold the pieces that lie behind this one: an unchanged artifact asks for them next."""
         rows = self._list_rows(
-            "SELECT digest, start, length FROM pieces WHERE pack = ? AND start > ? ORDER BY start LIMIT ?",
+            "SELECT digest, start, length FROM pieces "
+            "WHERE pack = ? AND start > ? AND seal = make_seal(digest, pack, start, length) "
+            "ORDER BY start LIMIT ?",
             pack,
             start,
             _AHEAD,
@@ -178,8 +204,11 @@ class PieceIndex:
                 (stored.name, pack.plain_bytes, stored.size_bytes, stored.sha256),
             )
             self._database.executemany(
-                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?)",
-                ((digest, stored.name, offset, length) for digest, offset, length in pack.pieces),
+                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?)",
+                (
+                    (digest, stored.name, offset, length, _make_seal(digest, stored.name, offset, length))
+                    for digest, offset, length in pack.pieces
+                ),
             )
 
     def adopt(self, pack: StoredFile) -> None:
@@ -227,8 +256,9 @@ class PieceIndex:
         """Use the pieces of a pack again that was made whole, as far as no other pack has them."""
         with self._writing():
             self._database.execute(
-                "INSERT OR IGNORE INTO pieces SELECT digest, pack, start, length FROM set_aside "
-                "WHERE pack = ?",
+                "INSERT OR IGNORE INTO pieces "
+                "SELECT digest, pack, start, length, make_seal(digest, pack, start, length) "
+                "FROM set_aside WHERE pack = ?",
                 (name,),
             )
             self._database.execute("DELETE FROM set_aside WHERE pack = ?", (name,))

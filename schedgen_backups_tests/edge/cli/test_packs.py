@@ -362,7 +362,7 @@ def exchange_places(site: Site) -> None:
         index.execute("DELETE FROM pieces")
         places = [row[1:] for row in rows]
         index.executemany(
-            "INSERT INTO pieces VALUES (?, ?, ?, ?)",
+            "INSERT INTO pieces VALUES (?, ?, ?, ?, x'00')",
             ((row[0], *place) for row, place in zip(rows, places[1:] + places[:1], strict=True)),
         )
 

@@ -206,6 +206,22 @@ def test_a_recipe_of_another_file_is_not_used(site: CopiedSite, tmp_path: Path, 
     site.assert_equal(1, tmp_path / "fetched")
 
 
+@pytest.mark.parametrize(
+    "change", ["start = start + 1", "length = length - 1", "pack = (SELECT max(name) FROM packs)"]
+)
+def test_a_place_that_changed_in_the_index_costs_an_upload_and_not_the_copy(
+    site: CopiedSite, tmp_path: Path, change: str
+) -> None:
+    objects = list_objects(60, size_bytes=2000)
+    make_point(site.catalog, 0, objects, ROWS)
+    site.copy(0)
+    with closing(sqlite3.connect(site.folder.index_path)) as index, index:
+        index.execute(f"UPDATE pieces SET {change}")
+    make_point(site.catalog, 1, {**objects, "new": b"new"}, ROWS)
+    assert site.copy(1).is_new
+    site.assert_equal(1, tmp_path / "fetched")
+
+
 def test_with_everything_local_lost_it_is_uploaded_once_more(site: CopiedSite, tmp_path: Path) -> None:
     objects = list_objects(100, size_bytes=2000)
     make_point(site.catalog, 0, objects, ROWS)
