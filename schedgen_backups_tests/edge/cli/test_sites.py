@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.demo.seed import SeedSummary
 from schedgen_backups_tests.support.copies import list_objects, make_point
 from schedgen_backups_tests.support.site_stores import UNREACHABLE
-from schedgen_backups_tests.support.sites import Site
+from schedgen_backups_tests.support.sites import Application, Site, environment_of
 
 pytestmark = [pytest.mark.edge]
 
@@ -54,3 +56,29 @@ def test_the_only_site_need_not_be_named(site: Site) -> None:
     path.write_text(path.read_text().split("[sites.blog]")[0])
     answer = site.cli("list", "--json")
     assert [point["id"] for point in json.loads(answer.stdout)["points"]] == ["20261001_020000"]
+
+
+def test_a_backup_of_a_site_is_taken_listed_and_drilled_by_its_name(
+    tmp_path: Path,
+    seeded_application: tuple[Application, SeedSummary],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site(tmp_path, seeded_application[0], monkeypatch)
+    texts = ["[sites.shop]"]
+    for variable, value in environment_of(site.application, site.directory).items():
+        monkeypatch.setenv(f"SHOP_{variable}", value)
+        texts.append(f'{variable.lower()}_env = "SHOP_{variable}"')
+    texts += ["[sites.blog]", 'backup_dir = "blog"', 'postgres_db = "blog"', 'minio_bucket = "blog"']
+    (tmp_path / "sites.toml").write_text("\n".join(texts))
+    site.set(BACKUP_SITES_FILE=str(tmp_path / "sites.toml"))
+    site.unset("BACKUP_DIR")
+    answer = site.cli("--site", "shop", "backup", "--json")
+    assert answer.code == 0, answer
+    [point] = site.points()
+    assert (point.state, point.point_id.text) == (PointState.VERIFIED, json.loads(answer.stdout)["id"])
+    answer = site.cli("--site", "shop", "drill")
+    assert answer.code == 0, answer
+    assert site.cli("--site", "shop", "status").code == 0
+    answer = site.cli("--site", "blog", "backup")
+    assert answer.code != 0
+    assert "has no database blog" in answer.stderr
