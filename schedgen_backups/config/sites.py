@@ -42,7 +42,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_LONGEST_NAME = 31
+_NAME_LIMIT = 31
 _ENV_SUFFIX = "_env"
 _DEFAULTS = "defaults"
 _UNREADABLE = ""
@@ -212,7 +212,7 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
 def _is_usable(name: str) -> bool:
     return (
         SITE_NAME_PATTERN.fullmatch(name) is not None
-        and len(name) <= _LONGEST_NAME
+        and len(name) <= _NAME_LIMIT
         and name not in RESERVED_SITE_NAMES
     )
 
