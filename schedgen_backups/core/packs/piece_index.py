@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS packs (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pieces (
     digest BLOB PRIMARY KEY, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL,
-    seal BLOB NOT NULL
+    proof BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pieces_by_place ON pieces (pack, start);
 CREATE TABLE IF NOT EXISTS set_aside (
@@ -56,7 +56,7 @@ class NewPack:
     """Digest, offset and length of each piece."""
 
 
-def _make_seal(digest: bytes, pack: str, start: int, length: int) -> bytes:
+def _make_proof(digest: bytes, pack: str, start: int, length: int) -> bytes:
     """Return what shows that these four belong together.
 
     A wrong place in a store would be noticed with a private key only, which this host does not have.
@@ -64,7 +64,7 @@ def _make_seal(digest: bytes, pack: str, start: int, length: int) -> bytes:
     return hashlib.blake2b(b"%s %d %d" % (pack.encode(), start, length), digest_size=8, key=digest).digest()
 
 
-def _seal_row(digest: object, pack: object, start: object, length: object) -> bytes | None:
+def _prove_row(digest: object, pack: object, start: object, length: object) -> bytes | None:
     """Return the same of what a row holds, which may be anything in a damaged file."""
     if (
         isinstance(digest, bytes)
@@ -73,7 +73,7 @@ def _seal_row(digest: object, pack: object, start: object, length: object) -> by
         and isinstance(length, int)
     ):
         with suppress(ValueError):
-            return _make_seal(digest, pack, start, length)
+            return _make_proof(digest, pack, start, length)
     return None
 
 
@@ -113,7 +113,7 @@ class PieceIndex:
             if version not in {0, _VERSION}:
                 raise sqlite3.DatabaseError("another version")
             database.executescript(_SCHEMA)
-            database.create_function("make_seal", 4, _seal_row, deterministic=True)
+            database.create_function("make_proof", 4, _prove_row, deterministic=True)
             if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("damaged")
         except BaseException:
@@ -157,7 +157,7 @@ class PieceIndex:
             return segment
         row = self._find_row(
             "SELECT pack, start, length FROM pieces JOIN packs ON name = pack "
-            "WHERE digest = ? AND is_usable AND seal = make_seal(digest, pack, start, length)",
+            "WHERE digest = ? AND is_usable AND proof = make_proof(digest, pack, start, length)",
             digest,
         )
         if row is None:
@@ -169,7 +169,7 @@ class PieceIndex:
         """Hold the pieces that lie behind this one: an unchanged artifact asks for them next."""
         rows = self._list_rows(
             "SELECT digest, start, length FROM pieces "
-            "WHERE pack = ? AND start > ? AND seal = make_seal(digest, pack, start, length) "
+            "WHERE pack = ? AND start > ? AND proof = make_proof(digest, pack, start, length) "
             "ORDER BY start LIMIT ?",
             pack,
             start,
@@ -206,7 +206,7 @@ class PieceIndex:
             self._database.executemany(
                 "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?)",
                 (
-                    (digest, stored.name, offset, length, _make_seal(digest, stored.name, offset, length))
+                    (digest, stored.name, offset, length, _make_proof(digest, stored.name, offset, length))
                     for digest, offset, length in pack.pieces
                 ),
             )
@@ -257,7 +257,7 @@ class PieceIndex:
         with self._writing():
             self._database.execute(
                 "INSERT OR IGNORE INTO pieces "
-                "SELECT digest, pack, start, length, make_seal(digest, pack, start, length) "
+                "SELECT digest, pack, start, length, make_proof(digest, pack, start, length) "
                 "FROM set_aside WHERE pack = ?",
                 (name,),
             )
