@@ -59,7 +59,7 @@ class AlertService:
     def __init__(self, config: Config) -> None:
         self.names = SiteNames(config.site_name)
         self.settings = config.alerts
-        self.catalog = Catalog(config.site_directory)
+        self.catalog = Catalog(config.alert_directory)
         name = self.settings.name or config.site_name
         self._installation = name or _describe_place(config)
         channels = make_channels(

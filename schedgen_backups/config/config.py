@@ -91,11 +91,15 @@ class Config:
     _reload: Callable[[], Config] | None = None
 
     def reload(self) -> Config:
-        """Read the configuration of the same site again.
+        """Read the configuration of the same site again; never raise.
 
-        ConfigurationError if the file of sites describes it no more.
+        If the file of sites cannot be read or does not describe the site any more, backups fail with that
+        reason, and alerts go where they went before.
         """
-        current = self._reload() if self._reload is not None else load_config(self._named_file)
+        try:
+            current = self._reload() if self._reload is not None else load_config(self._named_file)
+        except ConfigurationError as error:
+            current = self.with_problems(dict.fromkeys(("POSTGRES_DB", "MINIO_BUCKET"), error.message))
         return replace(
             current,
             _points_directory=self._points_directory,
@@ -188,6 +192,20 @@ class Config:
         if directory is None:
             raise ConfigurationError("BACKUP_DIR is not set", hint=self.file.advice)
         return directory
+
+    @property
+    def alert_directory(self) -> Path:
+        """Directory for the state of alerts: the site's, or one in DAGSTER_HOME while BACKUP_DIR is wrong.
+
+        ConfigurationError if BACKUP_DIR is wrong and DAGSTER_HOME is not set.
+        """
+        try:
+            return self.site_directory
+        except ConfigurationError:
+            home = os.environ.get("DAGSTER_HOME")
+            if not home:
+                raise
+            return Path(home).expanduser() / "alerts" / (self.site_name or "site")
 
     @cached_property
     def git_directory(self) -> Path | None:

@@ -200,7 +200,8 @@ def _open_shelf(
         yield PackShelf(
             packs,
             index,
-            [*_read_recipes(newest), *resumed],
+            _read_recipes(newest),
+            resumed=resumed,
             others=_read_recipes(path for path in recipes if path not in newest),
             suspects=_list_suspects(catalog),
             reread_days=capture.pack_reread_days,

@@ -15,16 +15,10 @@ from typing import ClassVar
 
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME, PLACES_NAME
 from schedgen_backups.core.errors import ReadBackError, VerificationError
-from schedgen_backups.core.formats.archive_file import (
-    ArchiveWriter,
-    CapturedArchive,
-    locate_lines,
-    place_line,
-    place_lines,
-    to_line,
-)
+from schedgen_backups.core.formats.archive_file import ArchiveWriter, CapturedArchive
 from schedgen_backups.core.formats.gzip_members import Digest, packed_footer_member, read_members
 from schedgen_backups.core.formats.gzip_writer import MemberQueue
+from schedgen_backups.core.formats.index_lines import locate_lines, place_line, place_lines, to_line
 from schedgen_backups.core.formats.packed_file import PackedFile
 from schedgen_backups.core.formats.pieces import SMALL_PIECES, PieceSizes
 from schedgen_backups.core.formats.read_back import find_damaged

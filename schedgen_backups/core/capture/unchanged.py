@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.resume import find_archive, read_journal, read_packed_journal
 from schedgen_backups.core.errors import StorageError, VerificationError
-from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile, read_key
+from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
+from schedgen_backups.core.formats.index_lines import read_object_key
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import digest_name
@@ -224,7 +225,7 @@ class PreviousObjects:
 
     def _add(self, lines: Iterable[bytes]) -> None:
         number = len(self._files) - 1
-        rows = ((_to_key(read_key(line)), number, line) for line in lines)
+        rows = ((_to_key(read_object_key(line)), number, line) for line in lines)
         with self._explain_database():
             self._database.execute("BEGIN")
             try:

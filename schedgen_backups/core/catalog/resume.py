@@ -9,6 +9,7 @@ where what lies behind this size of the archive was given up.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -19,13 +20,12 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.small_files import translate_storage_errors
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.archive_file import place_lines
+from schedgen_backups.core.formats.index_lines import place_lines
 from schedgen_backups.core.formats.packed_file import PACKS_NAME
 from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, StatedPack, write_recipe
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.packs.local_packs import LocalPacks
-from schedgen_backups.core.packs.pack_files import PACK_PATTERN
 from schedgen_backups.core.packs.piece_index import PieceIndex
 from schedgen_backups.core.settings import BucketSettings
 from schedgen_backups.core.system.files import open_regular, read_small_file
@@ -33,7 +33,8 @@ from schedgen_backups.core.system.files import open_regular, read_small_file
 JOURNAL_NAME = "entries.jsonl"
 PLACES_NAME = "places.txt"
 _SOURCE_NAME = "source.json"
-_PLACE_WORDS, _CUT_WORDS = 3, 2
+_PLACE_LINE = re.compile(rb"([0-9]{8}_[0-9]{6}-[0-9]{4,9}) ([0-9]{1,18}) ([0-9]{1,18})\n")
+_CUT_LINE = re.compile(rb"= ([0-9]{1,18})\n")
 _KEPT_SECONDS = 7 * 24 * 3600
 """Most objects of an older archive are also in newer archives."""
 
@@ -110,13 +111,10 @@ def read_places(folder: Path) -> Segments:
     segments = Segments()
     with suppress(OSError), open_regular(folder / PLACES_NAME) as file:
         for line in file:
-            words = line.split()
-            if not line.endswith(b"\n") or not all(word.isdigit() for word in words[1:]):
-                break
-            if len(words) == _PLACE_WORDS and PACK_PATTERN.fullmatch(words[0].decode("ascii", "replace")):
-                segments.join(Segment(words[0].decode("ascii"), int(words[1]), int(words[2])))
-            elif len(words) == _CUT_WORDS and words[0] == b"=":
-                segments.cut(int(words[1]))
+            if (place := _PLACE_LINE.fullmatch(line)) is not None:
+                segments.join(Segment(place[1].decode("ascii"), int(place[2]), int(place[3])))
+            elif (cut := _CUT_LINE.fullmatch(line)) is not None:
+                segments.cut(int(cut[1]))
             else:
                 break
     return segments

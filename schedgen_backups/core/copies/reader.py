@@ -49,6 +49,7 @@ from schedgen_backups.core.system.files import (
 )
 from schedgen_backups.core.units import name_some
 
+_HOLDER = "fetch on the command line"
 _READ_BYTES = 4 << 20
 _READ_THREADS = 2
 """Packs that are read at the same time; each is in memory twice, as stored and decrypted."""
@@ -168,12 +169,16 @@ class CopyReader:
                 f"{directory} already holds {name_some(taken)}",
                 hint="Use another directory, or move these files away.",
             )
+        if any(artifact.content_bytes is not None for artifact in self.manifest.artifacts):
+            # It is needed at the end; what would fail then fails before hours of reading.
+            with catalog.lock.held(_HOLDER):
+                pass
         with open_fetch_folder(directory) as folder:
             self.fetch(folder)
             with ExitStack() as stack, translate_storage_errors(directory):
                 if (folder / PACKS_NAME).exists():
                     # Pruning removes packs that no recipe names yet.
-                    stack.enter_context(catalog.lock.held("fetch on the command line"))
+                    stack.enter_context(catalog.lock.held(_HOLDER))
                     self._move_packs(folder, directory)
                 for name in names:
                     sync_path(folder / name)

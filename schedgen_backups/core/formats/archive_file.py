@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -38,6 +38,7 @@ from schedgen_backups.core.formats.gzip_members import (
     store_member,
 )
 from schedgen_backups.core.formats.gzip_writer import MemberQueue, MemberWriter, PieceWriter
+from schedgen_backups.core.formats.index_lines import place_lines, read_object_key, to_line
 from schedgen_backups.core.formats.pieces import LARGE_PIECES, PieceSizes
 from schedgen_backups.core.formats.read_back import Tail, read_back
 from schedgen_backups.core.formats.records import (
@@ -65,7 +66,6 @@ COPY_BYTES = 8 << 20
 _HEADER_LIMIT_BYTES = LINE_LIMIT_BYTES
 """The header contains the same as the entry's line in the index."""
 _WORTH_SHARING_BYTES = 16 * SHARED_BLOCK_BYTES
-_KEY_START, _KEY_END = b'{"key":"', b'","size_bytes":'
 _END_OF_ARCHIVE = b"\0" * (2 * TAR_BLOCK_BYTES)
 
 
@@ -367,7 +367,7 @@ class ArchiveFile:
         """Yield the key of every entry of the index, without reading the other fields."""
         lines = self._read_index_lines(on_progress=None)
         next(lines, None)
-        yield from map(read_key, lines)
+        yield from map(read_object_key, lines)
 
     def read_entry_lines(self, *, on_progress: Callable[[bytes], object] | None = None) -> Iterator[bytes]:
         """Yield the entries of the index as lines of JSON, unparsed, each with its offset."""
@@ -433,46 +433,6 @@ class ArchiveFile:
             raise make_format_error("there is unexpected data after its index")
 
 
-def place_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Add the offsets, which the index of an archive in packs leaves out: equal objects have equal lines."""
-    for offset, _end, line in locate_lines(lines):
-        yield place_line(line, offset)
-
-
-def place_line(line: bytes, offset: int) -> bytes:
-    """Add the offset to a line."""
-    return b'%s,"offset":%d}' % (line.rstrip()[:-1], offset)
-
-
-def locate_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
-    """Yield where each object of an archive in packs begins and ends, with its line."""
-    offset = 0
-    for line in lines:
-        _before, found, length = line.rpartition(b'"length":')
-        try:
-            end = offset + int(length.strip(b"} \n"))
-        except ValueError as error:
-            raise make_format_error("a line of its index states no length") from error
-        if not found or end < offset:
-            raise make_format_error("a line of its index states no length")
-        yield offset, end, line
-        offset = end
-
-
-def read_key(line: bytes) -> str:
-    """Return the key in a line of an index; VerificationError (permanent) when it has none."""
-    # Parsing the whole line takes six times as long (2026-11-30). A quote within a key is escaped.
-    if line.startswith(_KEY_START) and (end := line.find(_KEY_END)) >= 0:
-        escaped = line[len(_KEY_START) : end]
-        if b"\\" not in escaped:
-            with suppress(UnicodeDecodeError):
-                return escaped.decode("utf-8")
-    try:
-        return str(json.loads(line)["key"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise make_format_error("a line of its index is damaged") from error
-
-
 def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
     """Open the archive file within the block.
 
@@ -519,8 +479,3 @@ def _read_head(source: int, offset: int) -> bytes:
 
 def _key_of(info: tarfile.TarInfo) -> str:
     return str(json.loads(info.pax_headers.get("comment", "{}")).get("key"))
-
-
-def to_line(text: str) -> bytes:
-    """Return a line of the index; keys that are not valid Unicode keep their bytes."""
-    return f"{text}\n".encode("utf-8", "surrogateescape")

@@ -49,9 +49,14 @@ class PackedFile:
         return cast("BinaryIO", io.BufferedReader(_PackReader(self)))
 
     def find_segments(self, offset: int, length: int) -> Iterator[Segment]:
-        """Yield where these bytes lie, in order; they may lie in several packs."""
+        """Yield where these bytes lie, in order; they may lie in several packs.
+
+        VerificationError (permanent) when the artifact does not have them: an index can state anything.
+        """
         number = bisect_right(self._starts, offset) - 1
         end = offset + length
+        if not 0 <= offset <= end <= self.size_bytes:
+            raise VerificationError("a position in the artifact is out of range", hint=_HINT)
         while offset < end:
             segment = self._segments[number]
             skipped = offset - self._starts[number]

@@ -20,8 +20,6 @@ from schedgen_backups.core.packs.piece_index import PieceIndex
 
 _WORTH_KEEPING = 0.5
 """A pack of which less is used is not used any more: what is needed of it goes into a new one."""
-
-
 _READ_THREADS = 2
 """As many as a small machine has cores; more compete with the servers of the application."""
 
@@ -32,7 +30,7 @@ class PackShelf:
     Those that one of the `newest` recipes uses at least half of, that exist with the stated size, and that
     were not found damaged. Packs, also those of the `others`, are due to be read again after `reread_days`,
     each at its own day. The `suspects` are recipes of artifacts that were found damaged, and when: their
-    packs are read at once, unless they were since.
+    packs are read at once, unless they were since. `resumed` are recipes of killed captures.
     """
 
     def __init__(
@@ -41,6 +39,7 @@ class PackShelf:
         index: PieceIndex,
         newest: Iterable[Recipe],
         *,
+        resumed: Iterable[Recipe] = (),
         others: Iterable[Recipe],
         suspects: Iterable[tuple[Recipe, datetime]],
         reread_days: int,
@@ -48,7 +47,10 @@ class PackShelf:
         self.packs = packs
         self._index = index
         self._limit = timedelta(days=reread_days)
-        recipes = tuple(newest)
+        newest, others, resumed = tuple(newest), tuple(others), tuple(resumed)
+        published = {name for recipe in (*newest, *others) for name in recipe.packs}
+        self._unproven = {name for recipe in resumed for name in recipe.packs} - published
+        recipes = (*newest, *resumed)
         self._stated = {pack.name: pack for recipe in recipes for pack in recipe.stated_packs}
         self._all = {pack.name: pack for recipe in (*recipes, *others) for pack in recipe.stated_packs}
         self.damaged: frozenset[str] = frozenset()
@@ -124,9 +126,12 @@ class PackShelf:
                 self.healed |= {name}
 
     def find_unread(self, recipe: Recipe) -> frozenset[str]:
-        """Return the packs of the recipe that were never read again."""
+        """Return the packs of the recipe that were never read again, and those that no point has yet.
+
+        Of the latter, a killed capture may have compared the digests, but not unpacked the objects.
+        """
         rereads = self._index.find_rereads()
-        return frozenset(name for name in recipe.packs if rereads.get(name) is None)
+        return frozenset(name for name in recipe.packs if rereads.get(name) is None or name in self._unproven)
 
     def find_oldest_reading(self, recipe: Recipe) -> datetime:
         """Return when the pack was read whose reading is longest ago; ReadBackError if one never was."""

@@ -391,12 +391,49 @@ def test_two_sites_of_a_file_do_not_write_into_one_directory(
 ) -> None:
     file = tmp_path / "sites.toml"
     monkeypatch.setenv("BACKUP_SITES_FILE", str(file))
-    file.write_text(
-        "\n".join(
-            f'[sites.{name}]\nbackup_dir = "one"\npostgres_db = "x"\nminio_bucket = "x"' for name in two.sites
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    texts: list[str] = []
+    for name in two.sites:
+        monkeypatch.setenv(f"{name.upper()}_WEBHOOK", two.inboxes[name].url)
+        texts.append(
+            f'[sites.{name}]\nbackup_dir = "one"\npostgres_db = "x"\nminio_bucket = "x"\n'
+            f'backup_alert_webhook_url_env = "{name.upper()}_WEBHOOK"'
         )
-    )
+    file.write_text("\n".join(texts))
     installed = replace(two, definitions=build_installation_definitions(load_installation()))
     said = str(failures_of(installed.backup("globex", home)))
     assert "site globex and site acme share the directory" in said
     assert not (tmp_path / "one").exists()
+    assert_both_halves_are_reported(two.inboxes["globex"], "share the directory")
+    assert two.inboxes["acme"].texts == []
+
+
+def assert_both_halves_are_reported(inbox: Inbox, said: str) -> None:
+    assert [alert.splitlines()[0] for alert in inbox.alerts] == [
+        f"[CRITICAL] globex: Backup failed: {asset}" for asset in ("database_dump", "minio_archive")
+    ]
+    assert all(said in alert for alert in inbox.alerts)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("[sites.globex", "is not TOML"), ('[sites.acme]\nbackup_dir = "x"', "unknown site")]
+)
+def test_a_file_that_is_broken_while_dagster_runs_fails_the_backups_and_sends_alerts(
+    two: TwoSites,
+    home: dg.DagsterInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    said: str,
+) -> None:
+    file = tmp_path / "sites.toml"
+    monkeypatch.setenv("BACKUP_SITES_FILE", str(file))
+    monkeypatch.setenv("GLOBEX_WEBHOOK", two.inboxes["globex"].url)
+    file.write_text(
+        '[sites.globex]\nbackup_dir = "globex-points"\npostgres_db = "x"\nminio_bucket = "x"\n'
+        'backup_alert_webhook_url_env = "GLOBEX_WEBHOOK"\n'
+    )
+    installed = replace(two, definitions=build_installation_definitions(load_installation()))
+    file.write_text(text)
+    assert said in str(failures_of(installed.backup("globex", home)))
+    assert_both_halves_are_reported(two.inboxes["globex"], said)

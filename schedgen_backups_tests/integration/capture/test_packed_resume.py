@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,18 @@ def test_what_is_damaged_of_a_killed_capture_is_read_from_the_bucket(
     assert reused_count < OBJECT_COUNT
     # Of a cut journal, so little is used of the pack that it goes into a new one.
     assert pack.name not in used
+
+
+def test_places_that_changed_in_the_journal_spoil_nothing_even_in_packs_that_were_read_again(
+    catalog: Catalog, settings: BucketSettings, bodies: dict[str, bytes]
+) -> None:
+    packs = LocalPacks(catalog.directory)
+    with packs.open_index() as index:
+        for name in packs.find_sizes():
+            index.record_reread(name, datetime.now(timezone.utc))
+    [journal] = catalog.directory.glob(f"{STAGING_NAME}/*/places.txt")
+    pack, offset, length = journal.read_text().splitlines()[0].split()
+    _first, _end, rest = journal.read_text().partition("\n")
+    # As long as before, and in another order.
+    journal.write_text(f"{pack} {int(offset) + 1} {int(length) - 1}\n{pack} {offset} 1\n{rest}")
+    take(catalog, settings, bodies)

@@ -165,8 +165,11 @@ def test_a_site_is_read_again_with_what_changed(file: Path) -> None:
     again = shop.reload()
     assert (again.site_name, again.database.host) == ("shop", "db2")
     write(file, BLOG)
-    with pytest.raises(ConfigurationError, match="unknown site 'shop'"):
-        again.reload()
+    gone = again.reload()
+    assert "unknown site 'shop'" in find_problem(gone, "database")
+    gone.check("alerts", "backup_directory")
+    assert write(file, SHOP)[0].reload().database.host == "db1"
+    assert gone.reload().database.host == "db1", "once it is described again"
 
 
 def test_a_site_is_found_by_its_name(file: Path) -> None:

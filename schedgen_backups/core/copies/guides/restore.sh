@@ -42,13 +42,15 @@ for stored in "points/$id"/*.recipe.gz "points/$id"/*.recipe.gz.age; do
   test "$(($(wc -c < "$directory/$name")))" = "$(sed -n 's/^# bytes //p' "$directory/.recipe")" \
     || { echo "$directory/$name has the wrong size" >&2; exit 1; }
   (cd "$directory/.packs" && sha256sum -- *) > "$directory/.digests"
-  for local in "points/$id/$name.local-recipe.gz" "points/$id/$name.local-recipe.gz.age"; do
-    test -f "$local" || continue
-    decrypt "$local" | gunzip | sed -n 's/^# pack .* //p' | while read -r digest; do
-      grep -q "^$digest " "$directory/.digests" || { echo "a pack of $name was altered" >&2; exit 1; }
-    done
-    echo "$directory/$name: OK (every pack)"
-  done
+  local=points/$id/$name.local-recipe.gz
+  test -f "$local" || local=$local.age
+  test -f "$local" || { echo "$local is missing" >&2; exit 1; }
+  decrypt "$local" | gunzip | sed -n 's/^# pack .* //p' > "$directory/.stated"
+  test -s "$directory/.stated" || { echo "$local is not a recipe" >&2; exit 1; }
+  while read -r digest; do
+    grep -q "^$digest " "$directory/.digests" || { echo "a pack of $name was altered" >&2; exit 1; }
+  done < "$directory/.stated"
+  echo "$directory/$name: OK (every pack)"
   in_packs=yes
 done
 for stored in "points/$id"/manifest.json* "points/$id"/verification.json*; do
@@ -57,4 +59,4 @@ for stored in "points/$id"/manifest.json* "points/$id"/verification.json*; do
   name=${stored##*/} name=${name%.age}
   decrypt "$stored" > "$directory/${name%.json}_$id.json"
 done
-rm -rf "$directory/.packs" "$directory/.recipe" "$directory/.digests"
+rm -rf "$directory/.packs" "$directory/.recipe" "$directory/.digests" "$directory/.stated"

@@ -459,6 +459,48 @@ def test_the_script_in_the_store_fails_if_a_file_is_missing(tmp_path: Path, fami
     assert f"{name} is missing" in done.stderr
 
 
+@pytest.mark.parametrize("layout", [Layout.PACKS], indirect=True, ids=["packs"])
+@pytest.mark.parametrize("how", ["altered", "exchanged", "unlisted"])
+def test_the_script_in_the_store_compares_every_pack_with_the_recipe_from_home(
+    tmp_path: Path, how: str
+) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store, encryptor=PlainEncryptor())
+    make_point(site.catalog, 0, list_objects(200))
+    site.copy(0)
+    reader = site.open_reader(0)
+    artifact = reader.manifest.artifact(ArtifactKind.BUCKET)
+    assert artifact is not None
+    first, second, *_rest = reader.read_recipe(artifact).packs
+    folder = tmp_path / "store" / KEYS.site_id
+    if how == "altered":
+        path = folder / "packs" / first
+        path.write_bytes(damage(path.read_bytes(), 800))
+    elif how == "exchanged":
+        names = {first: second, second: first}
+        segments = reader.read_recipe(artifact).segments
+        swapped = Segments(replace(each, pack=names.get(each.pack, each.pack)) for each in segments)
+        path = folder / "packs" / first
+        path.write_bytes((folder / "packs" / second).read_bytes())
+        forge(site, make_recipe_name(artifact.file_name), write_recipe(Recipe(swapped)))
+    else:
+        # A forger leaves it out of the list, too.
+        name = make_local_recipe_name(artifact.file_name)
+        files = tuple(file for file in reader.pack_list.files if file.name != name)
+        forge(site, "verification.json", b"{}", files=files)
+        (folder / "points" / make_point_id(0).text / name).unlink()
+    done = subprocess.run(
+        ["sh", "restore.sh", make_point_id(0).text, "none", "out"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert ("is missing" if how == "unlisted" else "was altered") in done.stderr
+
+
 def test_what_the_script_restores_is_private(tmp_path: Path, layout: Layout) -> None:
     store = FolderStore(tmp_path / "store")
     store.prepare()

@@ -27,10 +27,9 @@ from schedgen_backups.core.formats.archive_file import (
     ArchiveFile,
     ArchiveFileWriter,
     open_archive,
-    read_key,
-    to_line,
 )
 from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.index_lines import read_object_key, to_line
 from schedgen_backups.core.formats.read_back import Tail, read_back
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import make_header, pack_object
@@ -417,11 +416,11 @@ def test_the_header_holds_what_s3_knows_of_an_object_and_not_its_offset(tmp_path
 @example('e\u0301\n\0"')
 def test_the_key_of_a_line_is_read_without_the_rest(key: str) -> None:
     entry = make_entry(key, b"data")
-    assert read_key(to_line(entry.model_dump_json(exclude_defaults=True))) == key
-    assert read_key(json.dumps({"size_bytes": 4, "key": key}).encode()) == key
+    assert read_object_key(to_line(entry.model_dump_json(exclude_defaults=True))) == key
+    assert read_object_key(json.dumps({"size_bytes": 4, "key": key}).encode()) == key
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b'{"key":"a', b'{"key":"\xff","size_bytes":1}', b"[1]"])
 def test_a_line_without_a_key_is_refused(line: bytes) -> None:
     with pytest.raises(VerificationError, match="a line of its index is damaged"):
-        read_key(line)
+        read_object_key(line)

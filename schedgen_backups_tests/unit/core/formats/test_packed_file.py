@@ -132,3 +132,13 @@ def test_the_recipe_of_a_store_is_not_one_of_the_directory(tmp_path: Path) -> No
     (tmp_path / NAME).write_bytes(data)
     with pytest.raises(VerificationError, match="recipe of a store"):
         open_packed_file(tmp_path / NAME)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-1, 2), (0, 1 << 62), (1 << 62, 1), (5, -3)])
+def test_a_range_that_the_artifact_does_not_have_is_refused(
+    tmp_path: Path, whole: bytes, offset: int, length: int
+) -> None:
+    packed = open_packed_file(tmp_path / NAME)
+    assert list(packed.find_segments(len(whole), 0)) == []
+    with pytest.raises(VerificationError, match="out of range"):
+        list(packed.find_segments(offset, length))
