@@ -404,8 +404,11 @@ def test_two_sites_of_a_file_do_not_write_into_one_directory(
     said = str(failures_of(installed.backup("globex", home)))
     assert "site globex and site acme share the directory" in said
     assert not (tmp_path / "one").exists()
+    for sensor in ("alert_outbox", "freshness_watch"):
+        Watcher(f"globex__{sensor}", home, definitions=installed.definitions).evaluate(2)
     assert_both_halves_are_reported(two.inboxes["globex"], "share the directory")
     assert two.inboxes["acme"].texts == []
+    assert not (tmp_path / "one").exists()
 
 
 def assert_both_halves_are_reported(inbox: Inbox, said: str) -> None:
