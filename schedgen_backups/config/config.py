@@ -14,7 +14,7 @@ from schedgen_backups.config.alerts import AlertSettings, read_alerts
 from schedgen_backups.config.drill import read_drill
 from schedgen_backups.config.env_file import EnvironmentFile, find_environment_file
 from schedgen_backups.config.presets import PRESETS
-from schedgen_backups.config.reader import Reader, read_value_files
+from schedgen_backups.config.reader import Reader, list_names, read_value_files
 from schedgen_backups.config.schedules import (
     DefinitionSettings,
     HousekeepingSettings,
@@ -28,7 +28,7 @@ from schedgen_backups.config.schedules import (
 from schedgen_backups.config.sources import read_bucket, read_database, read_database_server
 from schedgen_backups.config.stores import STORES_VARIABLE, StoreEntry, read_stores
 from schedgen_backups.config.ui import UiSettings, read_ui
-from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, FILE_SUFFIX, NAMES
+from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, NAMES
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.copies.status import StoreStatus
@@ -416,18 +416,10 @@ def _load(file: EnvironmentFile, named: Path | None) -> Config:
         name: value for name, value in os.environ.items() if name in NAMES or name == CERTIFICATES_VARIABLE
     }
     from_file = {
-        name: value
-        for name, value in file.values.items()
-        if from_process.keys().isdisjoint(_list_names(name))
+        name: value for name, value in file.values.items() if from_process.keys().isdisjoint(list_names(name))
     }
     values, problems = read_value_files({**from_file, **from_process}, file)
     return Config(file, MappingProxyType(values), MappingProxyType(problems), named)
-
-
-def _list_names(name: str) -> set[str]:
-    """Return NAME and NAME_FILE for either of them."""
-    plain = name.removesuffix(FILE_SUFFIX)
-    return {plain, plain + FILE_SUFFIX}
 
 
 def _read_patterns(reader: Reader, name: str) -> tuple[str, ...]:

@@ -161,3 +161,9 @@ def read_value_files(
                 f"({error.strerror or type(error).__name__})"
             )
     return read, problems
+
+
+def list_names(name: str) -> set[str]:
+    """Return NAME and NAME_FILE for either of them."""
+    plain = name.removesuffix(FILE_SUFFIX)
+    return {plain, plain + FILE_SUFFIX}

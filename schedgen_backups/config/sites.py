@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -30,17 +29,12 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from schedgen_backups.config.config import Config, load_config
-from schedgen_backups.config.env_file import EnvironmentFile, find_refusal
-from schedgen_backups.config.reader import read_value_files
+from schedgen_backups.config.env_file import EnvironmentFile
+from schedgen_backups.config.reader import list_names, read_value_files
+from schedgen_backups.config.toml_file import read_toml
 from schedgen_backups.config.variables import FILE_SUFFIX, LIBPQ_VARIABLES, SITES_VARIABLE, VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.site_names import RESERVED_SITE_NAMES, SITE_NAME_PATTERN
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _NAME_LIMIT = 31
 _ENV_SUFFIX = "_env"
@@ -157,17 +151,7 @@ def _read_folder(path: Path) -> tuple[_Table, dict[str, _Table | None]]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        # Who can write to it decides which programs run, and where data goes.
-        if refusal := find_refusal("file of sites", path, path.stat()):
-            raise refusal
-        return tomllib.loads(read_small_file(path).decode("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"{SITES_VARIABLE} {path} cannot be read: {error.strerror}", hint="Check path and permissions."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}", hint=_HINT) from error
+    return read_toml(path, what="file of sites", variable=SITES_VARIABLE, hint=_HINT)
 
 
 def _as_table(value: Any) -> _Table | None:
@@ -193,7 +177,7 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
     for each in _OWN - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
         problems.add(each, f"site {name} does not set {each.lower()}")
     settings = {"BACKUP_NAME": name, **problems.translate("defaults", defaults), **own}
-    named = {plain for key in settings for plain in _list_names(key)}
+    named = {plain for key in settings for plain in list_names(key)}
     inherited = {
         key: value
         for key, value in base.values.items()
@@ -298,8 +282,3 @@ def _refuse_shared_directory(site: Config, directories: dict[Path, str]) -> Conf
             )
     directories[directory] = site.site_name
     return site
-
-
-def _list_names(name: str) -> set[str]:
-    plain = name.removesuffix(FILE_SUFFIX)
-    return {plain, plain + FILE_SUFFIX}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -24,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from schedgen_backups.config.env_file import find_refusal
+from schedgen_backups.config.toml_file import read_toml
 from schedgen_backups.core.copies.local_folder import CopyState, LocalFolder
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.copies.status import StoreStatus
@@ -33,11 +32,6 @@ from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.open import open_store
 from schedgen_backups.core.system.files import read_small_file
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 STORES_VARIABLE = "BACKUP_STORES_FILE"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,30}")
@@ -153,17 +147,7 @@ def read_stores(path: Path, timezone: tzinfo, values: Mapping[str, str]) -> tupl
     `values` are variables besides those of the process for `…_env`. Relative paths start at the folder of the
     file. ConfigurationError when the file cannot be read or is not TOML.
     """
-    try:
-        # Who can write to it decides where every copy goes, and who can read it.
-        if refusal := find_refusal("file of stores", path, path.stat()):
-            raise refusal
-        tables = tomllib.loads(read_small_file(path).decode("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"{STORES_VARIABLE} {path} cannot be read: {error.strerror}", hint="Check path and permissions."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}", hint=_HINT) from error
+    tables = read_toml(path, what="file of stores", variable=STORES_VARIABLE, hint=_HINT)
     stores: Any = tables.pop("stores", {})
     if tables or not isinstance(stores, dict):
         raise ConfigurationError(
