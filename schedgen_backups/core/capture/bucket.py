@@ -351,7 +351,7 @@ class _Capture:
         for outcome in waiting.future.result():
             first = left.popleft()
             if isinstance(outcome, UnchangedRun):
-                self._append_copies([first, *(left.popleft() for _entry in outcome.entries[1:])], outcome)
+                self._append_copies([first, *(left.popleft() for _object in outcome.objects[1:])], outcome)
             elif self._append(first, outcome):
                 self._tally.gone_in_a_row = 0
             else:
@@ -374,7 +374,11 @@ class _Capture:
 
     def _copy(self, run: UnchangedRun) -> bool:
         try:
-            self._writer.add_copies(run.entries, run.file)
+            self._writer.add_copies(
+                [previous.entry for previous in run.objects],
+                run.file,
+                lines=[previous.line for previous in run.objects],
+            )
         except VerificationError:
             self._tally.damaged_sources[run.file.path] = None
             return False
@@ -401,7 +405,7 @@ class _Capture:
         found = [one.found for one in group if one.found is not None]
         if not found or not self._may_copy(group[0]):
             return [self._read_small(group[0])]
-        return [UnchangedRun(tuple(previous.entry for previous in found), found[0].file)]
+        return [UnchangedRun(tuple(found))]
 
     def _may_copy(self, wanted: _Wanted) -> bool:
         """Return False when the older archive lacks the object's tags and the server can provide them now.

@@ -10,6 +10,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,7 +19,13 @@ from schedgen_backups.core.errors import ReadBackError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveWriter, CapturedArchive
 from schedgen_backups.core.formats.gzip_members import Digest, packed_footer_member, read_members
 from schedgen_backups.core.formats.gzip_writer import MemberQueue
-from schedgen_backups.core.formats.index_lines import locate_lines, place_line, place_lines, to_line
+from schedgen_backups.core.formats.index_lines import (
+    locate_lines,
+    move_line,
+    place_line,
+    place_lines,
+    to_line,
+)
 from schedgen_backups.core.formats.packed_file import PackedFile
 from schedgen_backups.core.formats.pieces import SMALL_PIECES, PieceSizes
 from schedgen_backups.core.formats.read_back import find_damaged
@@ -146,10 +153,12 @@ class PackedArchiveWriter(ArchiveWriter):
         self._writer = PackedMemberWriter(packs, folder / PLACES_NAME, threads=threads)
         super().__init__(self._writer, folder=folder, journal_name=JOURNAL_NAME)
 
-    def add_copies(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> None:
+    def add_copies(
+        self, entries: Sequence[ObjectEntry], source: ArtifactFile, *, lines: Sequence[bytes] = ()
+    ) -> None:
         """Append the objects; those in packs that are still used are not even read."""
         before = self._writer.flush()
-        copied: list[ObjectEntry] = []
+        lengths: list[int] = []
         try:
             packed = source.open_packed() if source.is_packed else None
             for entry in entries:
@@ -163,15 +172,13 @@ class PackedArchiveWriter(ArchiveWriter):
                     self._writer.copy_segments(segments)
                 else:
                     self._copy_bytes(entry, source)
-                length = self._writer.flush() - start
-                # Its offset is not in the index.
-                is_same = length == entry.length
-                copied.append(entry if is_same else entry.model_copy(update={"length": length}))
+                lengths.append(self._writer.flush() - start)
         except BaseException:
             self._writer.rollback(before)
             raise
-        for entry in copied:
-            self._add_line(entry)
+        for entry, length, line in zip(entries, lengths, lines or repeat(b""), strict=False):
+            # Its offset is not in the index.
+            self._add_copied_line(entry, line, offset=0, length=length)
         self._note_entry()
 
     def finish(self, record: ArchiveRecord) -> CapturedArchive:
@@ -299,6 +306,9 @@ class PackedArchiveWriter(ArchiveWriter):
 
     def _make_line(self, placed: ObjectEntry) -> bytes:
         return to_line(placed.model_dump_json(exclude_defaults=True, exclude={"offset"}))
+
+    def _move_line(self, line: bytes, offset: int, length: int) -> bytes:  # noqa: ARG002 - has no offsets
+        return move_line(line, length=length)
 
     def _note_entry(self) -> None:
         self._writer.note()

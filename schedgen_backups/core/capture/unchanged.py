@@ -27,13 +27,17 @@ from schedgen_backups.core.settings import BucketSettings
 class UnchangedRun:
     """Consecutive objects of an older archive that the listing shows unchanged; their bytes are unchecked."""
 
-    entries: tuple[ObjectEntry, ...]
-    file: ArtifactFile
+    objects: tuple[PreviousObject, ...]
+
+    @property
+    def file(self) -> ArtifactFile:
+        """The archive in which all of them lie."""
+        return self.objects[0].file
 
     def split(self) -> Iterator[UnchangedRun]:
         """Yield each object as a run of its own."""
-        for entry in self.entries:
-            yield UnchangedRun((entry,), self.file)
+        for previous in self.objects:
+            yield UnchangedRun((previous,))
 
 
 def split_into_runs(found: Iterable[PreviousObject | None]) -> Iterator[int]:
@@ -78,6 +82,8 @@ class PreviousObject:
 
     entry: ObjectEntry
     file: ArtifactFile
+    line: bytes = b""
+    """What the entry was read from, to be written again; empty if it would not do."""
 
 
 class PreviousObjects:
@@ -208,8 +214,12 @@ class PreviousObjects:
             return None
         if entry.length > entry.size_bytes + entry.size_bytes // 1000 + _OVERHEAD_BYTES:
             return None
+        # A line of format 1 has another field.
+        is_as_written = not entry.is_changed and entry.is_etag_verified is None
         return PreviousObject(
-            entry.model_copy(update={"is_changed": False}) if entry.is_changed else entry, row[0]
+            entry.model_copy(update={"is_changed": False}) if entry.is_changed else entry,
+            row[0],
+            row[1] if is_as_written else b"",
         )
 
     def _is_fresh(self, key: str, age: timedelta) -> bool:

@@ -39,7 +39,7 @@ from schedgen_backups.core.errors import (
     UnreadableFileError,
     VerificationError,
 )
-from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name
+from schedgen_backups.core.formats.packed_file import is_recipe_name
 from schedgen_backups.core.history.events import Outcome, PointChecked
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import (
@@ -323,24 +323,8 @@ class Catalog:
 
         A bad file never hides another point.
         """
-        names = self._list_names()
-        artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
-        for artifact in self._find_artifacts(names):
-            artifacts.setdefault(artifact.name.point_id, []).append(artifact)
-        committed = self._find_committed(names)
-        own = {
-            point_id
-            for point_id, found in artifacts.items()
-            if point_id in committed or any(map(is_ours, found))
-        }
-        site = None
-        with suppress(VerificationError):
-            site = self.read_site()
-        packs = LocalPacks(self.directory).find_sizes() if PACKS_NAME in names else {}
-        points = tuple(
-            self._inspect(point_id, artifacts.get(point_id, []), site, packs)
-            for point_id in sorted(committed | own)
-        )
+        site = self._find_site()
+        points = self._inspect_files(self._list_names(), site)
         if (
             site is None
             and len(
@@ -386,12 +370,42 @@ class Catalog:
 
     def get_point(self, point_id: RecoveryPointId) -> PointListing:
         """Return the recovery point with this id; PointNotFoundError (permanent) when there is none."""
-        for point in self.list_points():
+        site = self._find_site()
+        # Whose point it is can depend on the others, if the directory's own identity is unknown.
+        points = (
+            self.list_points()
+            if site is None
+            else self._inspect_files([name for name in self._list_names() if point_id.text in name], site)
+        )
+        for point in points:
             if point.point_id == point_id:
                 return point
         raise PointNotFoundError(
             f"no recovery point {point_id} in {self.directory}",
             hint="`schedgen-backups list` shows the existing ones.",
+        )
+
+    def _find_site(self) -> Site | None:
+        """Return the identity of the directory; None if it has none, or if that cannot be read."""
+        with suppress(VerificationError):
+            return self.read_site()
+        return None
+
+    def _inspect_files(self, names: Sequence[str], site: Site | None) -> tuple[PointListing, ...]:
+        """Return the recovery points of which files have these names, oldest first."""
+        artifacts: dict[RecoveryPointId, list[FoundArtifact]] = {}
+        for artifact in self._find_artifacts(names):
+            artifacts.setdefault(artifact.name.point_id, []).append(artifact)
+        committed = self._find_committed(names)
+        own = {
+            point_id
+            for point_id, found in artifacts.items()
+            if point_id in committed or any(map(is_ours, found))
+        }
+        packs = LocalPacks(self.directory).find_sizes()
+        return tuple(
+            self._inspect(point_id, artifacts.get(point_id, []), site, packs)
+            for point_id in sorted(committed | own)
         )
 
     def _inspect(

@@ -100,8 +100,7 @@ def open_referenced_pdfs(
     if (refusal := _judge_keys(count, keys, record.reference_count, figures)) is not None:
         return refusal
     with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
-        wanted = set(keys)
-        entries = {entry.key: entry for entry in archive.read_entries() if entry.key in wanted}
+        entries = {entry.key: entry for entry in archive.find_entries(frozenset(keys))}
     tally = _Tally()
     problems: list[str] = []
     with BucketClient(bucket, threads=1, stall_timeout_seconds=transfer.stall_timeout_seconds) as client:

@@ -12,11 +12,12 @@ import os
 import tarfile
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast
 
@@ -38,7 +39,14 @@ from schedgen_backups.core.formats.gzip_members import (
     store_member,
 )
 from schedgen_backups.core.formats.gzip_writer import MemberQueue, MemberWriter, PieceWriter
-from schedgen_backups.core.formats.index_lines import place_lines, read_object_key, to_line
+from schedgen_backups.core.formats.index_lines import (
+    locate_lines,
+    move_line,
+    place_line,
+    place_lines,
+    read_object_key,
+    to_line,
+)
 from schedgen_backups.core.formats.pieces import LARGE_PIECES, PieceSizes
 from schedgen_backups.core.formats.read_back import Tail, read_back
 from schedgen_backups.core.formats.records import (
@@ -149,11 +157,14 @@ class ArchiveWriter(ABC):
         self._add_entry(entry.model_copy(update={"sha256": digest.hexdigest()}), start)
 
     @abstractmethod
-    def add_copies(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> None:
+    def add_copies(
+        self, entries: Sequence[ObjectEntry], source: ArtifactFile, *, lines: Sequence[bytes] = ()
+    ) -> None:
         """Append objects that are consecutive in an older archive, without reading them.
 
-        `finish` does. After a VerificationError, which means that the source cannot be read, nothing of them
-        is kept.
+        The index gets their `lines` of the older one, where they are given: writing an entry again takes
+        longer than all the rest. `finish` reads the objects. After a VerificationError, which means that
+        the source cannot be read, nothing of them is kept.
         """
 
     @abstractmethod
@@ -200,18 +211,31 @@ class ArchiveWriter(ABC):
 
     def _add_entry(self, entry: ObjectEntry, start: int) -> None:
         placed = entry.model_copy(update={"offset": start, "length": self._members.flush() - start})
-        self._add_line(placed)
+        self._add_line(placed, self._make_line(placed))
         self._note_entry()
 
-    def _add_line(self, placed: ObjectEntry) -> None:
-        self._index.write(self._make_line(placed))
+    def _add_copied_line(self, entry: ObjectEntry, line: bytes, *, offset: int, length: int) -> None:
+        """Append to the index the `line` of a copied object, with its place; empty to write it again."""
+        moved = b""
+        if line:
+            with suppress(ValueError):  # not written by this program, if valid
+                moved = self._move_line(line, offset, length)
+        if not moved:
+            moved = self._make_line(entry.model_copy(update={"offset": offset, "length": length}))
+        self._add_line(entry, moved)
+
+    def _add_line(self, entry: ObjectEntry, line: bytes) -> None:
+        self._index.write(line)
         self.object_count += 1
-        self.size_bytes += placed.size_bytes
-        self.unproven_count += bool(placed.unproven)
-        self.unread_tags_count += bool(placed.tags_note)
+        self.size_bytes += entry.size_bytes
+        self.unproven_count += bool(entry.unproven)
+        self.unread_tags_count += bool(entry.tags_note)
 
     def _make_line(self, placed: ObjectEntry) -> bytes:
         return to_line(placed.model_dump_json(exclude_defaults=True))
+
+    def _move_line(self, line: bytes, offset: int, length: int) -> bytes:
+        return move_line(line, offset=offset, length=length)
 
     @abstractmethod
     def _note_entry(self) -> None:
@@ -231,7 +255,9 @@ class ArchiveFileWriter(ArchiveWriter):
         """Whether blocks can be shared with an open file, by its descriptor."""
         self._is_journal = bool(journal_name)
 
-    def add_copies(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> None:
+    def add_copies(
+        self, entries: Sequence[ObjectEntry], source: ArtifactFile, *, lines: Sequence[bytes] = ()
+    ) -> None:
         """Append the objects, by the kernel where the source is a file."""
         before = self._writer.flush()
         try:
@@ -241,13 +267,11 @@ class ArchiveFileWriter(ArchiveWriter):
             raise
         shift = self._writer.flush() - entries[-1].offset - entries[-1].length
         # A filler becomes the first member of the object after it, and unpacks to nothing.
-        self._add_line(
-            first.model_copy(
-                update={"offset": before, "length": first.offset + shift - before + first.length}
-            )
-        )
-        for entry in entries[1:]:
-            self._add_line(entry.model_copy(update={"offset": entry.offset + shift}))
+        begin, given = before, lines or repeat(b"")
+        for entry, line in zip([first, *entries[1:]], given, strict=False):
+            end = entry.offset + shift + entry.length
+            self._add_copied_line(entry, line, offset=begin, length=end - begin)
+            begin = end
         self._note_entry()
 
     def _copy(self, entries: Sequence[ObjectEntry], source: ArtifactFile) -> ObjectEntry:
@@ -355,13 +379,18 @@ class ArchiveFile:
 
         `on_progress` gets its compressed bytes.
         """
-        for line in self.read_entry_lines(on_progress=on_progress):
-            try:
-                yield ObjectEntry.model_validate_json(line)
-            except ValidationError as error:
-                raise make_format_error(
-                    f"a line of its index has wrong fields: {error.error_count()} errors"
-                ) from error
+        yield from map(_parse_entry, self.read_entry_lines(on_progress=on_progress))
+
+    def find_entries(self, keys: Container[str]) -> Iterator[ObjectEntry]:
+        """Yield the entries with these keys in the file's order; no other line of the index is parsed."""
+        lines = self._read_index_lines()
+        next(lines, None)
+        if not self.footer.index_sha256:
+            yield from (_parse_entry(line) for line in lines if read_object_key(line) in keys)
+            return
+        for offset, _end, line in locate_lines(lines):
+            if read_object_key(line) in keys:
+                yield _parse_entry(place_line(line, offset))
 
     def read_keys(self) -> Iterator[str]:
         """Yield the key of every entry of the index, without reading the other fields."""
@@ -439,6 +468,15 @@ def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
     VerificationError (permanent) when it is missing, truncated or not an archive of this tool.
     """
     return open_artifact(path, ArchiveFile)
+
+
+def _parse_entry(line: bytes) -> ObjectEntry:
+    try:
+        return ObjectEntry.model_validate_json(line)
+    except ValidationError as error:
+        raise make_format_error(
+            f"a line of its index has wrong fields: {error.error_count()} errors"
+        ) from error
 
 
 class _HeaderReader:

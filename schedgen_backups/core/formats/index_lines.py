@@ -48,6 +48,23 @@ def locate_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
         offset = end
 
 
+def move_line(line: bytes, *, length: int, offset: int | None = None) -> bytes:
+    """Return the line of an object that was copied: with another place, and the same otherwise.
+
+    The index of an archive in packs has no offsets. ValueError if the line does not end with its place.
+    """
+    before, _found, place = line.rstrip().rpartition(b',"length":')
+    former = place.removesuffix(b"}").replace(b',"offset":', b"", 1)
+    if not place.endswith(b"}") or not former.isdigit():
+        raise ValueError
+    head, found, digits = before.rpartition(b',"offset":')
+    if found and digits.isdigit():
+        before = head
+    if offset is None:
+        return b'%s,"length":%d}\n' % (before, length)
+    return b'%s,"offset":%d,"length":%d}\n' % (before, offset, length)
+
+
 def read_object_key(line: bytes) -> str:
     """Return the key in a line; VerificationError (permanent) when it has none."""
     if line.startswith(_KEY_START):

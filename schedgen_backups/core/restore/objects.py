@@ -82,8 +82,7 @@ def select_keys(
     archive: ArchiveFile, keys: tuple[str, ...]
 ) -> tuple[tuple[ObjectEntry, ...], tuple[str, ...]]:
     """Return the entries with exactly these keys, in the order of the archive, and the missing keys."""
-    wanted = set(keys)
-    chosen = tuple(entry for entry in archive.read_entries() if entry.key in wanted)
+    chosen = tuple(archive.find_entries(frozenset(keys)))
     found = {entry.key for entry in chosen}
     return chosen, tuple(key for key in keys if key not in found)
 

@@ -265,7 +265,7 @@ class RestoreService:
                 self._keep(database=database)
             return
         with prepared.bucket.artifact.read_as(ArchiveFile) as archive:
-            keys = {digest_name(entry.key) for entry in archive.read_entries()}
+            keys = {digest_name(key) for key in archive.read_keys()}
         self._keep(
             database=database, bucket=prepared.bucket.target, is_wanted=lambda key: digest_name(key) in keys
         )

@@ -270,6 +270,16 @@ def test_points_are_listed_oldest_first(catalog: Catalog) -> None:
     assert [str(point.point_id) for point in catalog.list_points()] == sorted(ids)
 
 
+def test_a_point_alone_is_what_it_is_in_the_list(catalog: Catalog) -> None:
+    own = catalog.settle_site().site_id
+    for night, site_id in enumerate([own, own, "b" * 32]):
+        commit_as(catalog, night, site_id)
+    (catalog.directory / f"verification_{histories.name_night(1)}.json").write_bytes(b"{")
+    points = catalog.list_points()
+    assert len({point.state for point in points}) == 3
+    assert [catalog.get_point(point.point_id) for point in points] == list(points)
+
+
 def test_a_copied_manifest_hides_no_point(catalog: Catalog) -> None:
     manifest = add_point(catalog)
     (catalog.directory / f"manifest_{POINT} (copy).json").write_text(manifest.model_dump_json())
@@ -494,6 +504,7 @@ def test_without_a_site_file_points_of_several_sites_belong_to_none(catalog: Cat
         == "none; 2 of another site, or of a site whose site.json is lost"
     )
     assert [resolve_point(catalog, point_id.text).point_id for point_id in (own, foreign)] == [own, foreign]
+    assert [catalog.get_point(point_id) for point_id in (own, foreign)] == list(catalog.list_points())
     new = commit_as(catalog, 2, catalog.settle_site().site_id)
     assert resolve_point(catalog, "latest").point_id == new
     assert [point.state for point in catalog.list_points()][:2] == [PointState.FOREIGN, PointState.FOREIGN]

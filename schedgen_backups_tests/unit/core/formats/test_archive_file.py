@@ -87,6 +87,16 @@ def test_hostile_keys_and_their_bytes_are_read_back(
             assert b"".join(archive.read_object(entry)) == data
 
 
+def test_entries_are_found_by_their_keys(path: Path, objects: list[tuple[ObjectEntry, bytes]]) -> None:
+    with open_archive(path) as archive:
+        entries = list(archive.read_entries())
+        assert [list(archive.find_entries({entry.key})) for entry in entries] == [
+            [entry] for entry in entries
+        ]
+        assert list(archive.find_entries({entry.key for entry, _data in objects[3:6]})) == entries[3:6]
+        assert list(archive.find_entries({"", "other", entries[0].key + " "})) == []
+
+
 def test_a_written_archive_verifies(path: Path) -> None:
     results = verify_archive(path)
     assert [(result.check, result.status) for result in results] == [
