@@ -192,7 +192,8 @@ def read_members(
 ) -> Iterator[bytes]:
     """Yield the plain bytes of the members that fill exactly this range, in blocks of at most 4 MiB.
 
-    `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is
+    Those of a member of up to 4 MiB, such as a piece of an index, only after its checksum was right: what
+    reads them line by line must not act upon a damaged one. `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is
     truncated, is not gzip, fails a member's checksum, or ends inside a member.
     """
     if not (0 <= offset <= _LENGTH_LIMIT and 0 <= length <= _LENGTH_LIMIT):
@@ -203,6 +204,8 @@ def read_members(
     remaining = length
     decompressor = isal_zlib.decompressobj(GZIP_WINDOW)
     is_inside = False
+    held: list[bytes] = []
+    held_bytes = 0
     while remaining:
         chunk = file.read(min(remaining, BLOCK_BYTES // 4))
         if not chunk:
@@ -222,8 +225,12 @@ def read_members(
                     hint="Use another copy or another recovery point.",
                 ) from error
             is_inside = True
-            if plain:
-                yield plain
+            held.append(plain)
+            held_bytes += len(plain)
+            if decompressor.eof or held_bytes >= _PIECE_BYTES:
+                yield from filter(None, held)
+                held.clear()
+                held_bytes = 0 if decompressor.eof else _PIECE_BYTES
             if not decompressor.eof:
                 chunk = decompressor.unconsumed_tail
                 continue

@@ -30,7 +30,7 @@ from schedgen_backups.core.formats.gzip_members import (
     store_member,
 )
 from schedgen_backups.core.formats.gzip_writer import DigestedMemberWriter, MemberWriter
-from schedgen_backups_tests.support.artifacts import make_noise
+from schedgen_backups_tests.support.artifacts import damage, make_noise
 
 PACKERS: dict[str, Callable[..., bytes]] = {"compressed": compress_member, "stored": store_member}
 Block = tuple[bytes, str]
@@ -158,6 +158,19 @@ def test_a_range_that_ends_inside_a_member_is_refused() -> None:
             list(read_members(io.BytesIO(member), 0, length))
     with pytest.raises(VerificationError, match="ends too early"):
         list(read_members(io.BytesIO(member), 0, len(member) + 1))
+
+
+@pytest.mark.parametrize("size_bytes", [5_000, 300_000, 3 * BLOCK_BYTES])
+def test_nothing_of_a_damaged_piece_is_read(size_bytes: int) -> None:
+    whole, piece = b"whole" * 1000, make_noise(size_bytes, 7)
+    file = compress_member(whole) + compress_member(piece)
+    found: list[bytes] = []
+    # The last eight bytes are a checksum and the length.
+    damaged = io.BytesIO(damage(file, 8 * (len(file) - 5)))
+    with pytest.raises(VerificationError):
+        found.extend(read_members(damaged, 0, len(file)))
+    assert b"".join(found) == whole
+    assert b"".join(read_members(io.BytesIO(file), 0, len(file))) == whole + piece
 
 
 def test_rollback_discards_what_came_after_the_offset() -> None:
