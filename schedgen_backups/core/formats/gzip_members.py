@@ -193,7 +193,9 @@ def read_members(
     """Yield the plain bytes of the members that fill exactly this range, in blocks of at most 4 MiB.
 
     Those of a member of up to 4 MiB, such as a piece of an index, only after its checksum was right: what
-    reads them line by line must not act upon a damaged one. `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is
+    reads them line by line must not act upon a damaged one.
+
+    `on_progress` gets every compressed byte once, in order. VerificationError (permanent) when the range is
     truncated, is not gzip, fails a member's checksum, or ends inside a member.
     """
     if not (0 <= offset <= _LENGTH_LIMIT and 0 <= length <= _LENGTH_LIMIT):

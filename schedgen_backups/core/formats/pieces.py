@@ -34,7 +34,7 @@ class PieceSizes:
 
 LARGE_PIECES = PieceSizes(640 << 10, 128 << 10, 2 << 20)
 """For rows of tables, which are long and compress well in large pieces."""
-SMALL_PIECES = PieceSizes(8 << 10, 4 << 10, 64 << 10)
+SMALL_PIECES = PieceSizes(6 << 10, 4 << 10, 64 << 10)
 """For the index of an archive in packs: a changed object costs one piece each time, some 6 kB of digests."""
 
 

@@ -45,9 +45,9 @@ def put_back(packs: LocalPacks, index: PieceIndex, pack: StatedPack, data: bytes
 
 def _find_piece(packs: LocalPacks, index: PieceIndex, digest: bytes, length: int) -> bytes:
     """Return the piece out of another pack; zeros if none has it."""
-    segment = index.find(digest)
-    if segment is not None and segment.length == length:
-        data = packs.read_part(segment)
-        if hashlib.sha256(data).digest() == digest:
-            return data
+    for segment in index.list_places(digest):
+        if segment.length == length:
+            data = packs.read_part(segment)
+            if hashlib.sha256(data).digest() == digest:
+                return data
     return bytes(length)

@@ -65,8 +65,17 @@ class LocalPacks:
         return found
 
     def open_index(self) -> PieceIndex:
-        """Return the index of the pieces in the packs: a cache, lost pieces are written again."""
-        return PieceIndex(self._index_path)
+        """Return the index of the pieces in the packs: a cache, lost pieces are written again.
+
+        Where the folder was copied, with the index, no pack counts as read again.
+        """
+        index = PieceIndex(self._index_path)
+        try:
+            index.settle_place(f"inode {self.folder.stat().st_ino}")
+        except BaseException:
+            index.close()
+            raise
+        return index
 
     def open_writer(
         self,

@@ -17,7 +17,7 @@ from schedgen_backups.core.formats.recipe import Segment
 from schedgen_backups.core.packs.pack_files import StoredFile
 
 _VERSION = 3
-_SCHEMA = f"""
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS packs (
     name TEXT PRIMARY KEY, plain_bytes INTEGER NOT NULL, size_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL,
     is_usable INTEGER NOT NULL DEFAULT 0, reread_at TEXT NOT NULL DEFAULT ''
@@ -31,11 +31,18 @@ CREATE TABLE IF NOT EXISTS set_aside (
     pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL, digest BLOB NOT NULL,
     PRIMARY KEY (pack, start)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS moved (
+    digest BLOB NOT NULL, pack TEXT NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL,
+    PRIMARY KEY (digest, pack)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS moved_by_pack ON moved (pack);
+CREATE TRIGGER IF NOT EXISTS remember_moved AFTER UPDATE ON pieces WHEN OLD.pack != NEW.pack BEGIN
+    INSERT OR REPLACE INTO moved VALUES (OLD.digest, OLD.pack, OLD.start, OLD.length);
+END;
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, reread_at TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS places (place TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS readers (readers TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS locks (key TEXT PRIMARY KEY, locked_until TEXT NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = {_VERSION};
 """
 
 _SIGNS_OF_DAMAGE = ("malformed", "unsupported file format", "no such ", "could not decode", "has no column")
@@ -112,7 +119,7 @@ class PieceIndex:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version not in {0, _VERSION}:
                 raise sqlite3.DatabaseError("another version")
-            database.executescript(_SCHEMA)
+            database.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
             database.create_function("make_proof", 4, _prove_row, deterministic=True)
             if database.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("damaged")
@@ -204,7 +211,9 @@ class PieceIndex:
                 (stored.name, pack.plain_bytes, stored.size_bytes, stored.sha256),
             )
             self._database.executemany(
-                "INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO pieces VALUES (?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET "
+                "pack = excluded.pack, start = excluded.start, length = excluded.length, "
+                "proof = excluded.proof",
                 (
                     (digest, stored.name, offset, length, _make_proof(digest, stored.name, offset, length))
                     for digest, offset, length in pack.pieces
@@ -236,17 +245,27 @@ class PieceIndex:
     def set_aside(self, name: str) -> None:
         """Use the pieces of a damaged pack no more, but remember where in it they belong."""
         with self._writing():
-            self._database.execute(
-                "INSERT OR REPLACE INTO set_aside SELECT pack, start, length, digest FROM pieces "
-                "WHERE pack = ?",
-                (name,),
-            )
+            for table in ("moved", "pieces"):
+                self._database.execute(
+                    f"INSERT OR REPLACE INTO set_aside SELECT pack, start, length, digest FROM {table} "  # noqa: S608 - names of our own
+                    "WHERE pack = ?",
+                    (name,),
+                )
             self._database.execute("DELETE FROM pieces WHERE pack = ?", (name,))
 
     def list_set_aside(self, name: str) -> list[tuple[bytes, int, int]]:
         """Return digest, offset and length of each piece of a pack that was set aside."""
         rows = self._list_rows("SELECT digest, start, length FROM set_aside WHERE pack = ?", name)
         return [(digest, offset, length) for digest, offset, length in rows]
+
+    def list_places(self, digest: bytes) -> list[Segment]:
+        """Return where this piece lies, by all that is known: also in packs that are not used any more."""
+        rows = self._list_rows(
+            "SELECT pack, start, length FROM pieces WHERE digest = ?1 UNION ALL "
+            "SELECT pack, start, length FROM moved WHERE digest = ?1",
+            digest,
+        )
+        return [Segment(*row) for row in rows]
 
     def find_set_aside(self) -> frozenset[str]:
         """Return the packs of which pieces were set aside."""
@@ -268,7 +287,8 @@ class PieceIndex:
         gone = [(name,) for name in packs]
         with self._writing():
             self._database.executemany("DELETE FROM packs WHERE name = ?", gone)
-            self._database.executemany("DELETE FROM set_aside WHERE pack = ?", gone)
+            for table in ("set_aside", "moved"):
+                self._database.executemany(f"DELETE FROM {table} WHERE pack = ?", gone)  # noqa: S608 - as above
             if gone:
                 self._database.execute("DELETE FROM pieces WHERE pack NOT IN (SELECT name FROM packs)")
 
@@ -362,8 +382,12 @@ class PieceIndex:
     def __enter__(self) -> PieceIndex:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._database.close()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def _parse_time(text: str) -> datetime | None:

@@ -339,9 +339,10 @@ def test_damage_of_the_archive_index_costs_the_new_point_nothing(packed: Site) -
         path = packed.points()[-1].get_path(ArtifactKind.BUCKET)
         with open_archive(path) as archive:
             start, end = archive.footer.index_offset, archive.footer.footer_offset
-        segments = open_packed_file(path).find_segments(start, end - start)
-        name = max(segments, key=lambda segment: segment.length).pack
-        spoil(packed, name)
+        [record, *_lines] = open_packed_file(path).find_segments(start, end - start)
+        name = record.pack
+        pack = packed.directory / "packs" / name
+        pack.write_bytes(damage(pack.read_bytes(), 8 * (record.offset + 100)))
         forget_readings(packed)
         answer = packed.cli("backup")
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schedgen_backups.core.formats.recipe import StatedPack
+from schedgen_backups.core.formats.recipe import Segment, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.healing import heal_pack, put_back
 from schedgen_backups.core.packs.local_packs import LocalPacks
@@ -89,6 +89,24 @@ def test_a_piece_that_is_damaged_elsewhere_too_is_not_used(packs: LocalPacks, in
     assert path.read_bytes() == before
     other.unlink()
     assert not heal_pack(packs, index, pack)
+
+
+@pytest.mark.parametrize("is_older", [True, False])
+def test_a_piece_that_lies_in_two_packs_heals_either(
+    packs: LocalPacks, index: PieceIndex, *, is_older: bool
+) -> None:
+    older = write(packs, index, FIRST, PIECES)
+    index.choose_usable([])
+    newer = write(packs, index, SECOND, PIECES[1:4])
+    pack = older if is_older else newer
+    path = packs.folder / pack.name
+    data = path.read_bytes()
+    path.write_bytes(damage(data, 8 * 1500))
+    index.set_aside(pack.name)
+    assert heal_pack(packs, index, pack)
+    assert path.read_bytes() == data
+    index.forget([newer.name])
+    assert index.list_places(hashlib.sha256(PIECES[2]).digest()) == ([Segment(older.name, 2000, 1000)])
 
 
 def test_without_an_index_a_pack_stays_as_it_is(packs: LocalPacks, index: PieceIndex) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,21 @@ def test_only_new_pieces_are_written(packs: LocalPacks) -> None:
     assert [pack.name for pack in stated] == ["20261130_030000-0000"]
     data = (packs.folder / stated[0].name).read_bytes()
     assert (data, stated[0].sha256) == (b"c" * 60, hashlib.sha256(data).hexdigest())
+
+
+def test_in_a_copy_of_the_folder_no_pack_was_read(packs: LocalPacks, tmp_path: Path) -> None:
+    _segments, [pack] = write(packs, POINT, b"a" * 60)
+    read_at = datetime(2026, 11, 30, tzinfo=timezone.utc)
+    with packs.open_index() as index:
+        index.record_reread(pack.name, read_at)
+    shutil.copytree(packs.folder, tmp_path / "copy" / "packs")
+    packs.folder.rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(packs.folder)
+    with packs.open_index() as index, LocalPacks(tmp_path / "copy").open_index() as copied:
+        assert index.find_rereads() == {pack.name: read_at}
+        assert copied.find_rereads() == {pack.name: None}
+        digest = hashlib.sha256(b"a" * 60).digest()
+        assert copied.find(digest) == index.find(digest) is not None
 
 
 def test_packs_are_private_and_leave_no_temporary_file(packs: LocalPacks) -> None:
