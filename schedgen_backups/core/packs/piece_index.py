@@ -288,7 +288,7 @@ class PieceIndex:
         with self._writing():
             self._database.executemany("DELETE FROM packs WHERE name = ?", gone)
             for table in ("set_aside", "moved"):
-                self._database.executemany(f"DELETE FROM {table} WHERE pack = ?", gone)  # noqa: S608 - as above
+                self._database.executemany(f"DELETE FROM {table} WHERE pack = ?", gone)  # noqa: S608 - names of our own
             if gone:
                 self._database.execute("DELETE FROM pieces WHERE pack NOT IN (SELECT name FROM packs)")
 

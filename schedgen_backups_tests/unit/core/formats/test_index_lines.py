@@ -19,7 +19,7 @@ PLACES = st.integers(min_value=0, max_value=2**50)
 
 
 @given(key=KEYS, name=KEYS, value=KEYS, old=st.tuples(PLACES, PLACES), new=st.tuples(PLACES, PLACES))
-def test_a_moved_line_is_the_one_that_would_be_written_anew(
+def test_a_moved_line_is_the_one_that_would_be_written_again(
     key: str, name: str, value: str, old: tuple[int, int], new: tuple[int, int]
 ) -> None:
     entry = make_entry(key, b"x", metadata={name: value, "length": "3}"}, tags={value: name})
