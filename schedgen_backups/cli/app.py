@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from schedgen_backups.config.config import Config, load_config
 from schedgen_backups.config.sites import load_sites, require_one_site
+from schedgen_backups.core.errors import ConfigurationError
 
 CHECKED_BY = "command line"
 COMMAND_MODULES = {
@@ -139,6 +140,17 @@ def get_config(context: typer.Context) -> Config:
     """
     config = context.find_object(Config) or load_config()
     return config if config.site_name else require_one_site(load_sites())
+
+
+def get_whole_config(context: typer.Context) -> Config:
+    """Return the same for a command that works on a whole site; ConfigurationError for a part of one."""
+    config = get_config(context)
+    if config.part is not None:
+        raise ConfigurationError(
+            f"this command works on a whole site, not on {config.part}",
+            hint=f"Add --site {config.site_name} instead.",
+        )
+    return config
 
 
 def print_json(answer: Mapping[str, object]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_whole_config, out, print_json
 from schedgen_backups.cli.deployment import check_marker_folder
 from schedgen_backups.cli.deployment import write_marker as mark_deployment
 from schedgen_backups.cli.progress import print_failure, show_capture
@@ -46,7 +46,7 @@ def backup(
 ) -> None:
     """Take a recovery point, verify it and print its id. The run appears in the Dagster UI."""
     labels = dict(_split_label(text) for text in label or [])
-    config = get_config(context)
+    config = get_whole_config(context)
     directory = config.backup_directory
     if pin_for:
         parse_span(pin_for)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -141,9 +141,10 @@ def open_point(
     Catalog(config.backup_directory).prepare()
     with open_fetch_folder(config.backup_directory) as folder:
         with show_progress(err, {"fetch": (f"fetch from {source.store}", None)}) as bars:
-            reader = access.open_copy(
+            copy = access.open_copy(
                 point_id, as_of=as_of, on_progress=lambda size_bytes: bars.advance("fetch", size_bytes)
             )
+            reader = replace(copy, part=config.part)
             fetch(reader, folder)
         fetched = config.with_points_in(folder, store=source.store)
         yield fetched, fetched.open_catalog().get_point(reader.point_id)
@@ -206,7 +207,17 @@ def fetch_rows_and_archive(names: tuple[str, ...]) -> Fetch:
 
 
 def _get_artifact(reader: CopyReader, kind: ArtifactKind) -> Artifact:
-    artifact = reader.manifest.artifact(kind)
+    found = [
+        each
+        for each in reader.manifest.artifacts
+        if each.kind is kind and (reader.part is None or reader.part.get_source(kind) == each.source_name)
+    ]
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"the point has several {kind.value}s: {', '.join(each.source_name for each in found)}",
+            hint="Name one of them with the site: schedgen-backups --site SITE/NAME ...",
+        )
+    artifact = found[0] if found else None
     if artifact is None:
         raise ConfigurationError(f"the point has no {kind.value} file", hint="Use another point.")
     return artifact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
+from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_whole_config, out, print_json
 from schedgen_backups.cli.copies import (
     CopySource,
     FromOption,
@@ -39,7 +39,7 @@ def heal(
     the digest that was written down when it was new, and the points are verified afterwards. Exit code 3 if a
     pack stays damaged, or a point in packs.
     """
-    config = get_config(context)
+    config = get_whole_config(context)
     source = CopySource.from_options(from_store, identity, version_time, site)
     access = open_store_access(config, source, needs_key=True) if from_store else None
     catalog = config.open_catalog()

@@ -68,7 +68,12 @@ def begin(
         ),
     ] = None,
     site: Annotated[
-        str, typer.Option("--site", metavar="NAME", help=f"The site of {SITES_VARIABLE} to work on.")
+        str,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            help=f"The site of {SITES_VARIABLE} to work on, or SITE/NAME for one database or bucket of it.",
+        ),
     ] = "",
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:

@@ -17,6 +17,7 @@ from schedgen_backups.cli.app import (
     app,
     err,
     get_config,
+    get_whole_config,
     out,
     print_json,
 )
@@ -353,7 +354,7 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Remove the recovery points that no retention rule keeps, and print the reasons."""
-    config = get_config(context)
+    config = get_whole_config(context)
     catalog, policy = config.open_catalog(), config.retention
     if dry_run:
         plan, freed_bytes = plan_pruning(catalog, policy, datetime.now(timezone.utc)), 0

@@ -80,7 +80,7 @@ def draw_points(
     for point in points:
         origin = point.manifest.origin if point.manifest else Origin()
         notes = ("to be read again",) if point.unread_files else ()
-        sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
+        sizes = [point.measure_kind(kind) for kind in ArtifactKind]
         table.add_row(
             point.point_id.text,
             format_age(now - point.point_id.taken_at),

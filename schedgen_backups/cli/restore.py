@@ -178,7 +178,7 @@ def _describe_phases(prepared: PreparedRestore) -> dict[str, tuple[str, int | No
     """Return the phases with the bytes of each: files, loaded dump, objects, and both read back."""
     point, database, bucket = prepared.request.point, prepared.database, prepared.bucket
     halves = [ArtifactKind.DATABASE] * (database is not None) + [ArtifactKind.BUCKET] * (bucket is not None)
-    sizes = {kind: artifact.size_bytes for kind in halves if (artifact := point.artifact(kind)) is not None}
+    sizes = {kind: size for kind in halves if (size := point.measure_kind(kind)) is not None}
     phases: dict[str, tuple[str, int | None]] = {"verify": ("verify the files", sum(sizes.values()))}
     if database is not None:
         phases["database"] = ("load the database", sizes.get(ArtifactKind.DATABASE))

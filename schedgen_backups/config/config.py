@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.model import PartName
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.settings import (
     BucketSettings,
@@ -89,6 +90,48 @@ class Config:
     site_name: str = ""
     """Name in the file of sites; empty for the site that the environment describes."""
     _reload: Callable[[], Config] | None = None
+    _parts: tuple[Config, ...] = ()
+    part: PartName | None = None
+    """Which part of a site of several databases or buckets this is; None for a whole site."""
+
+    @property
+    def parts(self) -> tuple[Config, ...]:
+        """Each database with its bucket, or one of them alone, as a site of its own; one in most sites."""
+        return self._parts or (self,)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether the site has several databases or buckets, or only one of the two kinds."""
+        return bool(self._parts)
+
+    def with_parts(self, parts: Sequence[tuple[PartName, Mapping[str, str], Mapping[str, str]]]) -> Config:
+        """Return a copy of a site that has these parts: name, values and problems of each."""
+        return replace(
+            self,
+            _parts=tuple(
+                replace(
+                    self,
+                    values=MappingProxyType({**self.values, **values}),
+                    _file_problems=MappingProxyType({**self._file_problems, **problems}),
+                    part=name,
+                )
+                for name, values, problems in parts
+            ),
+        )
+
+    def select_part(self, name: str) -> Config:
+        """Return the part with the database or the bucket of this name, whose catalog shows only its files.
+
+        ConfigurationError if there is none.
+        """
+        for part in self._parts:
+            if part.part is not None and name == (part.part.database or part.part.bucket):
+                return replace(part, _reload=lambda: self.reload().select_part(name))
+        names = ", ".join(part.part.database or part.part.bucket for part in self._parts if part.part)
+        raise ConfigurationError(
+            f"the site {self.site_name} has no part {name!r}",
+            hint=f"Its parts are {names}." if names else "It has one database and one bucket: name the site.",
+        )
 
     def reload(self) -> Config:
         """Read the configuration of the same site again; never raise.
@@ -113,7 +156,12 @@ class Config:
 
         They were fetched from this store.
         """
-        return replace(self, _points_directory=directory, store=store)
+        return replace(
+            self,
+            _points_directory=directory,
+            store=store,
+            _parts=tuple(part.with_points_in(directory, store=store) for part in self._parts),
+        )
 
     def with_values(self, values: Mapping[str, str]) -> Config:
         """Return a copy with these values instead of those that were read."""
@@ -122,6 +170,7 @@ class Config:
             self,
             values=MappingProxyType({**self.values, **values}),
             _file_problems=MappingProxyType(problems),
+            _parts=tuple(part.with_values(values) for part in self._parts),
         )
 
     def with_problems(self, problems: Mapping[str, str]) -> Config:
@@ -381,7 +430,7 @@ class Config:
                 f"BACKUP_DIR {self.backup_directory} is not a directory",
                 hint="Set BACKUP_DIR, or take the first backup.",
             )
-        return Catalog(self.backup_directory)
+        return Catalog(self.backup_directory, part=self.part)
 
     def _make_reader(self) -> Reader:
         return Reader(self.values, self._file_problems, self.file)

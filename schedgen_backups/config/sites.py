@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from schedgen_backups.config.reader import list_names, read_value_files
 from schedgen_backups.config.toml_file import read_toml
 from schedgen_backups.config.variables import FILE_SUFFIX, LIBPQ_VARIABLES, SITES_VARIABLE, VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.model import PartName
 from schedgen_backups.site_names import RESERVED_SITE_NAMES, SITE_NAME_PATTERN
 
 _NAME_LIMIT = 31
@@ -88,10 +90,14 @@ def load_installation() -> tuple[Config, ...]:
 
 
 def load_site(name: str) -> Config:
-    """Return the configuration of this site; ConfigurationError if it is not described."""
+    """Return the configuration of this site, or of a part of one (`SITE/NAME`).
+
+    ConfigurationError if it is not described.
+    """
     sites = {site.site_name: site for site in load_sites()}
+    name, divided, part = name.partition("/")
     if name in sites:
-        return sites[name]
+        return sites[name].select_part(part) if divided else sites[name]
     names = ", ".join(filter(None, sites))
     raise ConfigurationError(
         f"unknown site {name!r}",
@@ -173,9 +179,17 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
         )
     if table is None:
         problems.add("BACKUP_DIR", f"it holds no table [sites.{name}]")
-    own = problems.translate(f"site {name}", table or {})
+    own = problems.translate(
+        f"site {name}", {key: value for key, value in (table or {}).items() if key not in _SOURCE_TABLES}
+    )
+    sources = _SourceTables.read(name, table or {}, problems)
+    if sources is not None:
+        for each in sorted(_OWN & own.keys() - {"BACKUP_DIR"}):
+            problems.add(each, f"site {name} sets {each.lower()} beside its tables of databases and buckets")
+            del own[each]
     for each in _OWN - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
-        problems.add(each, f"site {name} does not set {each.lower()}")
+        if sources is None or each == "BACKUP_DIR":
+            problems.add(each, f"site {name} does not set {each.lower()}")
     settings = {"BACKUP_NAME": name, **problems.translate("defaults", defaults), **own}
     named = {plain for key in settings for plain in list_names(key)}
     inherited = {
@@ -184,13 +198,14 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
         if key != SITES_VARIABLE and key not in _OWN and key not in named
     }
     values, unreadable = read_value_files({**inherited, **settings}, file)
-    return Config(
+    site = Config(
         file,
         MappingProxyType(values),
         MappingProxyType({**unreadable, **problems.found}),
         site_name=usable,
         _reload=partial(load_site, usable),
     )
+    return site if sources is None else sources.divide(site, {**inherited, **settings})
 
 
 def _is_usable(name: str) -> bool:
@@ -205,12 +220,12 @@ class _Problems:
     """What is wrong with a site: by the variable whose reader is to report it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.found: dict[str, str] = {}
 
     def add(self, name: str, problem: str) -> None:
         """Add a problem with the setting of this name."""
-        said = (self.found.get(name, ""), f"{self._path}: {problem}")
+        said = (self.found.get(name, ""), f"{self.path}: {problem}")
         self.found[name] = "; ".join(filter(None, said))
 
     def translate(self, where: str, table: _Table) -> dict[str, str]:
@@ -253,6 +268,93 @@ def _name_of(key: str) -> str:
     if key in _PLAIN_KEYS:
         return key.upper()
     return key.removesuffix(_ENV_SUFFIX).removesuffix(FILE_SUFFIX.lower()).upper()
+
+
+_SOURCE_TABLES = ("databases", "buckets")
+_BUCKET_KEY = "bucket"
+"""In the table of a database: to which bucket of the site its rows refer."""
+
+
+@dataclass(frozen=True)
+class _SourceTables:
+    """The databases and buckets of a site that does not have exactly one of each."""
+
+    site: str
+    path: Path
+    databases: Mapping[str, _Table]
+    buckets: Mapping[str, _Table]
+
+    @classmethod
+    def read(cls, site: str, table: _Table, problems: _Problems) -> _SourceTables | None:
+        """Return the tables; None for a site without. Add what is wrong with their names."""
+        if not any(kind in table for kind in _SOURCE_TABLES):
+            return None
+        found: dict[str, dict[str, _Table]] = {}
+        for kind in _SOURCE_TABLES:
+            tables = _as_table(table.get(kind, {}))
+            if tables is None:
+                problems.add("BACKUP_DIR", f"site {site}: {kind} must hold tables [sites.{site}.{kind}.NAME]")
+            found[kind] = {name: _as_table(each) or {} for name, each in (tables or {}).items()}
+        names = [name for tables in found.values() for name in tables]
+        for name in dict.fromkeys(names):
+            if not _is_usable(name):
+                problems.add(
+                    "BACKUP_DIR", f"site {site}: {name!r} cannot be the name of a database or a bucket"
+                )
+            if names.count(name) > 1:
+                problems.add("BACKUP_DIR", f"site {site}: {name} is the name of a database and of a bucket")
+        if not names:
+            problems.add("BACKUP_DIR", f"site {site} has neither a database nor a bucket")
+        return cls(site, problems.path, found["databases"], found["buckets"])
+
+    def divide(self, site: Config, settings: Mapping[str, str]) -> Config:
+        """Return the site with a part for each database, and for each bucket to which none refers."""
+        several = (
+            f"{self.path}: site {self.site} has databases and buckets of its own: name one of them, as "
+            f"{self.site}/{next(iter((*self.databases, *self.buckets)), 'NAME')}"
+        )
+        parts = [PartName(name, self._find_bucket(table)) for name, table in self.databases.items()]
+        referred = {part.bucket for part in parts}
+        parts += [PartName("", name) for name in self.buckets if name not in referred]
+        divided = site.with_parts([(name, *self._read_part(name, site, settings)) for name in parts])
+        return divided.with_problems(dict.fromkeys(("POSTGRES_DB", "MINIO_BUCKET"), several))
+
+    def _find_bucket(self, table: _Table) -> str:
+        """Return the bucket to which the database refers; empty for none, or one that does not exist."""
+        named = table.get(_BUCKET_KEY)
+        if named is None and len(self.buckets) == len(self.databases) == 1:
+            return next(iter(self.buckets))
+        return named if isinstance(named, str) and named in self.buckets else ""
+
+    def _read_part(
+        self, name: PartName, site: Config, settings: Mapping[str, str]
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the values and the problems of a part."""
+        problems = _Problems(self.path)
+        own: dict[str, str] = {}
+        for kind, source, tables, required in (
+            ("database", name.database, self.databases, "POSTGRES_DB"),
+            ("bucket", name.bucket, self.buckets, "MINIO_BUCKET"),
+        ):
+            where = f"site {self.site}, {kind} {source}"
+            if not source:
+                problems.add(required, f"site {self.site}: {name} has no {kind}")
+                continue
+            table = {key: value for key, value in tables[source].items() if key != _BUCKET_KEY}
+            own |= problems.translate(where, table)
+            if required not in problems.found and required not in {
+                key.removesuffix(FILE_SUFFIX) for key in own
+            }:
+                problems.add(required, f"{where} does not set {required.lower()}")
+        wanted = self.databases.get(name.database, {}).get(_BUCKET_KEY)
+        if wanted is not None and wanted != name.bucket:
+            problems.add("POSTGRES_DB", f"site {self.site}, database {name.database}: no bucket {wanted!r}")
+        if not name.bucket:
+            own["BACKUP_PRESET"], own["BACKUP_REFERENCE_QUERY"] = "none", ""
+        named = {plain for key in own for plain in list_names(key)}
+        kept = {key: value for key, value in settings.items() if key not in named}
+        values, unreadable = read_value_files({**kept, **own}, site.file)
+        return values, {**unreadable, **problems.found}
 
 
 def _to_text(value: object) -> str | None:

@@ -37,7 +37,10 @@ OWN_VERSION: Mapping[str, str] = MappingProxyType({"schedgen-backups": TOOL_VERS
 
 
 FORMAT_VERSION = 2
-READABLE_FORMAT_VERSIONS = frozenset({1, FORMAT_VERSION})
+PARTS_FORMAT_VERSION = 3
+"""Of a manifest that does not name exactly one database and one bucket: what knows format 2 only would
+restore one of several, and take it for all."""
+READABLE_FORMAT_VERSIONS = frozenset({1, FORMAT_VERSION, PARTS_FORMAT_VERSION})
 """In format 1 (0.1.0 until 2026-11-26) some fields have other names, and an archive does not count its
 unproven objects."""
 _ID_FORMAT = "%Y%m%d_%H%M%S"
@@ -323,6 +326,40 @@ class LeftOut(FrozenModel):
     """Total size of these objects according to the listing."""
 
 
+@dataclass(frozen=True)
+class PartName:
+    """A database and the bucket to which it refers, by their names; empty where there is none."""
+
+    database: str
+    bucket: str
+
+    def get_source(self, kind: ArtifactKind) -> str:
+        """Return the name of the database or of the bucket."""
+        return self.database if kind is ArtifactKind.DATABASE else self.bucket
+
+    @property
+    def kinds(self) -> frozenset[ArtifactKind]:
+        """What it has."""
+        return frozenset(kind for kind in ArtifactKind if self.get_source(kind))
+
+    def __str__(self) -> str:
+        return " and ".join(filter(None, (self.database, self.bucket)))
+
+
+class ManifestPart(FrozenModel):
+    """One database, one bucket, or one of each that belong together, of a point that has several."""
+
+    database: str = ""
+    """Its name in the point; empty for a bucket to which no database refers."""
+    bucket: str = ""
+    references: ReferenceSummary
+
+    @property
+    def name(self) -> PartName:
+        """The names of both."""
+        return PartName(self.database, self.bucket)
+
+
 class Manifest(FrozenModel):
     """The commit mark of a recovery point: written last and never rewritten."""
 
@@ -335,9 +372,35 @@ class Manifest(FrozenModel):
     committed_at: Annotated[AwareDatetime, Field(validation_alias=AliasChoices("committed_at", "sealed_at"))]
     artifacts: Annotated[tuple[Artifact, ...], Field(min_length=1)]
     references: ReferenceSummary
+    """Of all parts together."""
     left_out: LeftOut = LeftOut()
     origin: Origin = Origin()
+    parts: tuple[ManifestPart, ...] = ()
+    """What belongs together in a point of several databases or buckets; empty for at most one of each."""
+    snapshot_spread_seconds: float = 0.0
+    """Between the first and the last snapshot of its databases."""
 
     def artifact(self, kind: ArtifactKind) -> Artifact | None:
-        """Return the artifact of this kind, or None when the point has none."""
+        """Return the artifact of this kind, or None when the point has none.
+
+        Of several, the first: a part has at most one.
+        """
         return next((artifact for artifact in self.artifacts if artifact.kind is kind), None)
+
+    def find_artifact(self, kind: ArtifactKind, source_name: str) -> Artifact | None:
+        """Return the artifact of this database or bucket, or None when the point has none."""
+        found = (each for each in self.artifacts if (each.kind, each.source_name) == (kind, source_name))
+        return next(found, None)
+
+    def select_part(self, name: PartName) -> Manifest:
+        """Return what it says of one part."""
+        references = next((part.references for part in self.parts if part.name == name), self.references)
+        return self.model_copy(
+            update={
+                "artifacts": tuple(
+                    each for each in self.artifacts if name.get_source(each.kind) == each.source_name
+                ),
+                "references": references,
+                "parts": (),
+            }
+        )

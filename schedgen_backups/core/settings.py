@@ -154,6 +154,26 @@ class CaptureSettings:
 
 
 @dataclass(frozen=True)
+class DatabaseSource:
+    """A database of a site, and its name in recovery points."""
+
+    name: str
+    settings: DatabaseSettings
+    capture: CaptureSettings
+    """With the references and exclusions of this database."""
+
+
+@dataclass(frozen=True)
+class BucketSource:
+    """A bucket of a site, and its name in recovery points."""
+
+    name: str
+    settings: BucketSettings
+    capture: CaptureSettings
+    """With the exclusions of this bucket."""
+
+
+@dataclass(frozen=True)
 class CommandSettings:
     """Shell commands that the operator wants run around a backup; empty for none."""
 

@@ -10,23 +10,28 @@ A restore is never an asset: "Materialize all" must not overwrite anything (docs
 import getpass
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
 
 import dagster as dg
 
 from schedgen_backups import run_tags
 from schedgen_backups.alerts.service import AlertService
-from schedgen_backups.config.config import Config
-from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
+from schedgen_backups.config.config import Config, Part
+from schedgen_backups.config.site_parts import read_buckets, read_databases, read_live_parts
+from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dumps
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, write_pin
-from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
-from schedgen_backups.core.formats.records import describe_left_out
+from schedgen_backups.core.formats.records import DumpRecord, describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId
 from schedgen_backups.core.units import describe_labels, format_bytes, name_some, parse_span
 from schedgen_backups.core.verify.commit import commit_point, record_read_back
@@ -50,6 +55,8 @@ from schedgen_backups.site_names import (
 )
 
 OWNERS = ["team:operations"]
+CAPTURE_ASSETS = {ArtifactKind.DATABASE: DATABASE_DUMP, ArtifactKind.BUCKET: MINIO_ARCHIVE}
+"""The asset of each kind of artifact."""
 _AssetFunction = Callable[[dg.AssetExecutionContext, BackupResource], dg.MaterializeResult]
 
 
@@ -58,13 +65,13 @@ class SiteAssets:
     """The assets of one site from its live system to its recovery points."""
 
     live_system: dg.AssetSpec
-    database_dump: dg.AssetsDefinition
-    minio_archive: dg.AssetsDefinition
+    captures: tuple[dg.AssetsDefinition, ...]
+    """The dumps of the databases and the archives of the buckets, of which a site has at least one."""
     recovery_point: dg.AssetsDefinition
 
 
-def make_assets(names: SiteNames) -> SiteAssets:
-    """Return the assets of this site."""
+def make_assets(names: SiteNames, kinds: frozenset[ArtifactKind]) -> SiteAssets:
+    """Return the assets of this site, which has databases, buckets or both."""
     hooks = make_hooks(names)
     live_system = dg.AssetSpec(
         dg.AssetKey(names.make_asset_path(LIVE_SYSTEM)),
@@ -125,7 +132,10 @@ def make_assets(names: SiteNames) -> SiteAssets:
     recovery_point = make_asset(
         RECOVERY_POINT,
         _commit_recovery_point,
-        deps=[database_dump, minio_archive],
+        deps=[
+            *([database_dump] if ArtifactKind.DATABASE in kinds else []),
+            *([minio_archive] if ArtifactKind.BUCKET in kinds else []),
+        ],
         kinds={"json"},
         description="The manifest that makes dump and archive one recovery point. It is written last, and "
         "only when every check has passed. Checks that have not passed in this run are performed first, for "
@@ -133,89 +143,181 @@ def make_assets(names: SiteNames) -> SiteAssets:
         announce={hooks.announce_recovery_point},
         op_tags={},
     )
-    return SiteAssets(live_system, database_dump, minio_archive, recovery_point)
+    captures = {ArtifactKind.DATABASE: database_dump, ArtifactKind.BUCKET: minio_archive}
+    return SiteAssets(
+        live_system, tuple(asset for kind, asset in captures.items() if kind in kinds), recovery_point
+    )
 
 
 def _dump_database(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
-    """Dump the database for this run's recovery point into the backup directory."""
+    """Dump every database for this run's recovery point into the backup directory."""
     with explain_failure(DATABASE_EXIT_CODE):
         config = backup.config
-        config.check("database", "capture", "schedule", "backup_directory", "commands")
+        config.check("schedule", "backup_directory", "commands", *_require(config, "database"))
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         report_start(config, context.run.run_id)
         backup.commands.begin(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
         context.instance.add_run_tags(context.run.run_id, {run_tags.POINT: point_id.text})
         started = time.monotonic()
-        captured = take_database_dump(catalog, config.database, config.capture, point_id)
+        databases, errors = read_databases(config)
+        taken = take_database_dumps(catalog, databases, point_id)
         seconds = time.monotonic() - started
-        damage = _report_damage(context, config, catalog, captured)
-    record = captured.record
-    name = ArtifactName(ArtifactKind.DATABASE, config.database.database, point_id)
+        reports = {
+            name: _describe_dump(
+                catalog.find_artifact(ArtifactName(ArtifactKind.DATABASE, name, point_id)), captured
+            )
+            | _report_damage(context, config, catalog, captured)
+            for name, captured in taken.captured.items()
+        }
+        _raise_failures({**errors, **taken.errors}, is_alone=not config.is_divided)
+    records = [captured.record for captured in taken.captured.values()]
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
-            "snapshot_at": dg.MetadataValue.timestamp(record.snapshot_at),
-            "tables": record.table_count,
-            "dagster/row_count": record.row_count,
-            "references": record.reference_count,
-            "left_out": describe_left_out(record.left_out) or "nothing",
-            "rows_by_table": dg.MetadataValue.md(make_tables_table(captured.tables)),
-            "file_size": format_bytes(captured.size_bytes),
-            "file_bytes": captured.size_bytes,
-            "plain_size": format_bytes(record.size_bytes),
-            "plain_bytes": record.size_bytes,
-            "seconds": round(seconds, 3),
-            "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
-            "path": dg.MetadataValue.path(catalog.find_artifact(name)),
-            "sha256": captured.sha256,
-            **damage,
-            "server_version": record.server_version,
-            "pg_dump_version": record.client_version,
+            **_describe_speed(sum(record.size_bytes for record in records), seconds),
+            **_merge_reports(reports, is_alone=not config.is_divided),
+            **({"snapshot_spread_seconds": _measure_spread(records)} if len(records) > 1 else {}),
         }
     )
 
 
+def _require(config: Config, part: Literal["database", "bucket"]) -> tuple[Part, ...]:
+    """Return what must be right before anything begins; of several databases, each fails on its own."""
+    return () if config.is_divided else (part, "capture")
+
+
+def _measure_spread(records: Sequence[DumpRecord]) -> float:
+    times = [record.snapshot_at for record in records]
+    return round((max(times) - min(times)).total_seconds(), 3)
+
+
+def _describe_dump(path: Path, captured: CapturedDump) -> dict[str, Any]:
+    record = captured.record
+    return {
+        "snapshot_at": dg.MetadataValue.timestamp(record.snapshot_at),
+        "tables": record.table_count,
+        "dagster/row_count": record.row_count,
+        "references": record.reference_count,
+        "left_out": describe_left_out(record.left_out) or "nothing",
+        "rows_by_table": dg.MetadataValue.md(make_tables_table(captured.tables)),
+        "file_size": format_bytes(captured.size_bytes),
+        "file_bytes": captured.size_bytes,
+        "plain_size": format_bytes(record.size_bytes),
+        "plain_bytes": record.size_bytes,
+        "path": dg.MetadataValue.path(path),
+        "sha256": captured.sha256,
+        "server_version": record.server_version,
+        "pg_dump_version": record.client_version,
+    }
+
+
+def _describe_speed(size_bytes: int, seconds: float) -> dict[str, Any]:
+    return {
+        "seconds": round(seconds, 3),
+        "megabytes_per_second": round(size_bytes / 1e6 / max(seconds, 1e-3), 1),
+    }
+
+
+def _merge_reports(reports: Mapping[str, Mapping[str, Any]], *, is_alone: bool) -> dict[str, Any]:
+    """Return the metadata of one capture, or that of several with their names and the sums of numbers."""
+    if is_alone:
+        return {key: value for report in reports.values() for key, value in report.items()}
+    totals: Counter[str] = Counter()
+    merged: dict[str, Any] = {}
+    for name, report in reports.items():
+        for key, value in report.items():
+            if isinstance(value, int):
+                totals[key] += value
+            if key != "dagster/row_count":
+                merged[f"{name}: {key}"] = value
+    return {**totals, **merged}
+
+
+def _raise_failures(errors: Mapping[str, BackupError], *, is_alone: bool) -> None:
+    """Raise why databases or buckets failed; what others gave stays in the directory."""
+    if not errors:
+        return
+    first = next(iter(errors.values()))
+    if is_alone:
+        raise first
+    raise type(first)(
+        "; ".join(f"{name}: {error.message}" for name, error in errors.items()),
+        hint=" ".join(dict.fromkeys(error.hint for error in errors.values() if error.hint)),
+    ) from first
+
+
 def _archive_bucket(context: dg.AssetExecutionContext, backup: BackupResource) -> dg.MaterializeResult:
-    """Archive the bucket for this run's recovery point in the backup directory."""
+    """Archive every bucket for this run's recovery point in the backup directory."""
     with explain_failure(BUCKET_EXIT_CODE):
         config = backup.config
-        config.check("bucket", "capture", "schedule", "backup_directory", "commands")
+        config.check("schedule", "backup_directory", "commands", *_require(config, "bucket"))
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         backup.commands.begin(context.run.run_id)
         point_id = find_point_id(context.instance, context.run.run_id)
         context.instance.add_run_tags(context.run.run_id, {run_tags.POINT: point_id.text})
         started = time.monotonic()
-        captured = take_bucket_archive(catalog, config.bucket, config.capture, point_id)
+        buckets, wrong = read_buckets(config)
+        errors: dict[str, BackupError] = dict(wrong)
+        captures: dict[str, CapturedArchive] = {}
+        reports: dict[str, dict[str, Any]] = {}
+        for bucket in buckets:
+            try:
+                captured = take_bucket_archive(
+                    catalog,
+                    bucket.settings,
+                    bucket.capture,
+                    point_id,
+                    name=bucket.name,
+                    others=[other.name for other in buckets],
+                )
+            except BackupError as error:
+                errors[bucket.name] = error
+                continue
+            path = catalog.find_artifact(ArtifactName(ArtifactKind.BUCKET, bucket.name, point_id))
+            record_read_back(
+                catalog,
+                point_id,
+                path,
+                captured,
+                checked_by=context.run.run_id,
+                source=bucket.name if len(config.parts) > 1 else "",
+            )
+            captures[bucket.name] = captured
+            reports[bucket.name] = _describe_archive(path, captured) | _report_damage(
+                context, config, catalog, captured
+            )
         seconds = time.monotonic() - started
-        name = ArtifactName(ArtifactKind.BUCKET, config.bucket.bucket, point_id)
-        path = catalog.find_artifact(name)
-        record_read_back(catalog, point_id, path, captured, checked_by=context.run.run_id)
-        damage = _report_damage(context, config, catalog, captured)
-    record = captured.record
+        _raise_failures(errors, is_alone=not config.is_divided)
+    size_bytes = sum(captured.record.size_bytes for captured in captures.values())
     return dg.MaterializeResult(
         metadata={
             "recovery_point": point_id.text,
-            "listed_at": dg.MetadataValue.timestamp(record.listed_at),
-            "objects": record.object_count,
-            "objects_size": format_bytes(record.size_bytes),
-            "object_bytes": record.size_bytes,
-            "left_out": describe_left_out(record.left_out) or "nothing",
-            "objects_reused": record.reused_count,
-            **damage,
-            "objects_changed_meanwhile": record.changed_count,
-            "objects_deleted_meanwhile": record.deleted_count,
-            "objects_failed": record.failed_count,
-            "objects_unproven": record.unproven_count,
-            "objects_with_unread_tags": record.unread_tags_count,
-            "file_size": format_bytes(captured.size_bytes),
-            "file_bytes": captured.size_bytes,
-            "seconds": round(seconds, 3),
-            "megabytes_per_second": round(record.size_bytes / 1e6 / max(seconds, 1e-3), 1),
-            "path": dg.MetadataValue.path(path),
-            "sha256": captured.sha256,
+            **_describe_speed(size_bytes, seconds),
+            **_merge_reports(reports, is_alone=not config.is_divided),
         }
     )
+
+
+def _describe_archive(path: Path, captured: CapturedArchive) -> dict[str, Any]:
+    record = captured.record
+    return {
+        "listed_at": dg.MetadataValue.timestamp(record.listed_at),
+        "objects": record.object_count,
+        "objects_size": format_bytes(record.size_bytes),
+        "object_bytes": record.size_bytes,
+        "left_out": describe_left_out(record.left_out) or "nothing",
+        "objects_reused": record.reused_count,
+        "objects_changed_meanwhile": record.changed_count,
+        "objects_deleted_meanwhile": record.deleted_count,
+        "objects_failed": record.failed_count,
+        "objects_unproven": record.unproven_count,
+        "objects_with_unread_tags": record.unread_tags_count,
+        "file_size": format_bytes(captured.size_bytes),
+        "file_bytes": captured.size_bytes,
+        "path": dg.MetadataValue.path(path),
+        "sha256": captured.sha256,
+    }
 
 
 def _report_damage(
@@ -251,7 +353,7 @@ def _commit_recovery_point(context: dg.AssetExecutionContext, backup: BackupReso
         catalog = backup.open_catalog(describe_holder(context.run.run_id))
         own_id = find_point_id(context.instance, context.run.run_id)
         points = catalog.list_points()
-        complete = [point.point_id for point in points if len(point.artifacts) == len(ArtifactKind)]
+        complete = [point.point_id for point in points if _is_complete(point, backup.config)]
         own = [point.point_id for point in points if point.point_id == own_id]
         any_left = [
             point.point_id for point in points
@@ -259,8 +361,13 @@ def _commit_recovery_point(context: dg.AssetExecutionContext, backup: BackupReso
         point_id = (own or complete[-1:] or any_left[-1:] or [own_id])[0]
         origin = read_origin(context.run.tags, context.run.run_id)
         context.instance.add_run_tags(context.run.run_id, {run_tags.POINT: point_id.text})
+        config = backup.config
         manifest, verification = commit_point(
-            catalog, point_id, origin=origin, live=backup.config.live_application
+            catalog,
+            point_id,
+            origin=origin,
+            live=None if config.is_divided else config.live_application,
+            parts=read_live_parts(config),
         )
         pin = _pin_as_tagged(catalog, point_id, context.run.tags, origin)
         # The point is safe; fail the run if alert settings are wrong: the next failure could not be reported.
@@ -286,6 +393,19 @@ def _commit_recovery_point(context: dg.AssetExecutionContext, backup: BackupReso
             "path": dg.MetadataValue.path(catalog.manifest_path(point_id)),
         }
     )
+
+
+def _is_complete(point: PointListing, config: Config) -> bool:
+    """Return whether the point has every file that it is to have."""
+    if not config.is_divided:
+        return len(point.artifacts) == len(ArtifactKind)
+    wanted = {
+        (kind, part.part.get_source(kind))
+        for part in config.parts
+        if part.part is not None
+        for kind in part.part.kinds
+    }
+    return {(found.name.kind, found.name.source_name) for found in point.artifacts} >= wanted
 
 
 def make_points_observation(

@@ -11,8 +11,13 @@ from typing import Any
 
 import dagster as dg
 
+from schedgen_backups.core.catalog.check_results import BOTH_KINDS
 from schedgen_backups.core.units import format_bytes
-from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
+from schedgen_backups.core.verify.live_system import (
+    ConsistencyReport,
+    check_consistency,
+    describe_consistency,
+)
 from schedgen_backups.defs.checks import make_check
 from schedgen_backups.defs.resources import BackupResource
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -45,18 +50,30 @@ def _check_live_references_resolve(
 ) -> dg.AssetCheckResult:
     """Every object that a row of the live database refers to is in the live bucket."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        found = check_consistency(backup.config.live_application)
+        found = {
+            f"{part.part}: " if part.part is not None else "": check_consistency(part.live_application)
+            for part in backup.config.parts
+            if part.part is None or part.part.kinds == BOTH_KINDS
+        }
     return dg.AssetCheckResult(
-        passed=found.is_coherent,
+        passed=all(report.is_coherent for report in found.values()),
         severity=dg.AssetCheckSeverity.WARN,
-        description=describe_consistency(found),
+        description="; ".join(f"{name}{describe_consistency(report)}" for name, report in found.items()),
         metadata={
-            "references": found.reference_count,
-            "objects": found.object_count,
-            "rows_without_object": len(found.rows_without_object),
-            "objects_without_row": len(found.objects_without_row),
-            "unreferenced_size": format_bytes(found.unreferenced_bytes),
-            "unreferenced_bytes": found.unreferenced_bytes,
-            "missing_keys": dg.MetadataValue.json(list(found.rows_without_object[:_NAMED])),
+            f"{name}{key}": value
+            for name, report in found.items()
+            for key, value in _list_figures(report).items()
         },
     )
+
+
+def _list_figures(found: ConsistencyReport) -> dict[str, Any]:
+    return {
+        "references": found.reference_count,
+        "objects": found.object_count,
+        "rows_without_object": len(found.rows_without_object),
+        "objects_without_row": len(found.objects_without_row),
+        "unreferenced_size": format_bytes(found.unreferenced_bytes),
+        "unreferenced_bytes": found.unreferenced_bytes,
+        "missing_keys": dg.MetadataValue.json(list(found.rows_without_object[:_NAMED])),
+    }

@@ -7,22 +7,25 @@ UI: it says what is true if the check passed.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import dagster as dg
 
 from schedgen_backups.config.schedules import DefinitionSettings
+from schedgen_backups.config.site_parts import read_live_parts, read_part_names
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
-from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.catalog.points import FoundArtifact, PointListing
 from schedgen_backups.core.catalog.selection import Overview, look_over
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.units import format_bytes
+from schedgen_backups.core.verify.commit import check_references, divide_point
 from schedgen_backups.core.verify.files import (
     select_current,
     verify_archive,
@@ -30,9 +33,8 @@ from schedgen_backups.core.verify.files import (
     verify_dump_against_snapshot,
     verify_every_object,
 )
-from schedgen_backups.core.verify.references import verify_references
 from schedgen_backups.core.verify.size_change import SizeComparison, SizeVerdict
-from schedgen_backups.defs.assets import describe_holder, find_point_id
+from schedgen_backups.defs.assets import CAPTURE_ASSETS, describe_holder, find_point_id
 from schedgen_backups.defs.hooks import make_hooks
 from schedgen_backups.defs.resources import BackupResource, get_backup
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
@@ -50,18 +52,19 @@ def _check_dump_is_complete(
     context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """Every byte of the dump was read again: digests match, tables and last line are present."""
-    with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
-        return _report(context, catalog, point, verify_dump(path))
+    return _check_files(context, backup, ArtifactKind.DATABASE, lambda _point, found: verify_dump(found.path))
 
 
 def _check_dump_matches_snapshot(
     context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """The dump has every table of the snapshot, with the number of rows that was counted in it."""
-    with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
-        return _report(context, catalog, point, (verify_dump_against_snapshot(path),))
+    return _check_files(
+        context,
+        backup,
+        ArtifactKind.DATABASE,
+        lambda _point, found: (verify_dump_against_snapshot(found.path),),
+    )
 
 
 def _check_dump_size_is_plausible(
@@ -71,9 +74,7 @@ def _check_dump_size_is_plausible(
 
     A size of three times the previous one is a warning (LOW).
     """
-    with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
-        return _compare_with_previous(catalog, point, ArtifactKind.DATABASE, path)
+    return _compare_with_previous(context, backup, ArtifactKind.DATABASE)
 
 
 def _check_archive_is_readable(
@@ -86,25 +87,27 @@ def _check_archive_is_readable(
     The capture of this run has read the file back before it was published. It is read once more if it was
     touched since then, or if the capture was another run's.
     """
-    with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
+
+    def verify(point: PointListing, found: FoundArtifact) -> tuple[CheckResult, ...]:
         results = tuple(
             result
-            for result in select_current(point.verification.results, path)
+            for result in select_current(point.verification.results, found.path)
             if result.checked_by == context.run.run_id and result.is_passed
         )
         if {result.check for result in results} == {Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE}:
-            return _make_check_result(point, results)
-        return _report(context, catalog, point, verify_archive(path))
+            return results
+        return verify_archive(found.path)
+
+    return _check_files(context, backup, ArtifactKind.BUCKET, verify)
 
 
 def _check_every_object_is_archived(
     context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """Every object of the bucket's listing is in the archive, or was deleted before it could be read."""
-    with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
-        return _report(context, catalog, point, (verify_every_object(path),))
+    return _check_files(
+        context, backup, ArtifactKind.BUCKET, lambda _point, found: (verify_every_object(found.path),)
+    )
 
 
 def _check_archive_size_is_plausible(
@@ -114,9 +117,7 @@ def _check_archive_size_is_plausible(
 
     A size of three times the previous one is a warning (LOW).
     """
-    with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
-        return _compare_with_previous(catalog, point, ArtifactKind.BUCKET, path)
+    return _compare_with_previous(context, backup, ArtifactKind.BUCKET)
 
 
 def _check_references_resolve(
@@ -127,17 +128,15 @@ def _check_references_resolve(
     A warning if no references are configured, or if the live system lost objects since an earlier point.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
-        catalog, point, archive_path = _find_subject(context, backup, ArtifactKind.BUCKET)
-        dump_path = point.get_path(ArtifactKind.DATABASE)
-        known = point.manifest.references if point.manifest else None
-        result, _summary = verify_references(
-            dump_path,
-            archive_path,
-            live=backup.config.live_application,
-            baseline=catalog.settle_baseline,
-            known=known,
+        subject = _find_subject(context, backup, ArtifactKind.BUCKET)
+        config = backup.config
+        results = check_references(
+            subject.catalog,
+            subject.point,
+            live=None if config.is_divided else config.live_application,
+            parts=read_live_parts(config),
         )
-        return _report(context, catalog, point, (result,))
+        return subject.report(context, results)
 
 
 def _check_recovery_point_is_intact(
@@ -187,9 +186,16 @@ _FILE_CHECKS: Mapping[str, tuple[str, _CheckFunction]] = {
 """Name → asset and function."""
 
 
-def make_checks(names: SiteNames, settings: DefinitionSettings) -> list[dg.AssetChecksDefinition]:
+def make_checks(
+    names: SiteNames, settings: DefinitionSettings, kinds: frozenset[ArtifactKind]
+) -> list[dg.AssetChecksDefinition]:
     """Return the blocking checks of a backup; a check that is not configured would always show as failed."""
-    checks = [_make_blocking_check(names, asset, name, work) for name, (asset, work) in _FILE_CHECKS.items()]
+    assets = {CAPTURE_ASSETS[kind] for kind in kinds}
+    checks = [
+        _make_blocking_check(names, asset, name, work)
+        for name, (asset, work) in _FILE_CHECKS.items()
+        if asset in assets
+    ]
     if settings.has_references:
         dump_key = dg.AssetKey(names.make_asset_path(DATABASE_DUMP))
         checks.append(
@@ -244,36 +250,68 @@ def _bind(
     return check
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """The recovery point that a check is about, and its parts."""
+
+    catalog: Catalog
+    point: PointListing
+    parts: tuple[PointListing, ...]
+
+    def report(
+        self, context: dg.AssetCheckExecutionContext, results: Sequence[CheckResult]
+    ) -> dg.AssetCheckResult:
+        """Store the results with the point; return them as that of the asset's check."""
+        self.catalog.record_results(
+            self.point.point_id,
+            tuple(result.model_copy(update={"checked_by": context.run.run_id}) for result in results),
+        )
+        return _make_check_result(self.point, results)
+
+    def list_artifacts(self, kind: ArtifactKind) -> Iterator[tuple[PointListing, FoundArtifact]]:
+        """Yield each artifact of this kind once, with the part in which it is."""
+        seen: set[Path] = set()
+        for part in self.parts:
+            found = part.artifact(kind)
+            if found is not None and found.path not in seen:
+                seen.add(found.path)
+                yield part, found
+
+
 def _find_subject(
     context: dg.AssetCheckExecutionContext, backup: BackupResource, kind: ArtifactKind
-) -> tuple[Catalog, PointListing, Path]:
+) -> _Subject:
     """Return this run's point if it has such a file, otherwise the newest point that has one."""
     catalog = backup.open_catalog(describe_holder(context.run.run_id))
     own_id = find_point_id(context.instance, context.run.run_id)
-    having = [point for point in catalog.list_points() if point.artifact(kind) is not None]
+    having = [point for point in catalog.list_points() if point.list_sources(kind)]
     own = [point for point in having if point.point_id == own_id]
     if not having:
         raise VerificationError(
             f"no {kind.value} file in {catalog.directory}", hint="Materialize the asset first."
         )
     point = (own or having)[-1]
-    return catalog, point, point.get_path(kind)
+    return _Subject(catalog, point, divide_point(point, read_part_names(backup.config)))
 
 
-def _report(
+def _check_files(
     context: dg.AssetCheckExecutionContext,
-    catalog: Catalog,
-    point: PointListing,
-    results: tuple[CheckResult, ...],
+    backup: BackupResource,
+    kind: ArtifactKind,
+    verify: Callable[[PointListing, FoundArtifact], Sequence[CheckResult]],
 ) -> dg.AssetCheckResult:
-    catalog.record_results(
-        point.point_id,
-        tuple(result.model_copy(update={"checked_by": context.run.run_id}) for result in results),
-    )
-    return _make_check_result(point, results)
+    """Check every artifact of this kind; the result is that of all together."""
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        subject = _find_subject(context, backup, kind)
+        results = [
+            result
+            for part, found in subject.list_artifacts(kind)
+            for result in part.label_results(verify(part, found))
+        ]
+        return subject.report(context, results)
 
 
-def _make_check_result(point: PointListing, results: tuple[CheckResult, ...]) -> dg.AssetCheckResult:
+def _make_check_result(point: PointListing, results: Sequence[CheckResult]) -> dg.AssetCheckResult:
     is_passed = all(result.is_passed for result in results)
     is_warning = all(
         result.status in {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE}
@@ -283,59 +321,86 @@ def _make_check_result(point: PointListing, results: tuple[CheckResult, ...]) ->
         passed=is_passed,
         severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
         description="; ".join(
-            f"{result.check.value} {result.status.value}: {result.summary}" for result in results
+            f"{result.source}{': ' if result.source else ''}{result.check.value} {result.status.value}: "
+            f"{result.summary}"
+            for result in results
         ),
         metadata={
             "recovery_point": point.point_id.text,
-            **{name: value for result in results for name, value in result.figures.items()},
+            **{
+                f"{result.source}: {name}" if result.source else name: value
+                for result in results
+                for name, value in result.figures.items()
+            },
         },
     )
 
 
 def _compare_with_previous(
-    catalog: Catalog, point: PointListing, kind: ArtifactKind, path: Path
+    context: dg.AssetCheckExecutionContext, backup: BackupResource, kind: ArtifactKind
 ) -> dg.AssetCheckResult:
-    """Compare the size with that of the newest older file, committed or not.
+    """Compare each size with that of the newest older file of the same database or bucket, committed or not.
 
     So after an intended drop, the next night compares with the smaller file. Files that are damaged, have an
     older format or other exclusions are skipped: they must not block the next point.
     """
-    source_name = next(
-        artifact.name.source_name for artifact in point.artifacts if artifact.name.kind is kind
+    with explain_failure(VERIFICATION_EXIT_CODE):
+        subject = _find_subject(context, backup, kind)
+        compared = {
+            found.name.source_name: _compare_size(subject, found)
+            for _part, found in subject.list_artifacts(kind)
+        }
+    verdicts = {comparison.verdict for comparison in compared.values()}
+    is_alone = len(compared) == 1
+    return dg.AssetCheckResult(
+        passed=verdicts <= {SizeVerdict.PLAUSIBLE, SizeVerdict.FIRST},
+        severity=dg.AssetCheckSeverity.ERROR
+        if SizeVerdict.DROPPED in verdicts
+        else dg.AssetCheckSeverity.WARN,
+        description="; ".join(
+            ("" if is_alone else f"{name}: ") + _describe_comparison(comparison)
+            for name, comparison in compared.items()
+        ),
+        metadata={
+            "recovery_point": subject.point.point_id.text,
+            **{
+                key if is_alone else f"{name}: {key}": value
+                for name, comparison in compared.items()
+                for key, value in (
+                    ("plain_bytes", comparison.size_bytes),
+                    ("plain_bytes_before", comparison.previous_bytes or 0),
+                    ("change_percent", comparison.change_percent),
+                )
+            },
+        },
     )
+
+
+def _describe_comparison(comparison: SizeComparison) -> str:
+    before = (
+        f", {format_bytes(comparison.previous_bytes)} before ({comparison.change_percent:+} %)"
+        if comparison.previous_bytes is not None
+        else ""
+    )
+    return f"{comparison.verdict.value}: {format_bytes(comparison.size_bytes)}{before}"
+
+
+def _compare_size(subject: _Subject, found: FoundArtifact) -> SizeComparison:
+    kind, source_name = found.name.kind, found.name.source_name
     older = [
         artifact.path
-        for previous in catalog.list_points()
-        if previous.point_id < point.point_id
+        for previous in subject.catalog.list_points()
+        if previous.point_id < subject.point.point_id
         for artifact in previous.artifacts
         if artifact.name.kind is kind and artifact.name.source_name == source_name
     ]
-    size_bytes, excluded = _read_size(kind, path)
+    size_bytes, excluded = _read_size(kind, found.path)
     sizes = filter(None, (_find_size(kind, before) for before in reversed(older)))
     previous_bytes = next(
         (before_bytes for before_bytes, excluded_before in sizes if set(excluded_before) == set(excluded)),
         None,
     )
-    comparison = SizeComparison(size_bytes, previous_bytes)
-    is_plausible = comparison.verdict in {SizeVerdict.PLAUSIBLE, SizeVerdict.FIRST}
-    compared = (
-        f", {format_bytes(previous_bytes)} before ({comparison.change_percent:+} %)"
-        if previous_bytes is not None
-        else ""
-    )
-    return dg.AssetCheckResult(
-        passed=is_plausible,
-        severity=dg.AssetCheckSeverity.ERROR
-        if comparison.verdict is SizeVerdict.DROPPED
-        else dg.AssetCheckSeverity.WARN,
-        description=f"{comparison.verdict.value}: {format_bytes(size_bytes)}{compared}",
-        metadata={
-            "recovery_point": point.point_id.text,
-            "plain_bytes": size_bytes,
-            "plain_bytes_before": previous_bytes or 0,
-            "change_percent": comparison.change_percent,
-        },
-    )
+    return SizeComparison(size_bytes, previous_bytes)
 
 
 def _find_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]] | None:

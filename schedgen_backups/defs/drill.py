@@ -10,7 +10,7 @@ The asset cannot be executed: "Materialize all" takes a backup and drills nothin
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -19,15 +19,15 @@ import dagster as dg
 from pydantic import Field
 
 from schedgen_backups import run_tags
-from schedgen_backups.config.config import Config
+from schedgen_backups.config.config import Config, Part
 from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
+from schedgen_backups.core.catalog.check_results import KINDS_BY_CHECK, Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point, find_drill_point
-from schedgen_backups.core.drill.report import DrillReport
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.drill.report import DrillReport, merge_reports
+from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.history.events import DrillEnded, Outcome
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.receipts.receipts import list_subjects, record_with_receipt
@@ -82,20 +82,25 @@ def _drill_and_report(
 def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) -> tuple[DrillReport, float]:
     """Drill the configured point; return the report, and the seconds including the clean-up."""
     with explain_failure(VERIFICATION_EXIT_CODE):
-        site.check("drill", "capture", "database_server")
+        for part in site.parts:
+            part.check("drill", "capture", *_require_server(part))
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
         catalog = Catalog(site.backup_directory)
         chosen = find_drill_point(catalog, point_id)
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: chosen.text})
         started = time.monotonic()
-        report = drill_point(
-            catalog,
-            chosen,
-            site.capture.transfer,
-            site.drill,
-            source=site.database_server,
-            drilled_by=context.run_id,
-        )
+        reports = {
+            part.part: drill_point(
+                Catalog(site.backup_directory, part=part.part),
+                chosen,
+                part.capture.transfer,
+                part.drill,
+                source=part.database_server if _require_server(part) else None,
+                drilled_by=context.run_id,
+            )
+            for part in _choose_parts(site, catalog, chosen)
+        }
+        report = merge_reports(reports)
         event = _make_event(report, catalog, context.run_id, site.store)
         own = catalog.read_site()
         record_with_receipt(
@@ -105,6 +110,24 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
             site_id=own.site_id if own is not None else "",
         )
         return report, time.monotonic() - started
+
+
+def _require_server(part: Config) -> tuple[Part, ...]:
+    """Return what must be right to know the server that was backed up; nothing without a database."""
+    return ("database_server",) if part.part is None or part.part.database else ()
+
+
+def _choose_parts(site: Config, catalog: Catalog, point_id: RecoveryPointId) -> tuple[Config, ...]:
+    """Return the parts of the site that the point has; the site itself for a point of one part."""
+    held = {part.part for part in catalog.get_point(point_id).parts}
+    chosen = tuple(part for part in site.parts if part.part in held)
+    if None in held or len(chosen) == len(held):
+        return chosen or (site.parts[0],)
+    lacking = ", ".join(str(part) for part in held - {part.part for part in chosen})
+    raise ConfigurationError(
+        f"recovery point {point_id} has parts that the file of sites no longer describes: {lacking}",
+        hint="Drill a newer recovery point.",
+    )
 
 
 def _make_event(report: DrillReport, catalog: Catalog, run_id: str, store: str) -> DrillEnded:
@@ -325,7 +348,7 @@ def _read_results(
     Return an empty list without a drill.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
-        point = _find_subject(Catalog(backup.config.backup_directory), run_id, check.checks[0])
+        point = _find_subject(Catalog(backup.config.backup_directory), run_id, check.checks)
     if point is None:
         return []
     return [
@@ -347,11 +370,11 @@ def _evaluate(names: SiteNames, check: _DrillCheck, result: dg.AssetCheckResult)
 
 def _judge(found: list[tuple[PointListing, CheckResult]], check: _DrillCheck) -> dg.AssetCheckResult:
     results = [result for _point, result in found]
-    is_wrong = len(results) < len(check.checks) or any(
-        result.status is CheckStatus.FAILED for result in results
-    )
+    kinds = found[0][0].verification.kinds
+    wanted = [each for each in check.checks if KINDS_BY_CHECK.get(each, kinds) <= kinds]
+    is_wrong = len(results) < len(wanted) or any(result.status is CheckStatus.FAILED for result in results)
     return dg.AssetCheckResult(
-        passed=len(results) == len(check.checks) and all(result.is_passed for result in results),
+        passed=len(results) == len(wanted) and all(result.is_passed for result in results),
         severity=dg.AssetCheckSeverity.ERROR
         if is_wrong and check.is_blocking
         else dg.AssetCheckSeverity.WARN,
@@ -365,11 +388,12 @@ def _judge(found: list[tuple[PointListing, CheckResult]], check: _DrillCheck) ->
     )
 
 
-def _find_subject(catalog: Catalog, run_id: str, check: Check) -> PointListing | None:
+def _find_subject(catalog: Catalog, run_id: str, checks: Sequence[Check]) -> PointListing | None:
     """Return the point that this run drilled, otherwise the point that was drilled last, otherwise None."""
     found = [
         (result, point)
         for point in catalog.list_points()
+        for check in checks
         if (result := point.verification.result(check)) is not None
     ]
     own = [point for result, point in found if result.checked_by == run_id]

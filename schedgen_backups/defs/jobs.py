@@ -16,12 +16,13 @@ import dagster as dg
 from schedgen_backups import run_tags
 from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.retention.plan import make_retention_table
 from schedgen_backups.core.retention.prune import remove_points
 from schedgen_backups.core.units import format_bytes, name_some
 from schedgen_backups.core.verify.commit import check_point
 from schedgen_backups.core.verify.reread import read_unread
-from schedgen_backups.defs.assets import describe_holder, make_points_observation
+from schedgen_backups.defs.assets import CAPTURE_ASSETS, describe_holder, make_points_observation
 from schedgen_backups.defs.hooks import make_hooks
 from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, BackupResource, get_backup
 from schedgen_backups.defs.retention_sensor import make_rules_tag
@@ -29,8 +30,6 @@ from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
 from schedgen_backups.monitoring.failures import explain_failure
 from schedgen_backups.site_names import (
     BACKUP_JOB,
-    DATABASE_DUMP,
-    MINIO_ARCHIVE,
     PRUNE_JOB,
     RECOVERY_POINT,
     VERIFY_JOB,
@@ -42,15 +41,16 @@ _REREAD_SECONDS = 1800
 _OpFunction = Callable[[dg.OpExecutionContext, BackupResource, SiteNames], None]
 
 
-def make_backup_job(names: SiteNames, settings: DefinitionSettings) -> Any:
-    """Return the job that takes a recovery point, with the time limit of this site.
+def make_backup_job(names: SiteNames, settings: DefinitionSettings, kinds: frozenset[ArtifactKind]) -> Any:
+    """Return the job that takes a recovery point of databases, buckets or both, with the site's time limit.
 
     The return type has no public name in Dagster.
     """
     return dg.define_asset_job(
         names.qualify(BACKUP_JOB),
         selection=dg.AssetSelection.assets(
-            *(names.make_asset_path(asset) for asset in (DATABASE_DUMP, MINIO_ARCHIVE, RECOVERY_POINT))
+            *(names.make_asset_path(asset) for kind, asset in CAPTURE_ASSETS.items() if kind in kinds),
+            names.make_asset_path(RECOVERY_POINT),
         ),
         description="Take a recovery point of the database and the bucket, verify it and commit it.",
         tags={MAX_RUNTIME_TAG: str(settings.max_hours * 3600)},

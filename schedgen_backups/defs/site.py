@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import dagster as dg
 
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.site_parts import find_kinds
 from schedgen_backups.defs.assets import make_assets
 from schedgen_backups.defs.audit import make_audit_check, make_audit_job
 from schedgen_backups.defs.checks import make_checks, make_condition_checks
@@ -77,17 +79,18 @@ def _build_shared(keeper: Config, sites: Iterable[dg.Definitions]) -> dg.Definit
 
 
 def _build_site(config: Config, installation: InstallationNames) -> dg.Definitions:
-    names, settings = SiteNames(config.site_name), config.definitions
-    assets = make_assets(names)
+    names, settings, kinds = SiteNames(config.site_name), config.definitions, find_kinds(config)
+    if len(kinds) == 1:
+        settings = replace(settings, has_references=False)
+    assets = make_assets(names, kinds)
     audit_checks = [make_audit_check(names)] if settings.has_references else []
-    checks = [*make_checks(names, settings), *make_drill_checks(names, settings), *audit_checks]
+    checks = [*make_checks(names, settings, kinds), *make_drill_checks(names, settings), *audit_checks]
     places = list_places(config)
     backup = make_backup_resource(config)
     copies = make_copy_definitions(places, backup, timezone=settings.timezone, max_age=settings.max_age)
     return dg.Definitions(
         assets=[
-            assets.database_dump,
-            assets.minio_archive,
+            *assets.captures,
             assets.recovery_point,
             make_drill_asset(names, settings.drill_max_age),
             assets.live_system,
@@ -96,7 +99,7 @@ def _build_site(config: Config, installation: InstallationNames) -> dg.Definitio
         # The watch reports what is wrong with copies: it knows the store, and a warning only the check.
         asset_checks=[*checks, *make_condition_checks(names), *copies.checks],
         jobs=[
-            make_backup_job(names, settings),
+            make_backup_job(names, settings, kinds),
             make_drill_job(names, settings.drill_max_minutes),
             make_prune_job(names),
             make_verify_job(names),

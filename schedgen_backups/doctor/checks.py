@@ -11,8 +11,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,8 +63,10 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
         lambda: config.check("backup_directory", "capture", "schedule", "retention", "git_directory"),
     )
     yield from _read("settings of housekeeping", lambda: config.housekeeping)
-    has_database = yield from _read("settings of the database", lambda: config.database)
-    has_bucket = yield from _read("settings of the bucket", lambda: config.bucket)
+    parts: list[tuple[Config, bool, bool]] = []
+    for part in config.parts:
+        has_database, has_bucket = yield from _read_sources(part)
+        parts.append((part, has_database, has_bucket))
     has_alerts = yield from _read("settings of alerts", lambda: config.alerts)
     if has_alerts and not config.alerts.name:
         yield PreconditionResult(
@@ -95,12 +98,29 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
     if has_alerts:
         yield from yield_with_errors("metrics", lambda: _examine_metrics(config))
         yield from examine_channels(config)
-    if has_database:
-        yield from examine_database(config.database, config.capture)
-    if has_bucket:
-        yield from examine_bucket(config.bucket, config.capture.transfer)
-    if has_database and has_bucket:
-        yield from yield_with_errors("restore", lambda: examine_restores(config, catalog))
+    yield from _examine_sources(parts)
+
+
+def _examine_sources(parts: Iterable[tuple[Config, bool, bool]]) -> Iterator[PreconditionResult]:
+    for part, has_database, has_bucket in parts:
+        if has_database:
+            yield from examine_database(part.database, part.capture)
+        if has_bucket:
+            yield from examine_bucket(part.bucket, part.capture.transfer)
+        if has_database and has_bucket:
+            yield from yield_with_errors("restore", partial(examine_restores, part, part.open_catalog()))
+
+
+def _read_sources(part: Config) -> Generator[PreconditionResult, None, tuple[bool, bool]]:
+    """Yield whether the settings of database and bucket are valid; return for each whether it is there."""
+    name = part.part
+    of = f" {name}" if name is not None else ""
+    has_database = has_bucket = False
+    if name is None or name.database:
+        has_database = yield from _read(f"settings of the database{of}", lambda: part.database)
+    if name is None or name.bucket:
+        has_bucket = yield from _read(f"settings of the bucket{of}", lambda: part.bucket)
+    return has_database, has_bucket
 
 
 def _examine_metrics(config: Config) -> Iterator[PreconditionResult]:

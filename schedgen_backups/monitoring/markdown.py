@@ -99,7 +99,7 @@ def _describe_point(
     passed = [
         level.level.value for level in point.verification.levels() if level.status is CheckStatus.PASSED
     ]
-    sizes = [artifact.size_bytes if (artifact := point.artifact(kind)) else None for kind in ArtifactKind]
+    sizes = [point.measure_kind(kind) for kind in ArtifactKind]
     notes = (describe_pin(catalog, point.point_id), describe_labels(origin.labels), origin.reason)
     proofs = {"read": VerificationLevel.STORED, "restored": VerificationLevel.RESTORED}
     ages = [

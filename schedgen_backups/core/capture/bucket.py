@@ -39,7 +39,7 @@ from schedgen_backups.core.errors import (
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, ArchiveWriter, CapturedArchive
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
-from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId
+from schedgen_backups.core.model import TOOL_VERSION, ArtifactName
 from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, LISTING_HINT, BucketClient
 from schedgen_backups.core.s3.listing_page import ListedObject
@@ -148,7 +148,7 @@ class FileTarget:
 def capture_bucket(
     settings: BucketSettings,
     capture: CaptureSettings,
-    point_id: RecoveryPointId,
+    name: ArtifactName,
     target: ArchiveTarget,
     *,
     folder: Path,
@@ -184,7 +184,7 @@ def capture_bucket(
                 objects.add_resumable(path)
             any(objects.add_archive(path) for path in previous)
             try:
-                captured = _capture_once(source, point_id, target, objects)
+                captured = _capture_once(source, name, target, objects)
             except ReadBackError as error:
                 found = objects.find_sources(error.keys)
                 if not found:  # always so after the last attempt, which copies nothing
@@ -208,7 +208,7 @@ class _Source:
 
 
 def _capture_once(
-    source: _Source, point_id: RecoveryPointId, target: ArchiveTarget, objects: PreviousObjects
+    source: _Source, name: ArtifactName, target: ArchiveTarget, objects: PreviousObjects
 ) -> CapturedArchive:
     settings, capture = source.settings, source.capture
     with (
@@ -235,8 +235,9 @@ def _capture_once(
             captured = writer.finish(
                 ArchiveRecord(
                     tool_version=TOOL_VERSION,
-                    point_id=point_id.text,
+                    point_id=name.point_id.text,
                     bucket=settings.bucket,
+                    source_name=name.source_name if name.source_name != settings.bucket else "",
                     endpoint=settings.endpoint,
                     listed_at=listed_at,
                     finished_at=datetime.now(timezone.utc),

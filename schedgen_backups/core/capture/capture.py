@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from schedgen_backups.core.capture.bucket import ArchiveTarget, FileTarget, capture_bucket
-from schedgen_backups.core.capture.database import capture_database
+from schedgen_backups.core.capture.database import OpenedDatabase, open_database
 from schedgen_backups.core.capture.packed_archive import PackTarget
 from schedgen_backups.core.capture.packed_dump import find_recipes_with, pack_dump
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
-from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckStatus
+from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, restore_recipe, write_source
 from schedgen_backups.core.catalog.small_files import translate_storage_errors
-from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
@@ -33,36 +33,85 @@ from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPoin
 from schedgen_backups.core.packs.local_packs import PACK_BYTES, LocalPacks
 from schedgen_backups.core.packs.pack_shelf import PackShelf
 from schedgen_backups.core.retention.prune import remove_unused_packs
-from schedgen_backups.core.settings import BucketSettings, CaptureSettings, DatabaseSettings, Layout
+from schedgen_backups.core.settings import (
+    BucketSettings,
+    CaptureSettings,
+    DatabaseSettings,
+    DatabaseSource,
+    Layout,
+)
 from schedgen_backups.core.system.files import create_private
+from schedgen_backups.core.units import name_some
 
 _NEWEST_RECIPES = 2
-"""Of each kind: while one half fails, the other goes on."""
+"""Of each database and bucket: while one half fails, the other goes on."""
+
+
+@dataclass(frozen=True)
+class TakenDumps:
+    """The dumps of a point, and why others could not be taken, by the names of their databases."""
+
+    captured: Mapping[str, CapturedDump]
+    errors: Mapping[str, BackupError]
 
 
 def take_database_dump(
     catalog: Catalog, settings: DatabaseSettings, capture: CaptureSettings, point_id: RecoveryPointId
 ) -> CapturedDump:
-    """Capture the point's dump into the backup directory.
+    """Capture the dump of the only database into the backup directory.
 
-    Raises the errors of `database.capture_database`, and StorageError; after an error nothing is published.
+    Raises the errors of `database.open_database` and `OpenedDatabase.write`, and StorageError; after an error
+    nothing is published.
     """
-    name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
-    _check_source(catalog, name, capture)
+    taken = take_database_dumps(catalog, [DatabaseSource(settings.database, settings, capture)], point_id)
+    for error in taken.errors.values():
+        raise error
+    return taken.captured[settings.database]
+
+
+def take_database_dumps(
+    catalog: Catalog, sources: Sequence[DatabaseSource], point_id: RecoveryPointId
+) -> TakenDumps:
+    """Capture the point's dumps into the backup directory; the failure of one does not affect the others.
+
+    The snapshots of all databases are opened before the first is dumped.
+    """
+    captured: dict[str, CapturedDump] = {}
+    errors: dict[str, BackupError] = {}
+    names = frozenset(source.name for source in sources)
+    with ExitStack() as stack:
+        opened: list[tuple[DatabaseSource, OpenedDatabase, ExitStack, Callable[[], None]]] = []
+        for source in sources:
+            session = stack.enter_context(ExitStack())
+            try:
+                _check_source(catalog, ArtifactKind.DATABASE, names, source.capture)
+                database = session.enter_context(open_database(source.settings, source.capture))
+                end_waiting = session.enter_context(database.kept_alive())
+            except BackupError as error:
+                errors[source.name] = error
+            else:
+                opened.append((source, database, session, end_waiting))
+        for source, database, session, end_waiting in opened:
+            try:
+                end_waiting()
+                name = ArtifactName(ArtifactKind.DATABASE, source.name, point_id)
+                captured[source.name] = _take_dump(catalog, name, database)
+            except BackupError as error:
+                errors[source.name] = error
+            finally:
+                session.close()
+    return TakenDumps(captured, errors)
+
+
+def _take_dump(catalog: Catalog, name: ArtifactName, database: OpenedDatabase) -> CapturedDump:
+    capture, point_id = database.capture, name.point_id
     restrict_key = _make_restrict_key(catalog.settle_site().site_id)
     if capture.layout is Layout.PACKS:
         _remove_unused_packs(catalog)
     with catalog.stage(f"{point_id}-{name.kind.value}") as folder:
         path = folder / name.to_file_name()
         with os.fdopen(create_private(path), "w+b") as file:
-            captured = capture_database(
-                settings,
-                capture,
-                point_id,
-                cast("BinaryIO", file),
-                folder=folder,
-                restrict_key=restrict_key,
-            )
+            captured = database.write(name, cast("BinaryIO", file), folder=folder, restrict_key=restrict_key)
         damage = _Damage()
         if capture.layout is Layout.PACKS:
             with _open_shelf(catalog, capture) as shelf:
@@ -104,26 +153,33 @@ def take_bucket_archive(
     capture: CaptureSettings,
     point_id: RecoveryPointId,
     *,
+    name: str = "",
+    others: Collection[str] = (),
     is_wanted: Callable[[str], bool] = lambda _key: True,
 ) -> CapturedArchive:
-    """Capture the point's archive, with all objects for which `is_wanted(key)` is true.
+    """Capture an archive of the point, with all objects for which `is_wanted(key)` is true.
 
-    Raises the errors of `bucket.capture_bucket`, and StorageError; after an error nothing is published.
+    `name` is that of the bucket in recovery points, by default its own; `others` are those of the site's
+    other buckets. Raises the errors of `bucket.capture_bucket`, and StorageError; after an error nothing is
+    published.
     """
-    name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
-    _check_source(catalog, name, capture)
+    artifact = ArtifactName(ArtifactKind.BUCKET, name or settings.bucket, point_id)
+    _check_source(catalog, ArtifactKind.BUCKET, frozenset((artifact.source_name, *others)), capture)
     resumable = find_resumable(catalog.directory / STAGING_NAME)
-    archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
-    previous = [archive.path for archive in archives if archive is not None]
-
+    previous = [
+        found.path
+        for point in reversed(catalog.list_points())
+        for found in point.list_sources(ArtifactKind.BUCKET)
+        if found.name.source_name == artifact.source_name
+    ]
     damage = _Damage()
     try:
-        with catalog.stage(f"{point_id}-{name.kind.value}") as folder:
+        with catalog.stage(f"{point_id}-{artifact.kind.value}") as folder:
             with ExitStack() as stack:
-                path = folder / name.to_file_name()
+                path = folder / artifact.to_file_name()
                 threads = capture.transfer.compression_threads
                 if capture.layout is Layout.PACKS:
-                    path = folder / name.to_recipe_name()
+                    path = folder / artifact.to_recipe_name()
                     write_source(folder, settings, path.name)
                     os.close(create_private(path))
                     unfinished = [(left, find_archive(left, settings)) for left in resumable]
@@ -139,7 +195,7 @@ def take_bucket_archive(
                 captured = capture_bucket(
                     settings,
                     capture,
-                    point_id,
+                    artifact,
                     target,
                     folder=folder,
                     previous=previous,
@@ -187,8 +243,11 @@ def _open_shelf(
     packs = LocalPacks(catalog.directory)
     packs.prepare()
     recipes = sorted(catalog.find_recipes(), key=_find_point, reverse=True)
-    by_kind = ([path for path in recipes if path.name.startswith(kind.file_prefix)] for kind in ArtifactKind)
-    newest = [path for paths in by_kind for path in paths[:_NEWEST_RECIPES]]
+    by_source: dict[tuple[ArtifactKind, str], list[Path]] = {}
+    for path in recipes:
+        if (name := ArtifactName.from_file_name(path.name)) is not None:
+            by_source.setdefault((name.kind, name.source_name), []).append(path)
+    newest = [path for paths in by_source.values() for path in paths[:_NEWEST_RECIPES]]
     with packs.open_index() as index:
         resumed = [
             recipe
@@ -213,7 +272,7 @@ def _list_suspects(catalog: Catalog) -> list[tuple[Recipe, datetime]]:
     found: list[tuple[Recipe, datetime]] = []
     for point in catalog.list_points():
         for artifact in point.artifacts:
-            result = point.verification.result(STORED_CHECKS[artifact.name.kind])
+            result = point.find_reading(artifact.name)
             if result is None or result.status is not CheckStatus.FAILED:
                 continue
             if is_recipe_name(artifact.path.name):
@@ -248,8 +307,10 @@ def _remove_unused_packs(catalog: Catalog) -> None:
         remove_unused_packs(catalog)
 
 
-def _check_source(catalog: Catalog, name: ArtifactName, capture: CaptureSettings) -> None:
-    """Raise ConfigurationError when the newest point is from another database or bucket.
+def _check_source(
+    catalog: Catalog, kind: ArtifactKind, names: Collection[str], capture: CaptureSettings
+) -> None:
+    """Raise ConfigurationError when the newest point has none of these databases or buckets, but others.
 
     Two applications in one directory would prune each other's points.
     """
@@ -261,11 +322,11 @@ def _check_source(catalog: Catalog, name: ArtifactName, capture: CaptureSettings
         ),
         None,
     )
-    known = newest.artifact(name.kind) if newest is not None else None
-    if known is not None and known.source_name != name.source_name and not capture.is_new_source_allowed:
+    known = [each.source_name for each in newest.artifacts if each.kind is kind] if newest is not None else []
+    if known and not set(known) & set(names) and not capture.is_new_source_allowed:
         raise ConfigurationError(
-            f"the points in {catalog.directory} are from the {name.kind.value} {known.source_name}, not from "
-            f"{name.source_name}",
+            f"the points in {catalog.directory} are from the {kind.value} {name_some(known)}, not from "
+            f"{name_some(sorted(names))}",
             hint="Give each application its own BACKUP_DIR. If the name was changed, set "
             "BACKUP_ALLOW_NEW_SOURCE=true for one backup.",
         )

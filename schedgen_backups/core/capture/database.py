@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +23,7 @@ from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.formats.dump_text import split_dump
 from schedgen_backups.core.formats.records import DumpRecord, ExcludedTable
 from schedgen_backups.core.formats.sql_statements import LINE_BREAK, split_roles
-from schedgen_backups.core.model import TOOL_VERSION, RecoveryPointId, ReferenceState
+from schedgen_backups.core.model import TOOL_VERSION, ArtifactName, ReferenceState
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
 from schedgen_backups.core.postgres.connection import SessionFacts, make_client_environment
 from schedgen_backups.core.postgres.exclusions import check_exclusions, find_tables
@@ -34,69 +34,81 @@ from schedgen_backups.core.postgres.pg_dump import (
     make_pattern,
     stream_dump,
 )
-from schedgen_backups.core.postgres.snapshot import Snapshot, TableName, open_snapshot
+from schedgen_backups.core.postgres.snapshot import DatabaseFacts, Snapshot, TableName, open_snapshot
 from schedgen_backups.core.settings import CaptureSettings, DatabaseSettings
 from schedgen_backups.core.system.process import Program, ProgramError, run_program
 
 _ROLES_TIMEOUT_SECONDS = 120
 
 
-def capture_database(
-    settings: DatabaseSettings,
-    capture: CaptureSettings,
-    point_id: RecoveryPointId,
-    file: BinaryIO,
-    *,
-    folder: Path,
-    restrict_key: str,
-) -> CapturedDump:
-    r"""Write a complete dump with record, index and footer to `file`.
+@dataclass(frozen=True)
+class OpenedDatabase:
+    """A database with its snapshot, whose tables are locked: what is dumped is settled."""
 
-    `folder` holds separately dumped tables until they are written to the file. `restrict_key` (letters and
-    digits) is the key of pg_dump's `\restrict`; users who can only write into the database must not know it.
+    settings: DatabaseSettings
+    capture: CaptureSettings
+    snapshot: Snapshot
+    facts: DatabaseFacts
+    client: ClientPrograms
+    tables: tuple[TableName, ...]
+    excluded: frozenset[TableName]
+    reference_note: str
 
-    DatabaseUnreachableError and DumpError are retryable; ClientProgramError, DatabaseError (privileges, empty
-    database) and ConfigurationError (reference query, tables that cannot be excluded) are permanent. The
-    file is unusable after an error.
-    """
-    with open_snapshot(settings, stall_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
-        facts = snapshot.read_facts()
-        client = find_client(settings, facts.server_major, capture.transfer.postgres_bin_dir)
-        snapshot.check_privileges()
-        tables = snapshot.list_tables()
-        if not tables and not capture.is_empty_allowed:
-            raise _empty_error(settings)
-        snapshot.lock_tables(tables)
-        excluded = find_tables(snapshot, capture.exclusions.tables)
-        check_exclusions(snapshot, excluded, capture.references)
-        _check_plain_names(excluded, facts.session.encoding)
-        reference_note = find_reference_problem(snapshot, capture.references)
+    @contextmanager
+    def kept_alive(self) -> Generator[Callable[[], None], None, None]:
+        """Keep the session alive within the block, until the yielded function is called.
+
+        The server ends sessions that are idle, and routers forget them.
+        """
+        is_over = Event()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="keep alive") as pool:
+            waiting = pool.submit(self.snapshot.keep_alive, is_over)
+
+            def end() -> None:
+                is_over.set()
+                waiting.result()
+
+            try:
+                yield end
+            finally:
+                is_over.set()
+
+    def write(self, name: ArtifactName, file: BinaryIO, *, folder: Path, restrict_key: str) -> CapturedDump:
+        r"""Write a complete dump with record, index and footer to `file`.
+
+        `folder` holds separately dumped tables until they are written to the file. `restrict_key` (letters
+        and digits) is the key of pg_dump's `\restrict`; users who can only write into the database must not
+        know it. DatabaseUnreachableError and DumpError are retryable; DatabaseError and ConfigurationError
+        are permanent. The file is unusable after an error.
+        """
+        settings, capture, snapshot, facts = self.settings, self.capture, self.snapshot, self.facts
         with DumpFileWriter(file, threads=capture.transfer.compression_threads) as writer:
             source = _Source(
                 settings,
                 capture,
-                client,
+                self.client,
                 snapshot,
                 facts.session,
                 RateLimit(capture.transfer.max_mb_per_second),
                 restrict_key,
             )
-            expected_rows = _dump_and_count(source, tables, excluded, writer, folder)
+            expected_rows = _dump_and_count(source, self.tables, self.excluded, writer, folder)
             if not sum(expected_rows.values()) and not capture.is_empty_allowed:
-                raise _empty_error(settings, excluded)
-            if not reference_note:
+                raise _empty_error(settings, self.excluded)
+            if not self.reference_note:
                 for keys in read_references(snapshot, capture.references):
                     writer.add_references(keys)
-            roles, roles_note = _read_roles(client, settings, facts.session)
+            roles, roles_note = _read_roles(self.client, settings, facts.session)
             contents = writer.facts()
             record = DumpRecord(
                 tool_version=TOOL_VERSION,
-                point_id=point_id.text,
+                point_id=name.point_id.text,
                 database=settings.database,
+                source_name=name.source_name if name.source_name != settings.database else "",
                 server_version=facts.server_version,
                 server_major=facts.server_major,
                 system_identifier=facts.system_identifier,
-                client_version=client.version,
+                client_version=self.client.version,
                 snapshot_at=snapshot.taken_at,
                 snapshot_opened_at=snapshot.opened_at,
                 finished_at=datetime.now(timezone.utc),
@@ -113,22 +125,46 @@ def capture_database(
                 excluded_patterns=capture.exclusions.tables,
                 excluded_tables=tuple(
                     ExcludedTable(schema_name=table.schema_name, name=table.name)
-                    for table in tables
-                    if table in excluded
+                    for table in self.tables
+                    if table in self.excluded
                 ),
                 left_out_settings=("transaction_timeout",)
-                if facts.server_major < TRANSACTION_TIMEOUT_MAJOR <= client.major
+                if facts.server_major < TRANSACTION_TIMEOUT_MAJOR <= self.client.major
                 else (),
-                reference_state=ReferenceState.NOT_CONFIGURED if reference_note else ReferenceState.READ,
+                reference_state=ReferenceState.NOT_CONFIGURED if self.reference_note else ReferenceState.READ,
                 reference_query=capture.references.query,
                 reference_count=writer.reference_count,
-                reference_note=reference_note,
+                reference_note=self.reference_note,
                 role_count=roles.count("CREATE ROLE "),
                 roles_note=roles_note,
                 properties=snapshot.read_properties(),
             )
             counted = {(table.schema_name, table.name): rows for table, rows in expected_rows.items()}
             return writer.finish(record, counted, roles)
+
+
+@contextmanager
+def open_database(
+    settings: DatabaseSettings, capture: CaptureSettings
+) -> Generator[OpenedDatabase, None, None]:
+    """Open a snapshot of the database within the block, and settle what a dump of it contains.
+
+    DatabaseUnreachableError is retryable; ClientProgramError, DatabaseError (privileges, empty database) and
+    ConfigurationError (reference query, tables that cannot be excluded) are permanent.
+    """
+    with open_snapshot(settings, stall_timeout_seconds=capture.transfer.stall_timeout_seconds) as snapshot:
+        facts = snapshot.read_facts()
+        client = find_client(settings, facts.server_major, capture.transfer.postgres_bin_dir)
+        snapshot.check_privileges()
+        tables = snapshot.list_tables()
+        if not tables and not capture.is_empty_allowed:
+            raise _empty_error(settings)
+        snapshot.lock_tables(tables)
+        excluded = find_tables(snapshot, capture.exclusions.tables)
+        check_exclusions(snapshot, excluded, capture.references)
+        _check_plain_names(excluded, facts.session.encoding)
+        reference_note = find_reference_problem(snapshot, capture.references)
+        yield OpenedDatabase(settings, capture, snapshot, facts, client, tables, excluded, reference_note)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from schedgen_backups.core.catalog.check_results import CheckResult, Verificatio
 from schedgen_backups.core.catalog.points import FoundArtifact, PointListing, is_ours, judge_point
 from schedgen_backups.core.catalog.resume import find_resumable
 from schedgen_backups.core.catalog.small_files import (
-    BASELINE_NAME,
     SITE_NAME,
     encode_model,
     move_aside,
+    name_baseline,
     read_model,
     require_id,
     translate_storage_errors,
@@ -49,6 +49,7 @@ from schedgen_backups.core.model import (
     FrozenModel,
     Manifest,
     MissingBaseline,
+    PartName,
     RecoveryPointId,
     Site,
 )
@@ -67,8 +68,10 @@ _Model = TypeVar("_Model", bound=FrozenModel)
 class Catalog:
     """One backup directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, part: PartName | None = None) -> None:
+        """With `part`, points are shown as if they had only this part; it is for readers."""
         self.directory = directory
+        self.part = part
         self.lock = DirectoryLock(directory)
         self._records_lock = FileLock(directory / _RECORDS_LOCK_NAME)
 
@@ -193,43 +196,44 @@ class Catalog:
             kept = tuple(each for each in site.adopted if each.point_id != adoption.point_id)
             self.write_description(SITE_NAME, site.model_copy(update={"adopted": (*kept, adoption)}))
 
-    def settle_baseline(self, missing: Sequence[str]) -> frozenset[str]:
+    def settle_baseline(self, missing: Sequence[str], *, source: str = "") -> frozenset[str]:
         """Return the keys whose absence is already known; update the baseline.
 
         `missing` is everything that the live system lacks. The first call stores it as the baseline; each
         later call removes the objects that exist again. While the file cannot be read, no key is known.
+        `source` is the part of a site of several, each of which has its own baseline.
         """
+        name = name_baseline(source)
         with self._records_lock.waited_for():
             try:
-                baseline = self.read_description(BASELINE_NAME, MissingBaseline)
+                baseline = self.read_description(name, MissingBaseline)
             except VerificationError:
                 return frozenset()
             if baseline is None or baseline.first_missing is None:
                 accepted = baseline.accepted if baseline is not None else ()
                 baseline = MissingBaseline(first_missing=tuple(missing), accepted=accepted)
             still_missing = baseline.keep_only(frozenset(missing))
-            if still_missing != self.read_description(BASELINE_NAME, MissingBaseline):
-                self.write_description(BASELINE_NAME, still_missing)
+            if still_missing != self.read_description(name, MissingBaseline):
+                self.write_description(name, still_missing)
         return still_missing.keys
 
-    def accept_missing(self, accepted: Sequence[AcceptedObject]) -> None:
+    def accept_missing(self, accepted: Sequence[AcceptedObject], *, source: str = "") -> None:
         """Record these objects as missing with the operator's consent, until they exist again.
 
-        A damaged baseline file is moved aside.
+        A damaged baseline file is moved aside. `source` as for `settle_baseline`.
         """
+        name = name_baseline(source)
         with self._records_lock.waited_for():
             try:
-                baseline = self.read_description(BASELINE_NAME, MissingBaseline) or MissingBaseline()
+                baseline = self.read_description(name, MissingBaseline) or MissingBaseline()
             except UnreadableFileError:
                 raise
             except VerificationError:
-                move_aside(self.directory / BASELINE_NAME)
+                move_aside(self.directory / name)
                 baseline = MissingBaseline()
             keys = {each.key for each in accepted}
             kept = tuple(each for each in baseline.accepted if each.key not in keys)
-            self.write_description(
-                BASELINE_NAME, baseline.model_copy(update={"accepted": (*kept, *accepted)})
-            )
+            self.write_description(name, baseline.model_copy(update={"accepted": (*kept, *accepted)}))
 
     def write_manifest(self, manifest: Manifest) -> Path:
         """Write the point's manifest to disk; StorageError when it already has one."""
@@ -339,7 +343,7 @@ class Catalog:
             # The owner of these points is unknown: none is selected, counted or removed, and each can be
             # restored by its id.
             points = tuple(replace(point, is_foreign=point.manifest is not None) for point in points)
-        return points
+        return self._select_part(points)
 
     def list_unmanaged(self) -> tuple[Path, ...]:
         """Return files that are named like artifacts but were not written by this tool; never touched.
@@ -375,7 +379,9 @@ class Catalog:
         points = (
             self.list_points()
             if site is None
-            else self._inspect_files([name for name in self._list_names() if point_id.text in name], site)
+            else self._select_part(
+                self._inspect_files([name for name in self._list_names() if point_id.text in name], site)
+            )
         )
         for point in points:
             if point.point_id == point_id:
@@ -383,6 +389,23 @@ class Catalog:
         raise PointNotFoundError(
             f"no recovery point {point_id} in {self.directory}",
             hint="`schedgen-backups list` shows the existing ones.",
+        )
+
+    def _select_part(self, points: tuple[PointListing, ...]) -> tuple[PointListing, ...]:
+        if self.part is None:
+            return points
+        return tuple(
+            part for point in points for part in point.parts if part.part == self.part or self._is_part(part)
+        )
+
+    def _is_part(self, point: PointListing) -> bool:
+        """Return whether the point, which has one part, is what this catalog shows."""
+        return (
+            self.part is not None
+            and point.part is None
+            and all(
+                found.name.source_name == self.part.get_source(found.name.kind) for found in point.artifacts
+            )
         )
 
     def _find_site(self) -> Site | None:

@@ -78,6 +78,17 @@ BUCKET_CHECKS = (Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE, Check.EVERY
 POINT_CHECKS = (Check.REFERENCES_RESOLVE,)
 STORED_CHECKS = {ArtifactKind.DATABASE: Check.DUMP_IS_STORED, ArtifactKind.BUCKET: Check.ARCHIVE_IS_STORED}
 """The checks that read every byte of an artifact."""
+KINDS_BY_CHECK: dict[Check, frozenset[ArtifactKind]] = {
+    **dict.fromkeys(
+        (*DATABASE_CHECKS, Check.DATABASE_IS_RESTORED, Check.DATABASE_IS_EQUAL),
+        frozenset({ArtifactKind.DATABASE}),
+    ),
+    **dict.fromkeys(
+        (*BUCKET_CHECKS, Check.BUCKET_IS_RESTORED, Check.BUCKET_IS_EQUAL), frozenset({ArtifactKind.BUCKET})
+    ),
+}
+"""Of what a check is; every other check is of a database together with its bucket."""
+BOTH_KINDS = frozenset(ArtifactKind)
 DRILL_ONLY_CHECKS = (Check.REFERENCED_PDFS_OPEN, Check.OPERATOR_CHECKS_HOLD, Check.DRILL_IS_IN_TIME)
 """Checks of a drill that belong to no level: on the data itself, or on the duration. They may fail for an
 intact point."""
@@ -88,6 +99,8 @@ class CheckResult(FrozenModel):
     """The result of one check, with the files it was run on and the time."""
 
     check: Annotated[Check, Field(validation_alias=AliasChoices("check", "claim"))]
+    source: str = ""
+    """In a point of several databases or buckets, of which of them; empty in any other."""
     status: CheckStatus
     summary: str
     figures: dict[str, Figure] = {}
@@ -127,15 +140,18 @@ class Verification(FrozenModel):
     format_version: int = FORMAT_VERSION
     point_id: str
     results: tuple[CheckResult, ...] = ()
+    kinds: Annotated[frozenset[ArtifactKind], Field(exclude=True)] = BOTH_KINDS
+    """What the point has by its manifest: checks of anything else do not concern it."""
 
-    def result(self, check: Check) -> CheckResult | None:
-        """Return the newest result of this check, or None when it was never run."""
-        return next((result for result in self.results if result.check is check), None)
+    def result(self, check: Check, source: str = "") -> CheckResult | None:
+        """Return the newest result of this check on this source, or None when it was never run."""
+        found = (result for result in self.results if result.check is check and result.source == source)
+        return next(found, None)
 
     def with_results(self, new_results: tuple[CheckResult, ...]) -> Verification:
-        """Return a copy in which these results replace older ones of the same checks."""
-        replaced = {result.check for result in new_results}
-        kept = tuple(result for result in self.results if result.check not in replaced)
+        """Return a copy in which these results replace older ones of the same checks and sources."""
+        replaced = {(result.check, result.source) for result in new_results}
+        kept = tuple(result for result in self.results if (result.check, result.source) not in replaced)
         in_order = sorted((*kept, *new_results), key=lambda result: list(Check).index(result.check))
         return self.model_copy(update={"results": tuple(in_order), "format_version": FORMAT_VERSION})
 
@@ -159,7 +175,14 @@ class Verification(FrozenModel):
         return self.results, {}
 
     def _judge(self, level: VerificationLevel) -> LevelResult:
-        found = [self.result(check) for check in CHECKS_BY_LEVEL[level]]
+        checks = [
+            check for check in CHECKS_BY_LEVEL[level] if KINDS_BY_CHECK.get(check, BOTH_KINDS) <= self.kinds
+        ]
+        if not checks:
+            return LevelResult(
+                level=level, status=CheckStatus.NOT_CONFIGURED, checked_at=None, proved_at=None
+            )
+        found = [self.result(check) for check in checks]
         results = [result for result in found if result is not None]
         statuses = {result.status for result in results}
         if CheckStatus.FAILED in statuses:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from schedgen_backups.core.catalog.check_results import STORED_CHECKS, Verification
+from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult, Verification
+from schedgen_backups.core.catalog.part_results import combine_parts, label_results, select_part_results
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.gzip_members import read_footer
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import StatedPack
 from schedgen_backups.core.formats.records import open_artifact
-from schedgen_backups.core.model import ArtifactKind, ArtifactName, Manifest, RecoveryPointId, Site
+from schedgen_backups.core.model import (
+    Artifact,
+    ArtifactKind,
+    ArtifactName,
+    Manifest,
+    PartName,
+    RecoveryPointId,
+    Site,
+)
 
 NO_PACKS: Mapping[str, int] = MappingProxyType({})
 """The sizes of the packs in a directory that has none."""
@@ -71,6 +80,65 @@ class PointListing:
     The point keeps its state until they are read again."""
     is_foreign: bool = False
     is_ahead: bool = False
+    recorded: Verification | None = None
+    """The results as they are stored, if the point has several parts: `verification` combines them."""
+    part: PartName | None = None
+    """Which part of a point this is; None for a whole point."""
+
+    @property
+    def parts(self) -> tuple[PointListing, ...]:
+        """Return each part as a point of at most one database and one bucket; the point itself if it is one.
+
+        A point that was not committed has no known parts: `divide` does it.
+        """
+        if self.manifest is None or not self.manifest.parts:
+            return (self,)
+        return self.divide([part.name for part in self.manifest.parts])
+
+    def divide(self, names: Sequence[PartName]) -> tuple[PointListing, ...]:
+        """Return the parts of these names, which the manifest has if there is one."""
+        return tuple(
+            replace(
+                self,
+                artifacts=tuple(
+                    artifact
+                    for artifact in self.artifacts
+                    if artifact.name.source_name == name.get_source(artifact.name.kind)
+                ),
+                manifest=self.manifest.select_part(name) if self.manifest is not None else None,
+                verification=select_part_results(self.recorded or self.verification, name),
+                recorded=None,
+                part=name,
+            )
+            for name in names
+        )
+
+    def with_results(self, results: Sequence[CheckResult]) -> PointListing:
+        """Return the point with these results, as they are stored, instead of older ones."""
+        if self.recorded is None or self.manifest is None:
+            return replace(self, verification=self.verification.with_results(tuple(results)))
+        recorded = self.recorded.with_results(tuple(results))
+        names = [part.name for part in self.manifest.parts]
+        return replace(self, recorded=recorded, verification=combine_parts(recorded, names))
+
+    def label_results(self, results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
+        """Return results of checks of this point, or of this part of one, as they are stored."""
+        return tuple(results) if self.part is None else label_results(results, self.part)
+
+    def find_reading(self, name: ArtifactName) -> CheckResult | None:
+        """Return the newest result of reading this artifact whole, or None when it never was."""
+        verification = self.recorded or self.verification
+        check = STORED_CHECKS[name.kind]
+        return verification.result(check, name.source_name) or verification.result(check)
+
+    def list_sources(self, kind: ArtifactKind) -> tuple[FoundArtifact, ...]:
+        """Return every artifact of this kind."""
+        return tuple(artifact for artifact in self.artifacts if artifact.name.kind is kind)
+
+    def measure_kind(self, kind: ArtifactKind) -> int | None:
+        """Return the total size of the artifacts of this kind in bytes; None if there is none."""
+        found = self.list_sources(kind)
+        return sum(self.measure(artifact) for artifact in found) if found else None
 
     @property
     def size_bytes(self) -> int:
@@ -102,20 +170,33 @@ class PointListing:
             return PointState.FAILED
         if self.manifest is None:
             return PointState.PARTIAL
-        committed = {artifact.kind: artifact.sha256 for artifact in self.manifest.artifacts}
-        is_bound = all(
+        is_bound = all(part.is_bound for part in self.parts)
+        return PointState.VERIFIED if is_bound and self.verification.is_verified else PointState.UNVERIFIED
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the results are of the bytes that the manifest names; of one part."""
+        named = self.manifest.artifacts if self.manifest is not None else ()
+        committed = {artifact.kind: artifact.sha256 for artifact in named}
+        return all(
             committed.get(kind) == sha256
             for result in self.verification.results
             for kind, sha256 in result.artifacts.items()
         )
-        return PointState.VERIFIED if is_bound and self.verification.is_verified else PointState.UNVERIFIED
 
     def artifact(self, kind: ArtifactKind) -> FoundArtifact | None:
-        """Return the file of this kind, or None when there is none."""
+        """Return the file of this kind, or None when there is none; for a part of a point."""
         return next((artifact for artifact in self.artifacts if artifact.name.kind is kind), None)
 
     def get_path(self, kind: ArtifactKind) -> Path:
         """Return the path of the file of this kind; raise VerificationError when the point has none."""
+        found = self.list_sources(kind)
+        if len(found) > 1:
+            names = ", ".join(artifact.name.source_name for artifact in found)
+            raise VerificationError(
+                f"recovery point {self.point_id} has several {kind.value}s: {names}",
+                hint="Name one of them with the site: schedgen-backups --site SITE/NAME ...",
+            )
         artifact = self.artifact(kind)
         if artifact is None:
             raise VerificationError(
@@ -188,10 +269,15 @@ def judge_point(
         sorted(_choose_files(artifacts, manifest), key=lambda found: found.name.kind.value, reverse=True)
     )
     problems, unread = list(unreadable), list[str]()
+    part_names = [part.name for part in manifest.parts] if manifest is not None else []
+
+    def find_reading(artifact: Artifact) -> CheckResult | None:
+        return verification.result(STORED_CHECKS[artifact.kind], artifact.source_name if part_names else "")
+
     found_files = {artifact.path.name: artifact for artifact in ordered}
     for artifact in manifest.artifacts if manifest is not None else ():
         found = found_files.get(artifact.file_name)
-        reading = verification.result(STORED_CHECKS[artifact.kind])
+        reading = find_reading(artifact)
         if found is None:
             problems.append(f"{artifact.file_name} is missing")
         elif found.size_bytes != artifact.size_bytes:
@@ -204,15 +290,19 @@ def judge_point(
             unread.append(artifact.file_name)
     is_foreign = manifest is not None and site is not None and not site.owns(manifest)
     is_ahead = point_id.taken_at > datetime.now(timezone.utc) + CLOCK_TOLERANCE
+    if manifest is not None and not part_names:
+        kinds = frozenset(artifact.kind for artifact in manifest.artifacts)
+        verification = verification.model_copy(update={"kinds": kinds})
     return PointListing(
         point_id,
         ordered,
         manifest,
-        verification,
+        combine_parts(verification, part_names) if part_names else verification,
         tuple(problems),
         tuple(unread),
         is_foreign=is_foreign,
         is_ahead=is_ahead,
+        recorded=verification if part_names else None,
     )
 
 

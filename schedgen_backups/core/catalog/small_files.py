@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -26,6 +27,7 @@ from schedgen_backups.core.system.files import FileIdentity, identify_file, read
 
 SITE_NAME = "site.json"
 BASELINE_NAME = "missing_objects.json"
+"""Of a site of several databases or buckets, each part has its own: see `name_baseline`."""
 _NO_FILE_ERRORS = frozenset({errno.EINVAL, errno.EFBIG, errno.EISDIR, errno.ELOOP, errno.ENOTDIR})
 """Errors for a path that is not a regular or usable file; a retry cannot help (`open_regular`,
 `read_small_file`)."""
@@ -152,13 +154,20 @@ def _require_format(path: Path, content: bytes) -> None:
         )
 
 
+def name_baseline(source: str) -> str:
+    """Return the name of the file of objects that are known to be missing, of one part or of the only one."""
+    if not source:
+        return BASELINE_NAME
+    return f"{BASELINE_NAME.removesuffix('.json')}_{quote(source, safe='')}.json"
+
+
 def _find_hint(name: str) -> str:
     if name == SITE_NAME:
         return (
             "`schedgen-backups list` shows which points are foreign because of this, and "
             "`schedgen-backups adopt ID` adopts one of them."
         )
-    if name == BASELINE_NAME:
+    if name.startswith(BASELINE_NAME.removesuffix(".json")):
         return (
             "Until it is repaired, every missing object is reported as new; `schedgen-backups "
             "accept-missing` creates a new file."

@@ -52,14 +52,14 @@ def forecast_space(
     if layout is Layout.FILES:
         return SpaceForecast(whole_bytes)
     # A dump is written as a file, and then placed in packs.
-    dumps = (point.measure(dump) for point in newest if (dump := point.artifact(ArtifactKind.DATABASE)))
+    dumps = (point.measure(dump) for point in newest for dump in point.list_sources(ArtifactKind.DATABASE))
     dump_bytes = max(dumps, default=0)
     packed = [point for point in own if any(is_recipe_name(found.path.name) for found in point.artifacts)]
-    # The first one with both halves wrote everything, as no later one does.
-    halves = [len(point.artifacts) for point in packed]
-    if len(ArtifactKind) not in halves:
+    # The first whole one wrote everything, as no later one does.
+    whole = [point.manifest is not None or len(point.artifacts) >= len(ArtifactKind) for point in packed]
+    if True not in whole:
         return SpaceForecast(whole_bytes, dump_bytes)
-    sharing = packed[halves.index(len(ArtifactKind)) + 1 :]
+    sharing = packed[whole.index(True) + 1 :]
     if not sharing:
         # Most objects stay as they are; rows of any table may change.
         return SpaceForecast(dump_bytes, dump_bytes)

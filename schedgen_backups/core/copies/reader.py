@@ -36,7 +36,7 @@ from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES, read_footer
 from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import Recipe, StatedPack, read_recipe, slice_segments
 from schedgen_backups.core.formats.records import ArtifactFile
-from schedgen_backups.core.model import Artifact, ArtifactName, Manifest, RecoveryPointId, Site
+from schedgen_backups.core.model import Artifact, ArtifactName, Manifest, PartName, RecoveryPointId, Site
 from schedgen_backups.core.packs.encryption import ENCRYPTED_SUFFIX, Decryptor
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.pack_files import StoredFile
@@ -89,6 +89,8 @@ class CopyReader:
     point_id: RecoveryPointId
     decryptor: Decryptor
     on_progress: Callable[[int], object] = lambda _size_bytes: None
+    part: PartName | None = None
+    """Which part of the point is wanted; None for the whole."""
 
     @cached_property
     def pack_list(self) -> PackList:

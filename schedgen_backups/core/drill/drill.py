@@ -15,7 +15,7 @@ from threading import Event, Thread
 import psycopg
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
+from schedgen_backups.core.catalog.check_results import BOTH_KINDS, Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import pin_temporarily
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import find_newest_verified
@@ -90,7 +90,7 @@ def drill_point(
     checks = read_sql_checks(drill.sql_checks_path) if drill.sql_checks_path is not None else ()
     swept = sweep_scratch(drill)
     chosen = find_drill_point(catalog, point_id)
-    if drill.objects.kind == "referenced":
+    if drill.objects.kind == "referenced" and catalog.get_point(chosen).verification.kinds == BOTH_KINDS:
         _require_references(catalog.get_point(chosen))
     max_duration = timedelta(minutes=drill.max_minutes * PIN_TIME_FACTOR)
     with pin_temporarily(
@@ -130,11 +130,14 @@ def _require_references(point: PointListing) -> None:
 
 
 @contextmanager
-def _ended_after(duration: timedelta, roles: LoadRoles) -> Generator[None, None, None]:
+def _ended_after(duration: timedelta, roles: LoadRoles | None) -> Generator[None, None, None]:
     """End all sessions of the scratch database when the block takes longer, and raise RestoreError.
 
     Code in the dump may run forever, while its server reports activity.
     """
+    if roles is None:
+        yield
+        return
     done, is_late = Event(), Event()
 
     def watch() -> None:
@@ -183,15 +186,15 @@ def _look(
 ) -> DrillReport:
     began_at, started, ready = began
     roles = scratch.load_roles
-    is_whole = drill.objects.kind == "all"
+    is_whole = drill.objects.kind == "all" or scratch.bucket is None
     request = RestoreRequest(
         point,
-        roles.superuser or roles.loader,
-        scratch.bucket if is_whole else None,
+        (roles.superuser or roles.loader) if roles is not None else None,
+        scratch.bucket if is_whole or roles is None else None,
         load_roles=roles,
     )
     with prepare_restore(request, transfer) as prepared:
-        snapshot_at = prepared.get_database().record.snapshot_at
+        snapshot_at = prepared.captured_at
         versions = prepared.list_versions()
         restored = (
             prepared.restore(catalog=catalog, restored_by=drilled_by, on_progress=on_progress)
@@ -207,24 +210,34 @@ def _look(
             )
         )
     compared = time.monotonic()
-    sampled = open_referenced_pdfs(
-        point,
-        scratch.database,
-        scratch.bucket,
-        transfer,
-        on_progress=lambda size_bytes: on_progress("sample", size_bytes),
+    sampled = (
+        open_referenced_pdfs(
+            point,
+            scratch.database,
+            scratch.bucket,
+            transfer,
+            on_progress=lambda size_bytes: on_progress("sample", size_bytes),
+        )
+        if scratch.database is not None and scratch.bucket is not None
+        else make_result(
+            Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, "no rows refer to objects here", {}
+        )
     )
     opened = time.monotonic()
-    held = run_sql_checks(
-        checks,
-        scratch.database,
-        timeout_seconds=transfer.stall_timeout_seconds,
-        on_progress=lambda count: on_progress("sql checks", count),
+    held = (
+        run_sql_checks(
+            checks,
+            scratch.database,
+            timeout_seconds=transfer.stall_timeout_seconds,
+            on_progress=lambda count: on_progress("sql checks", count),
+        )
+        if scratch.database is not None
+        else make_result(Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "there is no database", {})
     )
     ended = time.monotonic()
     found = (sampled, held, _judge_time(ended - started, drill))
     signed = tuple(result.model_copy(update={"checked_by": drilled_by}) for result in found)
-    catalog.record_results(point.point_id, signed)
+    catalog.record_results(point.point_id, point.label_results(signed))
     return DrillReport(
         point_id=point.point_id.text,
         snapshot_at=snapshot_at,

@@ -5,10 +5,13 @@ Add a field when a drill measures something new.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import AwareDatetime
 
-from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
-from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus, Verification
+from schedgen_backups.core.catalog.part_results import combine_parts, label_results
+from schedgen_backups.core.model import FrozenModel, PartName
 
 
 class DrillSeconds(FrozenModel):
@@ -56,3 +59,34 @@ class DrillReport(FrozenModel):
             result.status in {CheckStatus.PASSED, CheckStatus.SAMPLED, CheckStatus.NOT_CONFIGURED}
             for result in self.results
         )
+
+
+def merge_reports(reports: Mapping[PartName | None, DrillReport]) -> DrillReport:
+    """Return one report of drills of all parts of a point, one after the other."""
+    first = next(iter(reports.values()))
+    if len(reports) == 1:
+        return first
+    labelled = tuple(
+        result
+        for name, report in reports.items()
+        if name is not None
+        for result in label_results(report.results, name)
+    )
+    names = [name for name in reports if name is not None]
+    combined = combine_parts(Verification(point_id=first.point_id).with_results(labelled), names)
+    return DrillReport(
+        point_id=first.point_id,
+        snapshot_at=min(report.snapshot_at for report in reports.values()),
+        began_at=first.began_at,
+        seconds=DrillSeconds(
+            **{
+                phase: sum(getattr(report.seconds, phase) for report in reports.values())
+                for phase in DrillSeconds.model_fields
+            }
+        ),
+        results=combined.results,
+        object_count=sum(report.object_count for report in reports.values()),
+        target="; ".join(dict.fromkeys(report.target for report in reports.values())),
+        versions={name: text for report in reports.values() for name, text in report.versions.items()},
+        notes=tuple(f"{name}: {note}" for name, report in reports.items() for note in report.notes),
+    )

@@ -25,7 +25,7 @@ from schedgen_backups.core.restore.point import (
     RestoreRequest,
     prepare_restore,
 )
-from schedgen_backups.core.settings import DrillObjects, TransferSettings
+from schedgen_backups.core.settings import DatabaseSettings, DrillObjects, TransferSettings
 from schedgen_backups.core.units import count, name_some
 
 
@@ -45,8 +45,12 @@ def restore_with_sample(
     opens are restored as well.
     """
     point = prepared.request.point
+    if scratch.database is None:
+        return _restore_sample(
+            prepared, objects, catalog=catalog, drilled_by=drilled_by, on_progress=on_progress
+        )
     database = prepared.restore(restored_by=drilled_by, on_progress=on_progress)
-    sample, opened, lost = _choose(point, scratch, objects, transfer)
+    sample, opened, lost = _choose(point, scratch.database, objects, transfer)
     request = RestoreRequest(point, None, scratch.bucket, object_keys=sample.keys | opened)
     with prepare_restore(request, transfer) as half:
         restored = half.restore(restored_by=drilled_by, on_progress=on_progress)
@@ -59,7 +63,7 @@ def restore_with_sample(
             for result in restored.results
         ),
     )
-    catalog.record_results(point.point_id, results)
+    catalog.record_results(point.point_id, point.label_results(results))
     return RestoreReport(
         results,
         {name: seconds + restored.seconds[name] for name, seconds in database.seconds.items()},
@@ -68,20 +72,40 @@ def restore_with_sample(
     )
 
 
+def _restore_sample(
+    prepared: PreparedRestore,
+    objects: DrillObjects,
+    *,
+    catalog: Catalog,
+    drilled_by: str,
+    on_progress: OnProgress,
+) -> RestoreReport:
+    """Restore a sample of all objects of a point without a database, and record it."""
+    point = prepared.request.point
+    path = point.get_path(ArtifactKind.BUCKET)
+    sample = choose_objects(lambda: _read_objects(path), objects.sample_count, point.point_id.text)
+    restored = prepared.select_objects(sample.keys).restore(restored_by=drilled_by, on_progress=on_progress)
+    with open_archive(path) as archive:
+        is_whole = restored.object_count == archive.record.object_count
+    results = tuple(
+        _judge(result, sample, restored.object_count, (), is_whole=is_whole) for result in restored.results
+    )
+    catalog.record_results(point.point_id, point.label_results(results))
+    return RestoreReport(results, restored.seconds, restored.object_count, restored.notes)
+
+
 def _choose(
-    point: PointListing, scratch: Scratch, objects: DrillObjects, transfer: TransferSettings
+    point: PointListing, database: DatabaseSettings, objects: DrillObjects, transfer: TransferSettings
 ) -> tuple[ObjectSample, frozenset[str], tuple[str, ...]]:
     """Return the sample, the keys of the PDFs to open, and referenced keys that the archive wrongly lacks."""
     limit_seconds = transfer.stall_timeout_seconds
     path = point.get_path(ArtifactKind.BUCKET)
-    _count, opened = pick_referenced_keys(
-        point, scratch.database, SAMPLE_SIZE, stall_timeout_seconds=limit_seconds
-    )
+    _count, opened = pick_referenced_keys(point, database, SAMPLE_SIZE, stall_timeout_seconds=limit_seconds)
     if objects.kind == "sample":
         sample = choose_objects(lambda: _read_objects(path), objects.sample_count, point.point_id.text)
         return sample, frozenset(opened), ()
     reference_count, keys = pick_referenced_keys(
-        point, scratch.database, objects.sample_count, stall_timeout_seconds=limit_seconds
+        point, database, objects.sample_count, stall_timeout_seconds=limit_seconds
     )
     wanted = frozenset(keys)
     archived = frozenset(each.key for each in _read_objects(path) if each.key in wanted)

@@ -43,11 +43,13 @@ class Scratch:
     """The targets of a drill."""
 
     folder: Path
-    database: DatabaseSettings
-    bucket: BucketSettings
+    database: DatabaseSettings | None
+    """None for a point without a database."""
+    bucket: BucketSettings | None
+    """None for a point without a bucket."""
     description: str
     notes: tuple[str, ...]
-    load_roles: LoadRoles
+    load_roles: LoadRoles | None
     """The roles that load into `database` and compare it."""
 
 
@@ -55,28 +57,38 @@ class Scratch:
 def open_scratch(
     point: PointListing, drill: DrillSettings, source: DatabaseSettings | None
 ) -> Generator[Scratch, None, None]:
-    """Provide both empty targets for this point within the block and remove them afterwards.
+    """Provide the empty targets for this point within the block and remove them afterwards.
 
     StorageError when there is not enough space; ConfigurationError, DatabaseError or BucketError when a
     target cannot be provided.
     """
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
-        record, roles = dump.record, dump.roles
-    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
-        object_bytes = _estimate_object_bytes(archive.record, drill.objects)
+    kinds = point.verification.kinds
+    record, roles, object_bytes = None, "", 0
+    if ArtifactKind.DATABASE in kinds:
+        with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+            record, roles = dump.record, dump.roles
+    if ArtifactKind.BUCKET in kinds:
+        with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+            object_bytes = _estimate_object_bytes(archive.record, drill.objects)
     with ExitStack() as stack:
         folder = stack.enter_context(open_scratch_folder(drill.directory))
-        _check_space(folder, drill, database_bytes=record.size_bytes, object_bytes=object_bytes)
-        database = stack.enter_context(open_scratch_database(folder, record, roles, drill, source))
-        bucket = stack.enter_context(open_scratch_bucket(folder, drill))
-        notes = (database.note,) if database.note else ()
+        database_bytes = record.size_bytes if record is not None else 0
+        _check_space(folder, drill, database_bytes=database_bytes, object_bytes=object_bytes)
+        database = (
+            stack.enter_context(open_scratch_database(folder, record, roles, drill, source))
+            if record is not None
+            else None
+        )
+        bucket = (
+            stack.enter_context(open_scratch_bucket(folder, drill)) if ArtifactKind.BUCKET in kinds else None
+        )
         yield Scratch(
             folder.path,
-            database.roles.reader or database.roles.loader,
-            bucket.settings,
-            f"{database.description} and {bucket.description}",
-            notes,
-            database.roles,
+            (database.roles.reader or database.roles.loader) if database is not None else None,
+            bucket.settings if bucket is not None else None,
+            " and ".join(target.description for target in (database, bucket) if target is not None),
+            (database.note,) if database is not None and database.note else (),
+            database.roles if database is not None else None,
         )
 
 

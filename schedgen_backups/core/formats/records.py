@@ -234,6 +234,8 @@ class DumpRecord(FrozenModel):
     point_id: str
     kind: ArtifactKind = ArtifactKind.DATABASE
     database: str
+    source_name: str = ""
+    """Its name in recovery points, if that is another one."""
     server_version: str
     server_major: int
     system_identifier: str = ""
@@ -341,6 +343,8 @@ class ArchiveRecord(FrozenModel):
     point_id: str
     kind: ArtifactKind = ArtifactKind.BUCKET
     bucket: str
+    source_name: str = ""
+    """Its name in recovery points, if that is another one."""
     endpoint: str
     listed_at: AwareDatetime
     """When the listing began."""

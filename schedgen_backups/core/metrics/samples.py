@@ -133,11 +133,27 @@ def _measure_newest(point: PointListing) -> Iterator[Sample]:
         yield Sample(families.MISSING_REFERENCES, counts[verdict], (verdict.value,))
     yield Sample(families.NEWLY_MISSING, manifest.references.newly_missing_count)
     # Damage is counted by the state; here the numbers are only absent.
-    with suppress(BackupError), open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
-        yield Sample(families.LAST_ROWS, dump.record.row_count)
-    with suppress(BackupError), open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
-        yield Sample(families.LAST_OBJECTS, archive.record.object_count)
-        yield Sample(families.LAST_REUSED, archive.record.reused_count)
+    with suppress(BackupError):
+        if rows := list(_read_row_counts(point)):
+            yield Sample(families.LAST_ROWS, sum(rows))
+    with suppress(BackupError):
+        if not (counted := list(_read_object_counts(point))):
+            return
+        yield Sample(families.LAST_OBJECTS, sum(objects for objects, _reused in counted))
+        yield Sample(families.LAST_REUSED, sum(reused for _objects, reused in counted))
+
+
+def _read_row_counts(point: PointListing) -> Iterator[int]:
+    for found in point.list_sources(ArtifactKind.DATABASE):
+        with open_dump(found.path) as dump:
+            yield dump.record.row_count
+
+
+def _read_object_counts(point: PointListing) -> Iterator[tuple[int, int]]:
+    """Yield of each archive how many objects it has, and how many of them were copied from an older one."""
+    for found in point.list_sources(ArtifactKind.BUCKET):
+        with open_archive(found.path) as archive:
+            yield archive.record.object_count, archive.record.reused_count
 
 
 def _measure_levels(points: Sequence[PointListing]) -> Iterator[Sample]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from threading import Event
 
@@ -146,6 +147,20 @@ class PreparedRestore:
             raise RestoreError("the restore has no database", hint="Name a database.")
         return self.database
 
+    @property
+    def captured_at(self) -> datetime:
+        """When the state was captured that is restored: the database's snapshot, or the bucket's listing."""
+        if self.database is not None:
+            return self.database.record.snapshot_at
+        if self.bucket is not None:
+            return self.bucket.record.listed_at
+        raise RestoreError("nothing is restored", hint="Name a database or a bucket.")
+
+    def select_objects(self, keys: frozenset[str]) -> PreparedRestore:
+        """Return the same restore of these objects only."""
+        bucket = replace(self.bucket, keys=keys) if self.bucket is not None else None
+        return replace(self, request=replace(self.request, object_keys=keys), bucket=bucket)
+
     def list_versions(self) -> dict[str, str]:
         """Return the versions of this program and, for a database, of the target's server and the client."""
         return self.database.list_versions() if self.database is not None else dict(OWN_VERSION)
@@ -265,7 +280,7 @@ class PreparedRestore:
         notes = (*written.notes, *(self.database.carry_properties() if self.database is not None else ()))
         signed = tuple(result.model_copy(update={"checked_by": restored_by}) for result in results)
         if catalog is not None:
-            catalog.record_results(self.request.point.point_id, signed)
+            catalog.record_results(self.request.point.point_id, self.request.point.label_results(signed))
         return RestoreReport(signed, seconds, written.object_count, notes)
 
     def undo_bucket(self) -> str:

@@ -67,7 +67,7 @@ def remove_points(
         try:
             catalog.record_results(relied_on.point_id, results)
         except DiskFullError:
-            if not relied_on.verification.with_results(results).is_verified:
+            if not relied_on.with_results(results).verification.is_verified:
                 raise
             unrecorded = (relied_on.point_id, results)
             break
@@ -160,7 +160,11 @@ def _find_unread(catalog: Catalog, plan: RetentionPlan, now: datetime) -> PointL
         decision.candidate.point_id for decision in plan.decisions if "newest verified" in decision.reasons
     )
     point = catalog.get_point(newest)
-    results = [point.verification.result(check) for check in STORED_CHECKS.values()]
+    results = [
+        point.verification.result(check)
+        for kind, check in STORED_CHECKS.items()
+        if kind in point.verification.kinds
+    ]
     is_read = not point.unread_files and all(
         result is not None and abs(now - result.checked_at) < _READ_FRESHNESS for result in results
     )

@@ -7,33 +7,46 @@ only when every required check has an acceptable result.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import (
+    BOTH_KINDS,
     COMMIT_CHECKS,
+    KINDS_BY_CHECK,
     STORED_CHECKS,
     Check,
     CheckResult,
     CheckStatus,
     Verification,
 )
-from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.catalog.part_results import name_source
+from schedgen_backups.core.catalog.points import FoundArtifact, PointListing
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive, open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.packed_file import is_recipe_name, open_packed_file
 from schedgen_backups.core.history.events import Outcome, PointCommitted
 from schedgen_backups.core.model import (
+    FORMAT_VERSION,
     OWN_VERSION,
+    PARTS_FORMAT_VERSION,
     TOOL_VERSION,
     Artifact,
     ArtifactKind,
+    LeftOut,
     Manifest,
+    ManifestPart,
     Origin,
+    PartName,
     RecoveryPointId,
+    ReferenceState,
     ReferenceSummary,
+    ReferenceVerdict,
     Site,
 )
 from schedgen_backups.core.receipts.receipts import make_subject, record_with_receipt
@@ -47,8 +60,8 @@ from schedgen_backups.core.verify.files import (
     verify_dump_against_snapshot,
     verify_every_object,
 )
-from schedgen_backups.core.verify.live_system import LiveSystem
-from schedgen_backups.core.verify.references import verify_references
+from schedgen_backups.core.verify.live_system import LiveSystem, SitePart
+from schedgen_backups.core.verify.references import NAMED_MISSING, verify_references
 
 _COMMITTABLE = frozenset({CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED, CheckStatus.INCOMPLETE})
 
@@ -59,13 +72,16 @@ def verify_point(
     *,
     checked_by: str,
     live: LiveSystem | None = None,
+    parts: Sequence[SitePart] = (),
     on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[Verification, ReferenceSummary | None]:
-    """Perform and record all checks on the point's files; return all known results and the reference summary.
+    """Perform and record all checks on the point's files; return all known results and the references.
 
     Raise the errors of `check_point`, and StorageError when the results cannot be recorded.
     """
-    results, summary = check_point(catalog, point, checked_by=checked_by, live=live, on_progress=on_progress)
+    results, summary = check_point(
+        catalog, point, checked_by=checked_by, live=live, parts=parts, on_progress=on_progress
+    )
     return catalog.record_results(point.point_id, results), summary
 
 
@@ -75,37 +91,82 @@ def check_point(
     *,
     checked_by: str,
     live: LiveSystem | None = None,
+    parts: Sequence[SitePart] = (),
     on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[tuple[CheckResult, ...], ReferenceSummary | None]:
-    """Perform all checks on the point's files; return their results and the reference summary.
+    """Perform all checks on the point's files; return their results as they are stored, and the references.
 
-    Checks on a half that the point lacks stay unknown. Errors of `live` are raised. VerificationError when
-    the point is removed in the meantime.
+    `live` is asked about missing objects, or what `parts` have for a point of several databases or buckets.
+    Checks on what the point lacks stay unknown. Errors of `live` are raised. VerificationError when the point
+    is removed in the meantime.
+    """
+    results: dict[tuple[Check, str], CheckResult] = {}
+    summaries: list[ReferenceSummary] = []
+    for part in _divide(point, parts):
+        found, summary = _check_part(
+            catalog, part, live=_find_live(part, live, parts), known=results, on_progress=on_progress
+        )
+        results |= {(result.check, result.source): result for result in found}
+        summaries += [summary] if summary is not None else []
+    if not any(
+        path.exists()
+        for path in (catalog.manifest_path(point.point_id), *(artifact.path for artifact in point.artifacts))
+    ):
+        raise VerificationError(
+            f"recovery point {point.point_id} was removed while it was being read",
+            hint="`schedgen-backups list` shows the existing ones.",
+        )
+    return _sign(results.values(), checked_by), _merge_references(summaries) if summaries else None
+
+
+def divide_point(point: PointListing, names: Sequence[PartName]) -> tuple[PointListing, ...]:
+    """Return the parts of the point: by its manifest, or those of these names, which it is to have."""
+    if point.manifest is not None or len(names) < 2:  # noqa: PLR2004 - one part is the whole point
+        return point.parts
+    return point.divide(names)
+
+
+def _divide(point: PointListing, parts: Sequence[SitePart]) -> tuple[PointListing, ...]:
+    return divide_point(point, [part.name for part in parts])
+
+
+def _find_live(point: PointListing, live: LiveSystem | None, parts: Sequence[SitePart]) -> LiveSystem | None:
+    return next((part.live for part in parts if part.name == point.part), None) if point.part else live
+
+
+def _sign(results: Iterable[CheckResult], checked_by: str) -> tuple[CheckResult, ...]:
+    return tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
+
+
+def _check_part(
+    catalog: Catalog,
+    point: PointListing,
+    *,
+    live: LiveSystem | None,
+    known: Collection[tuple[Check, str]] = (),
+    on_progress: OnProgress = lambda _size_bytes: None,
+) -> tuple[tuple[CheckResult, ...], ReferenceSummary | None]:
+    """Perform the checks that are not `known` on a point of at most one database and one bucket.
+
+    Return the results as they are stored, and the reference summary.
     """
     results: list[CheckResult] = []
     summary: ReferenceSummary | None = None
-    manifest = point.manifest
-    expected = {artifact.kind: artifact.sha256 for artifact in manifest.artifacts} if manifest else {}
+    expected = _find_digests(point)
     dump = point.artifact(ArtifactKind.DATABASE)
     archive = point.artifact(ArtifactKind.BUCKET)
-    if dump is not None:
+    if dump is not None and not _is_known(point, Check.DUMP_IS_STORED, known):
         results += verify_dump(
             dump.path, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=on_progress
         )
         results.append(verify_dump_against_snapshot(dump.path))
-    if archive is not None:
+    if archive is not None and not _is_known(point, Check.ARCHIVE_IS_STORED, known):
         results += verify_archive(
             archive.path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=on_progress
         )
         results.append(verify_every_object(archive.path))
     if dump is not None and archive is not None:
-        result, summary = verify_references(
-            dump.path,
-            archive.path,
-            live=live,
-            baseline=catalog.settle_baseline,
-            known=manifest.references if manifest else None,
-        )
+        result, summary = _check_references(catalog, point, live)
         results.append(result)
     for kind in expected:
         if point.artifact(kind) is None:
@@ -118,49 +179,106 @@ def check_point(
                     checked_at=now,
                 )
             )
-    if not any(
-        path.exists()
-        for path in (catalog.manifest_path(point.point_id), *(artifact.path for artifact in point.artifacts))
-    ):
-        raise VerificationError(
-            f"recovery point {point.point_id} was removed while it was being read",
-            hint="`schedgen-backups list` shows the existing ones.",
-        )
-    return tuple(result.model_copy(update={"checked_by": checked_by}) for result in results), summary
+    return point.label_results(results), summary
+
+
+def _is_known(point: PointListing, check: Check, known: Collection[tuple[Check, str]]) -> bool:
+    """Return whether another part, with the same database or bucket, was checked already."""
+    return point.part is not None and (check, name_source(check, point.part)) in known
+
+
+def _find_digests(point: PointListing) -> dict[ArtifactKind, str]:
+    manifest = point.manifest
+    return {artifact.kind: artifact.sha256 for artifact in manifest.artifacts} if manifest else {}
+
+
+def _check_references(
+    catalog: Catalog, point: PointListing, live: LiveSystem | None
+) -> tuple[CheckResult, ReferenceSummary]:
+    return verify_references(
+        point.get_path(ArtifactKind.DATABASE),
+        point.get_path(ArtifactKind.BUCKET),
+        live=live,
+        baseline=partial(catalog.settle_baseline, source=str(point.part or "")),
+        known=point.manifest.references if point.manifest else None,
+    )
+
+
+def check_references(
+    catalog: Catalog, point: PointListing, *, live: LiveSystem | None, parts: Sequence[SitePart] = ()
+) -> tuple[CheckResult, ...]:
+    """Check the references of every part that has both halves; return the results as they are stored.
+
+    VerificationError if a part lacks one of its halves, errors of `live`, as in `check_point`.
+    """
+    return tuple(
+        result
+        for part in _divide(point, parts)
+        if _find_kinds(part, parts) == BOTH_KINDS
+        for result in part.label_results([_check_references(catalog, part, _find_live(part, live, parts))[0]])
+    )
 
 
 def record_read_back(
-    catalog: Catalog, point_id: RecoveryPointId, path: Path, captured: CapturedArchive, *, checked_by: str
+    catalog: Catalog,
+    point_id: RecoveryPointId,
+    path: Path,
+    captured: CapturedArchive,
+    *,
+    checked_by: str,
+    source: str = "",
 ) -> None:
     """Record the capture's own reading of the archive at `path` as check results of the run `checked_by`.
 
-    Nothing is recorded when the file is not the one that was read: its checks then read it.
+    Nothing is recorded when the file is not the one that was read: its checks then read it. `source` is the
+    name of the bucket if the point has several databases or buckets.
     """
-    results = report_read_back(path, captured)
+    results = tuple(
+        result.model_copy(update={"source": source}) for result in report_read_back(path, captured)
+    )
     if results:
-        catalog.record_results(
-            point_id, tuple(result.model_copy(update={"checked_by": checked_by}) for result in results)
-        )
+        catalog.record_results(point_id, _sign(results, checked_by))
 
 
 def commit_point(
-    catalog: Catalog, point_id: RecoveryPointId, *, origin: Origin, live: LiveSystem
+    catalog: Catalog,
+    point_id: RecoveryPointId,
+    *,
+    origin: Origin,
+    live: LiveSystem | None = None,
+    parts: Sequence[SitePart] = (),
 ) -> tuple[Manifest, Verification]:
-    """Commit the recovery point: write its manifest unless it has one.
+    """Commit the recovery point: write its manifest unless it has one. Return both as of now.
 
+    It is to have one database and one bucket, about whose missing objects `live` is asked, or all of `parts`.
     Checks without a result of this run (`origin.run_id`) are performed first. A point that is already
     committed is verified again and keeps its manifest.
 
     VerificationError (permanent) when a half is missing or a check fails: the files stay as a partial point.
     """
     point = catalog.get_point(point_id)
-    verification, references = _verify_unseen(catalog, point, origin, live)
-    _require_passed(point_id, verification, references)
+    summaries: list[ReferenceSummary] = []
+    reasons: list[str] = []
+    for part in _divide(point, parts):
+        kinds = _find_kinds(part, parts)
+        results, summary = _verify_unseen(catalog, part, kinds, origin, _find_live(part, live, parts))
+        summaries.append(summary)
+        reasons += _find_reasons(part, kinds, results, summary)
+    if reasons:
+        raise VerificationError(
+            f"recovery point {point_id} is not committed: {'; '.join(dict.fromkeys(reasons))}",
+            hint="The files stay in the directory as a partial point. Find the cause and run the backup "
+            "again.",
+        )
+    point = catalog.get_point(point_id)
     if point.manifest is not None:
-        return point.manifest, verification
-    manifest = _build_manifest(catalog.settle_site(), point, verification, references, origin)
+        return point.manifest, point.verification
+    divided = _divide(point, parts)
+    kinds = frozenset(kind for part in divided for kind in _find_kinds(part, parts))
+    manifest = _build_manifest(catalog.settle_site(), point, divided, kinds, summaries, origin)
     path = catalog.write_manifest(manifest)
     digest = hashlib.sha256(read_small_file(path)).hexdigest()
+    committed = catalog.get_point(point_id)
     record_with_receipt(
         catalog.directory,
         PointCommitted(
@@ -172,32 +290,44 @@ def commit_point(
             run_id=origin.run_id,
             outcomes=tuple(
                 Outcome(check=result.check.value, status=result.status.value, summary=result.summary)
-                for result in verification.results
+                for result in committed.verification.results
             ),
             versions=_read_versions(point),
         ),
         [make_subject(point_id.text, digest)],
         site_id=manifest.site_id,
     )
-    return manifest, verification
+    return manifest, committed.verification
+
+
+def _find_kinds(point: PointListing, parts: Sequence[SitePart]) -> frozenset[ArtifactKind]:
+    """Return what the point, or this part of it, must have."""
+    if point.part is not None:
+        return point.part.kinds
+    return parts[0].name.kinds if parts else frozenset(ArtifactKind)
 
 
 def _read_versions(point: PointListing) -> dict[str, str]:
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
-        record = dump.record
-        return {**OWN_VERSION, "PostgreSQL": record.server_version, "pg_dump": record.client_version}
+    versions = dict(OWN_VERSION)
+    for found in point.list_sources(ArtifactKind.DATABASE)[:1]:
+        with open_dump(found.path) as dump:
+            versions |= {"PostgreSQL": dump.record.server_version, "pg_dump": dump.record.client_version}
+    return versions
 
 
 def _verify_unseen(
-    catalog: Catalog, point: PointListing, origin: Origin, live: LiveSystem
+    catalog: Catalog,
+    point: PointListing,
+    kinds: frozenset[ArtifactKind],
+    origin: Origin,
+    live: LiveSystem | None,
 ) -> tuple[Verification, ReferenceSummary]:
     """Perform the checks that have no result of this run; return all results and the reference summary.
 
     A result of reading a file that was touched since then does not count.
     """
-    dump_path, archive_path = point.get_path(ArtifactKind.DATABASE), point.get_path(ArtifactKind.BUCKET)
     results = point.verification.results
-    current = [*select_current(results, dump_path), *select_current(results, archive_path)]
+    current = [result for kind in sorted(kinds) for result in select_current(results, point.get_path(kind))]
     own = {
         result.check
         for result in results
@@ -205,86 +335,136 @@ def _verify_unseen(
         and result.status is not CheckStatus.UNKNOWN
         and (result.file_identity is None or result in current)
     }
-    verification, references = point.verification, None
-    unseen = set(COMMIT_CHECKS) - own
+    wanted = {check for check in COMMIT_CHECKS if KINDS_BY_CHECK.get(check, BOTH_KINDS) <= kinds}
+    unseen = wanted - own
+    found: tuple[CheckResult, ...] = ()
+    references: ReferenceSummary | None = None
     if point.manifest is not None or not origin.run_id or not unseen <= {Check.REFERENCES_RESOLVE}:
-        verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
-    elif unseen:
-        result, references = verify_references(
-            dump_path, archive_path, live=live, baseline=catalog.settle_baseline
-        )
-        verification = catalog.record_results(
-            point.point_id, (result.model_copy(update={"checked_by": origin.run_id}),)
-        )
-    if references is None:
-        _result, references = verify_references(
-            dump_path, archive_path, live=live, baseline=catalog.settle_baseline
-        )
-    return verification, references
+        found, references = _check_part(catalog, point, live=live)
+    elif wanted >= {Check.REFERENCES_RESOLVE}:
+        result, references = _check_references(catalog, point, live)
+        found = point.label_results([result]) if unseen else ()
+    if found:
+        catalog.record_results(point.point_id, _sign(found, origin.run_id))
+    stripped = tuple(result.model_copy(update={"source": ""}) for result in found)
+    return point.verification.with_results(stripped), references or _NO_REFERENCES
 
 
-def _require_passed(
-    point_id: RecoveryPointId, verification: Verification, references: ReferenceSummary
-) -> None:
-    """Raise VerificationError unless every check needed for a commit has an acceptable result.
+_NO_REFERENCES = ReferenceSummary(
+    state=ReferenceState.NOT_CONFIGURED, note="there is no database with a bucket to which it refers"
+)
+
+
+def _find_reasons(
+    point: PointListing,
+    kinds: frozenset[ArtifactKind],
+    verification: Verification,
+    references: ReferenceSummary,
+) -> list[str]:
+    """Return why the point, or this part of it, cannot be committed.
 
     Acceptable are passed, not configured and incomplete, but not unknown.
     """
-    results = {check: verification.result(check) for check in COMMIT_CHECKS}
+    prefix = f"{point.part}: " if point.part is not None else ""
+    results = {
+        check: verification.result(check)
+        for check in COMMIT_CHECKS
+        if KINDS_BY_CHECK.get(check, BOTH_KINDS) <= kinds
+    }
     reasons = [
-        f"{check.value}: {result.summary if result is not None else 'was never performed'}"
+        f"{prefix}{check.value}: {result.summary if result is not None else 'was never performed'}"
         for check, result in results.items()
         if result is None or result.status not in _COMMITTABLE
     ]
     if references.lost_count:
-        reasons.append(f"{Check.REFERENCES_RESOLVE.value}: objects were lost, or their state is unknown")
-    if reasons:
-        raise VerificationError(
-            f"recovery point {point_id} is not committed: {'; '.join(dict.fromkeys(reasons))}",
-            hint="The files stay in the directory as a partial point. Find the cause and run the backup "
-            "again.",
+        reasons.append(
+            f"{prefix}{Check.REFERENCES_RESOLVE.value}: objects were lost, or their state is unknown"
         )
+    return reasons
 
 
 def _build_manifest(
-    site: Site, point: PointListing, verification: Verification, references: ReferenceSummary, origin: Origin
+    site: Site,
+    point: PointListing,
+    parts: Sequence[PointListing],
+    kinds: frozenset[ArtifactKind],
+    summaries: Sequence[ReferenceSummary],
+    origin: Origin,
 ) -> Manifest:
-    with (
-        open_dump(point.get_path(ArtifactKind.DATABASE)) as dump,
-        open_archive(point.get_path(ArtifactKind.BUCKET)) as archive,
-    ):
-        snapshot_at = dump.record.snapshot_at
-        tables, objects = dump.record.left_out, archive.record.left_out
-        sources = {ArtifactKind.DATABASE: dump.record.database, ArtifactKind.BUCKET: archive.record.bucket}
-    digests = {
-        kind: sha256
-        for result in verification.results
-        for kind, sha256 in result.artifacts.items()
-        if result.check in STORED_CHECKS.values()
-    }
+    taken: list[datetime] = []
+    left_out: list[LeftOut] = []
+    artifacts: list[Artifact] = []
+    for found in dict.fromkeys(artifact for part in parts for artifact in part.artifacts):
+        if found.name.kind is ArtifactKind.DATABASE:
+            with open_dump(found.path) as dump:
+                taken.append(dump.record.snapshot_at)
+                left_out.append(dump.record.left_out)
+        else:
+            with open_archive(found.path) as archive:
+                left_out.append(archive.record.left_out)
+                # Of a point without a database, the moment at which its state was captured.
+                taken += [] if len(kinds) > 1 else [archive.record.listed_at]
+        reading = point.find_reading(found.name)
+        artifacts.append(_describe_artifact(found, reading.artifacts[found.name.kind] if reading else ""))
+    named = [part.part for part in parts if part.part is not None]
+    is_usual = not named and kinds == BOTH_KINDS
     return Manifest(
+        format_version=FORMAT_VERSION if is_usual else PARTS_FORMAT_VERSION,
         tool_version=TOOL_VERSION,
         point_id=point.point_id.text,
         site_id=site.site_id,
-        snapshot_at=snapshot_at,
+        snapshot_at=min(taken),
         committed_at=datetime.now(timezone.utc),
-        artifacts=tuple(
-            _describe_artifact(point.get_path(kind), kind, sources[kind], digests[kind])
-            for kind in ArtifactKind
-        ),
-        references=references,
-        left_out=objects.model_copy(
-            update={"table_patterns": tables.table_patterns, "tables": tables.tables}
-        ),
+        artifacts=tuple(artifacts),
+        references=_merge_references(summaries),
+        left_out=_merge_left_out(left_out),
         origin=origin,
+        parts=tuple(
+            ManifestPart(database=name.database, bucket=name.bucket, references=summary)
+            for name, summary in zip(named, summaries, strict=False)
+        ),
+        snapshot_spread_seconds=round((max(taken) - min(taken)).total_seconds(), 3),
     )
 
 
-def _describe_artifact(path: Path, kind: ArtifactKind, source_name: str, sha256: str) -> Artifact:
+def _merge_references(summaries: Sequence[ReferenceSummary]) -> ReferenceSummary:
+    """Return the sums of all parts."""
+    if len(summaries) == 1:
+        return summaries[0]
+    counts: Counter[ReferenceVerdict] = Counter()
+    for summary in summaries:
+        counts.update(summary.verdict_counts)
+    is_read = any(summary.state is ReferenceState.READ for summary in summaries)
+    return ReferenceSummary(
+        state=ReferenceState.READ if is_read else ReferenceState.NOT_CONFIGURED,
+        reference_count=sum(summary.reference_count for summary in summaries),
+        resolved_count=sum(summary.resolved_count for summary in summaries),
+        verdict_counts=dict(counts),
+        missing=tuple(missing for summary in summaries for missing in summary.missing)[:NAMED_MISSING],
+        newly_missing_count=sum(summary.newly_missing_count for summary in summaries),
+        note="; ".join(dict.fromkeys(summary.note for summary in summaries if summary.note)),
+    )
+
+
+def _merge_left_out(found: Sequence[LeftOut]) -> LeftOut:
+    def join(texts: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(text for each in texts for text in each))
+
+    return LeftOut(
+        table_patterns=join(each.table_patterns for each in found),
+        tables=join(each.tables for each in found),
+        object_patterns=join(each.object_patterns for each in found),
+        object_count=sum(each.object_count for each in found),
+        size_bytes=sum(each.size_bytes for each in found),
+    )
+
+
+def _describe_artifact(found: FoundArtifact, sha256: str) -> Artifact:
+    path = found.path
     return Artifact(
-        kind=kind,
+        kind=found.name.kind,
         file_name=path.name,
-        source_name=source_name,
+        source_name=found.name.source_name,
         size_bytes=path.stat().st_size,
         sha256=sha256,
         content_bytes=open_packed_file(path).size_bytes if is_recipe_name(path.name) else None,

@@ -384,7 +384,7 @@ def make_result(check: Check, status: CheckStatus, summary: str, figures: dict[s
 
 def _check_name(path: Path, record: DumpRecord | ArchiveRecord) -> None:
     name = ArtifactName.from_file_name(path.name)
-    source = record.database if isinstance(record, DumpRecord) else record.bucket
+    source = record.source_name or (record.database if isinstance(record, DumpRecord) else record.bucket)
     if name is not None and (name.point_id.text, name.source_name) != (record.point_id, source):
         raise VerificationError(
             f"{path.name} contains {source} of point {record.point_id}: the file was exchanged or renamed"

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from schedgen_backups.core.errors import BucketError, ConfigurationError, ObjectError
-from schedgen_backups.core.model import ReferenceVerdict
+from schedgen_backups.core.model import PartName, ReferenceVerdict
 from schedgen_backups.core.postgres.object_keys import find_reference_problem, read_references
 from schedgen_backups.core.postgres.snapshot import open_snapshot
 from schedgen_backups.core.s3.client import BucketClient
@@ -25,6 +25,14 @@ class LiveSystem(Protocol):
     def judge(self, keys: Iterable[str]) -> dict[str, ReferenceVerdict]:
         """Return a verdict for each key; DatabaseError or BucketError when the live system is unavailable."""
         ...
+
+
+@dataclass(frozen=True)
+class SitePart:
+    """A database of a site and the bucket to which it refers, or one of them alone, and how to ask them."""
+
+    name: PartName
+    live: LiveSystem | None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.verify.files import make_result, name_some
 from schedgen_backups.core.verify.live_system import LiveSystem
 
-_NAMED_MISSING = 1000
+NAMED_MISSING = 1000
+"""Objects that a summary names."""
 _MIN_REFERENCES = 10
 """When none of at least this many objects exists, the bucket is probably the wrong one or not filled yet; an
 application has hardly lost all of its objects."""
@@ -146,6 +147,6 @@ def _judge(
         reference_count=count,
         resolved_count=count - excluded_count - len(missing),
         verdict_counts=counts,
-        missing=tuple(ranked[:_NAMED_MISSING]),
+        missing=tuple(ranked[:NAMED_MISSING]),
         missing_sha256=fingerprint if missing else "",
     )

@@ -97,8 +97,9 @@ def reread_sources(catalog: Catalog, paths: Iterable[Path], *, checked_by: str) 
         if point is None or artifact is None:
             continue
         verify = verify_dump if artifact.kind is ArtifactKind.DATABASE else verify_archive
+        source = artifact.source_name if point.manifest is not None and point.manifest.parts else ""
         results = tuple(
-            result.model_copy(update={"checked_by": checked_by})
+            result.model_copy(update={"checked_by": checked_by, "source": source})
             for result in verify(path, expected_sha256=artifact.sha256)
         )
         if not path.exists():  # removed meanwhile

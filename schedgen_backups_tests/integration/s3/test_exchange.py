@@ -18,7 +18,7 @@ from schedgen_backups.core.capture.object_reader import FailedObject, ObjectRead
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError, ObjectError
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.tar_member import PackedObject
-from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
 from schedgen_backups.core.s3 import exchange
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, BucketClient
 from schedgen_backups.core.s3.listing_page import ListedObject
@@ -50,7 +50,7 @@ def capture(server: SlowS3, folder: Path) -> CapturedArchive:
         return capture_bucket(
             server.settings,
             make_capture(),
-            RecoveryPointId("20261122_020000"),
+            ArtifactName(ArtifactKind.BUCKET, server.settings.bucket, RecoveryPointId("20261122_020000")),
             FileTarget(cast("BinaryIO", file), folder, threads=2),
             folder=folder,
         )

@@ -304,7 +304,7 @@ def test_one_damaged_file_hides_no_other_point(catalog: Catalog, name: str, cont
     assert catalog.get_point(ID).state is PointState.DAMAGED
 
 
-@pytest.mark.parametrize("stated", [0, 3, "2b", [2], None])
+@pytest.mark.parametrize("stated", [0, 4, "2b", [2], None])
 def test_a_manifest_of_another_format_is_named_as_such(catalog: Catalog, stated: object) -> None:
     """Read as this format, it would mean something else.
 

@@ -1,0 +1,177 @@
+"""A site of several databases and buckets: one point, whose parts are checked, drilled and restored each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.model import ArtifactKind, PartName
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.demo.seed import seed_application
+from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.servers import client_of
+from schedgen_backups_tests.support.sites import Application, Site, environment_of
+
+pytestmark = [pytest.mark.edge]
+
+_DATABASE_KEYS = ("POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_USER", "POSTGRES_DB")
+_BUCKET_KEYS = ("MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_BUCKET", "MINIO_REGION")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A site `shop` of two databases and two buckets, the first of each the application of `site`."""
+
+    site: Site
+    databases: Mapping[str, DatabaseSettings]
+    buckets: Mapping[str, BucketSettings]
+
+    def write(self, *, layout: str = "files", **changes: str) -> None:
+        """Describe the site; `changes` are texts of the file with what stands in their place."""
+        lines = ["[sites.shop]", f'backup_dir = "{self.site.directory}"', f'backup_layout = "{layout}"']
+        for name, database in self.databases.items():
+            values = environment_of(Application(database, self.buckets["pdfs"]), self.site.directory)
+            lines += [f"[sites.shop.databases.{name}]", *_describe(values, _DATABASE_KEYS)]
+            self.site.set(**{f"{name.upper()}_PASSWORD": database.password})
+            lines.append(f'postgres_password_env = "{name.upper()}_PASSWORD"')
+            lines += ['bucket = "pdfs"'] if name == "main" else []
+        for name, bucket in self.buckets.items():
+            values = environment_of(Application(self.databases["main"], bucket), self.site.directory)
+            lines += [f"[sites.shop.buckets.{name}]", *_describe(values, _BUCKET_KEYS)]
+            self.site.set(**{f"{name.upper()}_SECRET_KEY": bucket.secret_key})
+            lines.append(f'minio_secret_key_env = "{name.upper()}_SECRET_KEY"')
+        text = "\n".join(lines)
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        (self.site.folder / "sites.toml").write_text(text)
+
+
+def _describe(values: Mapping[str, str], keys: tuple[str, ...]) -> list[str]:
+    return [f'{key.lower()} = "{values[key]}"' for key in keys]
+
+
+def read_bodies(bucket: BucketSettings) -> dict[str, bytes]:
+    client = client_of(bucket)
+    keys = [each.object_name for each in client.list_objects(bucket.bucket, recursive=True)]
+    return {key: client.get_object(bucket.bucket, key).read() for key in keys if key}
+
+
+@pytest.fixture
+def parts(
+    site: Site,
+    database: DatabaseSettings,
+    weed_bucket: BucketSettings,
+) -> Parts:
+    seed_application(database, weed_bucket, user_count=5, job_count=7, seed=3)
+    for name in (*_DATABASE_KEYS, *_BUCKET_KEYS, "POSTGRES_PASSWORD", "MINIO_SECRET_KEY", "BACKUP_DIR"):
+        site.unset(name)
+    site.set(BACKUP_SITES_FILE=str(site.folder / "sites.toml"))
+    found = Parts(
+        site,
+        {"main": site.application.database, "reports": database},
+        {"pdfs": site.application.bucket, "images": weed_bucket},
+    )
+    found.write()
+    return found
+
+
+@pytest.mark.parametrize("layout", ["files", "packs"])
+def test_one_point_holds_every_database_and_bucket_and_each_is_restored(parts: Parts, layout: str) -> None:
+    parts.write(layout=layout)
+    site = parts.site
+    answer = site.cli("backup", "--json")
+    assert answer.code == 0, answer
+    [point] = site.points()
+    assert (point.state, len(point.artifacts)) == (PointState.VERIFIED, 4)
+    assert point.manifest is not None
+    assert [part.name for part in point.manifest.parts] == [
+        PartName("main", "pdfs"),
+        PartName("reports", ""),
+        PartName("", "images"),
+    ]
+    assert 0 < point.manifest.snapshot_spread_seconds < 60
+    assert point.manifest.references.resolved_count == point.manifest.parts[0].references.resolved_count > 0
+    answer = site.cli("verify", "latest")
+    assert answer.code == 0, answer
+    answer = site.cli("drill", "--json")
+    assert answer.code == 0, answer
+    [point] = site.points()
+    assert [level.status.value for level in point.verification.levels()][3:] == ["passed", "passed"]
+
+    answer = site.cli("restore", "latest", "--database", f"restored_main_{layout}")
+    assert answer.code != 0
+    assert "name one of them, as shop/main" in answer.stderr
+    for name, target in (
+        ("main", ("--database", f"restored_main_{layout}", "--bucket", f"restored-main-{layout}")),
+        ("reports", ("--database", f"restored_reports_{layout}")),
+        ("images", ("--bucket", f"restored-images-{layout}")),
+    ):
+        answer = site.cli("--site", f"shop/{name}", "restore", "latest", *target)
+        assert answer.code == 0, answer
+    for restored, name in ((f"restored-main-{layout}", "pdfs"), (f"restored-images-{layout}", "images")):
+        bucket = parts.buckets[name]
+        assert read_bodies(bucket.with_bucket(restored)) == read_bodies(bucket) != {}
+    answer = site.cli("backup")
+    assert answer.code == 0, answer
+    assert [point.state for point in site.points()] == [PointState.VERIFIED] * 2
+
+
+def test_damage_of_one_archive_is_damage_of_the_point_and_is_named(parts: Parts) -> None:
+    site = parts.site
+    assert site.cli("backup").code == 0
+    [point] = site.points()
+    images = next(found for found in point.artifacts if found.name.source_name == "images")
+    data = images.path.read_bytes()
+    images.path.write_bytes(damage(data, len(data) * 4))
+    answer = site.cli("verify", "latest")
+    assert answer.code == 3
+    [point] = site.points()
+    assert point.state is PointState.FAILED
+    answer = site.cli("--site", "shop/main", "list", "--json")
+    assert [each["state"] for each in json.loads(answer.stdout)["points"]] == ["verified"]
+    answer = site.cli("--site", "shop/images", "list", "--json")
+    assert [each["state"] for each in json.loads(answer.stdout)["points"]] == ["failed"]
+
+
+def test_what_worked_is_kept_when_one_database_fails(parts: Parts) -> None:
+    name = parts.databases["reports"].database
+    parts.write(**{f'postgres_db = "{name}"': 'postgres_db = "gone"'})
+    answer = parts.site.cli("backup")
+    assert answer.code != 0
+    assert "reports: " in answer.stderr
+    assert "main: " not in answer.stderr
+    [point] = parts.site.points()
+    assert point.state is PointState.PARTIAL
+    assert sorted(found.name.source_name for found in point.artifacts) == ["images", "main", "pdfs"]
+
+
+@pytest.mark.parametrize("kind", ArtifactKind)
+def test_a_site_may_have_databases_or_buckets_only(parts: Parts, kind: ArtifactKind) -> None:
+    path = parts.site.folder / "sites.toml"
+    start, end = (
+        ("[sites.shop.databases.main]", "[sites.shop.databases.reports]")
+        if kind is ArtifactKind.DATABASE
+        else ("[sites.shop.buckets.images]", None)
+    )
+    text = path.read_text()
+    head, chosen = text.split("[sites.shop.databases.main]")[0], text[text.index(start) :]
+    chosen = chosen.split(end)[0] if end is not None else chosen
+    path.write_text(head + chosen.replace('bucket = "pdfs"', ""))
+    for command in (("backup",), ("verify", "latest"), ("drill",), ("status",)):
+        answer = parts.site.cli(*command)
+        assert answer.code == 0, (command, answer.stdout, answer.stderr)
+    [point] = parts.site.points()
+    assert point.state is PointState.VERIFIED
+    assert [found.name.kind for found in point.artifacts] == [kind]
+
+
+def test_a_part_cannot_be_backed_up_or_pruned_alone(parts: Parts) -> None:
+    for command in ("backup", "prune"):
+        answer = parts.site.cli("--site", "shop/main", command)
+        assert answer.code == 4
+        assert "whole site" in answer.stderr
