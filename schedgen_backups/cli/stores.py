@@ -130,7 +130,7 @@ def fetch(
     config = get_config(context)
     source = CopySource.from_options(from_store, identity, version_time, site)
     if not from_store:
-        _put_together(Catalog(config.backup_directory), point_id, to.absolute(), as_json=as_json)
+        _put_together(config.make_catalog(), point_id, to.absolute(), as_json=as_json)
         return
     access = open_store_access(config, source, needs_key=True)
     with show_progress(err, {"fetch": (f"fetch from {from_store}", None)}) as bars:

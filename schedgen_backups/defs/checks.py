@@ -18,9 +18,10 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import Overview, look_over
-from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.errors import PackKeyError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.pack_reader import PackKeys
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.files import (
@@ -52,7 +53,7 @@ def _check_dump_is_complete(
     """Every byte of the dump was read again: digests match, tables and last line are present."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
-        return _report(context, catalog, point, verify_dump(path))
+        return _report(context, catalog, point, verify_dump(path, catalog.keys))
 
 
 def _check_dump_matches_snapshot(
@@ -61,7 +62,7 @@ def _check_dump_matches_snapshot(
     """The dump has every table of the snapshot, with the number of rows that was counted in it."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.DATABASE)
-        return _report(context, catalog, point, (verify_dump_against_snapshot(path),))
+        return _report(context, catalog, point, (verify_dump_against_snapshot(path, catalog.keys),))
 
 
 def _check_dump_size_is_plausible(
@@ -95,7 +96,7 @@ def _check_archive_is_readable(
         )
         if {result.check for result in results} == {Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE}:
             return _make_check_result(point, results)
-        return _report(context, catalog, point, verify_archive(path))
+        return _report(context, catalog, point, verify_archive(path, catalog.keys))
 
 
 def _check_every_object_is_archived(
@@ -104,7 +105,7 @@ def _check_every_object_is_archived(
     """Every object of the bucket's listing is in the archive, or was deleted before it could be read."""
     with explain_failure(VERIFICATION_EXIT_CODE):
         catalog, point, path = _find_subject(context, backup, ArtifactKind.BUCKET)
-        return _report(context, catalog, point, (verify_every_object(path),))
+        return _report(context, catalog, point, (verify_every_object(path, catalog.keys),))
 
 
 def _check_archive_size_is_plausible(
@@ -133,6 +134,7 @@ def _check_references_resolve(
         result, _summary = verify_references(
             dump_path,
             archive_path,
+            catalog.keys,
             live=backup.config.live_application,
             baseline=catalog.settle_baseline,
             known=known,
@@ -147,7 +149,7 @@ def _check_recovery_point_is_intact(
 
     The sensor `freshness_watch` also checks this every five minutes.
     """
-    return make_intact_result(_make_overview(backup), Catalog(backup.config.backup_directory))
+    return make_intact_result(_make_overview(backup), backup.config.make_catalog())
 
 
 def _check_recovery_point_is_fresh(
@@ -162,7 +164,7 @@ def _check_recovery_point_is_fresh(
 
 def _make_overview(backup: BackupResource) -> Overview:
     with explain_failure(VERIFICATION_EXIT_CODE):
-        return look_over(Catalog(backup.config.backup_directory), datetime.now(timezone.utc))
+        return look_over(backup.config.make_catalog(), datetime.now(timezone.utc))
 
 
 def with_alerts(check: dg.AssetChecksDefinition, names: SiteNames) -> dg.AssetChecksDefinition:
@@ -310,8 +312,8 @@ def _compare_with_previous(
         for artifact in previous.artifacts
         if artifact.name.kind is kind and artifact.name.source_name == source_name
     ]
-    size_bytes, excluded = _read_size(kind, path)
-    sizes = filter(None, (_find_size(kind, before) for before in reversed(older)))
+    size_bytes, excluded = _read_size(kind, path, catalog.keys)
+    sizes = filter(None, (_find_size(kind, before, catalog.keys) for before in reversed(older)))
     previous_bytes = next(
         (before_bytes for before_bytes, excluded_before in sizes if set(excluded_before) == set(excluded)),
         None,
@@ -338,17 +340,17 @@ def _compare_with_previous(
     )
 
 
-def _find_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]] | None:
+def _find_size(kind: ArtifactKind, path: Path, keys: PackKeys) -> tuple[int, tuple[str, ...]] | None:
     try:
-        return _read_size(kind, path)
-    except (VerificationError, StorageError, OSError):
+        return _read_size(kind, path, keys)
+    except (VerificationError, PackKeyError, StorageError, OSError):
         return None
 
 
-def _read_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]]:
+def _read_size(kind: ArtifactKind, path: Path, keys: PackKeys) -> tuple[int, tuple[str, ...]]:
     """Return the uncompressed bytes of rows and schema, or of the objects, and the exclusion patterns."""
     if kind is ArtifactKind.DATABASE:
-        with open_dump(path) as dump:
+        with open_dump(path, keys) as dump:
             return dump.record.size_bytes, dump.record.excluded_patterns
-    with open_archive(path) as archive:
+    with open_archive(path, keys) as archive:
         return archive.record.size_bytes, archive.record.excluded_patterns

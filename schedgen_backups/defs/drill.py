@@ -84,7 +84,7 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
     with explain_failure(VERIFICATION_EXIT_CODE):
         site.check("drill", "capture", "database_server")
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
-        catalog = Catalog(site.backup_directory)
+        catalog = site.make_catalog()
         chosen = find_drill_point(catalog, point_id)
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: chosen.text})
         started = time.monotonic()
@@ -325,7 +325,7 @@ def _read_results(
     Return an empty list without a drill.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
-        point = _find_subject(Catalog(backup.config.backup_directory), run_id, check.checks[0])
+        point = _find_subject(backup.config.make_catalog(), run_id, check.checks[0])
     if point is None:
         return []
     return [

@@ -19,7 +19,6 @@ from tempfile import TemporaryDirectory
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.config.presets import PRESETS
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.database_servers import find_server_bin_dirs
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import TLS_MODES, find_client
@@ -85,7 +84,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
         yield PreconditionResult(
             "git", Verdict.NOTE, detail, "Set it to the directory that contains `.git`, or unset it."
         )
-    catalog, now = Catalog(config.backup_directory), now_utc()
+    catalog, now = config.make_catalog(), now_utc()
     yield from yield_with_errors("schedule", lambda: examine_starters(config, catalog, now))
     yield from yield_with_errors("sensors", lambda: examine_sensors(catalog, now))
     yield from examine_definitions()

@@ -30,6 +30,7 @@ from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
+from schedgen_backups.core.packs.local_encryption import LocalEncryption, make_local_encryption
 from schedgen_backups.core.packs.local_packs import PACK_BYTES, LocalPacks
 from schedgen_backups.core.packs.pack_shelf import PackShelf
 from schedgen_backups.core.retention.prune import remove_unused_packs
@@ -49,6 +50,7 @@ def take_database_dump(
     """
     name = ArtifactName(ArtifactKind.DATABASE, settings.database, point_id)
     _check_source(catalog, name, capture)
+    encryption = _prepare_encryption(catalog, capture)
     restrict_key = _make_restrict_key(catalog.settle_site().site_id)
     if capture.layout is Layout.PACKS:
         _remove_unused_packs(catalog)
@@ -65,13 +67,19 @@ def take_database_dump(
             )
         damage = _Damage()
         if capture.layout is Layout.PACKS:
-            with _open_shelf(catalog, capture) as shelf:
+            with _open_shelf(catalog, capture, encryption) as shelf:
                 path = pack_dump(shelf, path, point_id)
                 damage = _heal(shelf)
         catalog.publish(path)
     # The capture of the archive finds what is wrong with archives, and can heal it.
     sources = _list_touched(catalog, damage, {ArtifactKind.DATABASE})
     return replace(captured, damaged_sources=sources, healed_packs=damage.healed)
+
+
+def _prepare_encryption(catalog: Catalog, capture: CaptureSettings) -> LocalEncryption | None:
+    """Return how packs are encrypted, before anything is written; None for plain ones, and for files."""
+    recipients = capture.pack_recipients if capture.layout is Layout.PACKS else ()
+    return make_local_encryption(recipients, catalog.keys)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ def take_bucket_archive(
     """
     name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
     _check_source(catalog, name, capture)
+    encryption = _prepare_encryption(catalog, capture)
     resumable = find_resumable(catalog.directory / STAGING_NAME)
     archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
     previous = [archive.path for archive in archives if archive is not None]
@@ -127,7 +136,7 @@ def take_bucket_archive(
                     write_source(folder, settings, path.name)
                     os.close(create_private(path))
                     unfinished = [(left, find_archive(left, settings)) for left in resumable]
-                    shelf = stack.enter_context(_open_shelf(catalog, capture, unfinished))
+                    shelf = stack.enter_context(_open_shelf(catalog, capture, encryption, unfinished))
                     target: ArchiveTarget = PackTarget(
                         shelf, path, folder, point_id, threads=threads, pack_bytes=PACK_BYTES
                     )
@@ -144,6 +153,7 @@ def take_bucket_archive(
                     folder=folder,
                     previous=previous,
                     resumable=resumable,
+                    keys=catalog.keys,
                     is_wanted=is_wanted,
                 )
                 if shelf is not None:
@@ -178,13 +188,16 @@ def _list_touched(catalog: Catalog, damage: _Damage, kinds: Collection[ArtifactK
 
 @contextmanager
 def _open_shelf(
-    catalog: Catalog, capture: CaptureSettings, unfinished: Iterable[tuple[Path, Path | None]] = ()
+    catalog: Catalog,
+    capture: CaptureSettings,
+    encryption: LocalEncryption | None,
+    unfinished: Iterable[tuple[Path, Path | None]] = (),
 ) -> Generator[PackShelf, None, None]:
     """Yield the packs that a new artifact may use: those of the newest points, and of killed captures.
 
     The latter are `unfinished`: staging directories with the paths of their recipes, which are written here.
     """
-    packs = LocalPacks(catalog.directory)
+    packs = LocalPacks(catalog.directory, catalog.keys)
     packs.prepare()
     recipes = sorted(catalog.find_recipes(), key=_find_point, reverse=True)
     by_kind = ([path for path in recipes if path.name.startswith(kind.file_prefix)] for kind in ArtifactKind)
@@ -205,6 +218,7 @@ def _open_shelf(
             others=_read_recipes(path for path in recipes if path not in newest),
             suspects=_list_suspects(catalog),
             reread_days=capture.pack_reread_days,
+            encryption=encryption,
         )
 
 

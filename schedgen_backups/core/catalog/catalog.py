@@ -39,6 +39,7 @@ from schedgen_backups.core.errors import (
     UnreadableFileError,
     VerificationError,
 )
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name
 from schedgen_backups.core.history.events import Outcome, PointChecked
 from schedgen_backups.core.history.journal import History
@@ -65,10 +66,11 @@ _Model = TypeVar("_Model", bound=FrozenModel)
 
 
 class Catalog:
-    """One backup directory."""
+    """One backup directory; `keys` open its packs, if they are encrypted."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keys: PackKeys = NO_KEYS) -> None:
         self.directory = directory
+        self.keys = keys
         self.lock = DirectoryLock(directory)
         self._records_lock = FileLock(directory / _RECORDS_LOCK_NAME)
 
@@ -418,6 +420,7 @@ class Catalog:
             site,
             unreadable=unreadable,
             pack_sizes=pack_sizes,
+            keys=self.keys,
         )
 
     def list_pinned(self) -> set[RecoveryPointId]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from functools import cached_property, lru_cache
@@ -12,10 +13,13 @@ from types import MappingProxyType
 
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, Verification
 from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
+from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.gzip_members import read_footer
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys, describe_wrong_size
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import StatedPack
-from schedgen_backups.core.formats.records import open_artifact
+from schedgen_backups.core.formats.records import ArtifactFile, open_artifact
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Manifest, RecoveryPointId, Site
 
 NO_PACKS: Mapping[str, int] = MappingProxyType({})
@@ -71,6 +75,8 @@ class PointListing:
     The point keeps its state until they are read again."""
     is_foreign: bool = False
     is_ahead: bool = False
+    keys: PackKeys = field(default=NO_KEYS, repr=False, compare=False)
+    """What opens its packs, if they are encrypted."""
 
     @property
     def size_bytes(self) -> int:
@@ -125,6 +131,18 @@ class PointListing:
             )
         return artifact.path
 
+    def open_file(self, kind: ArtifactKind) -> ArtifactFile:
+        """Return the file of this kind, to be read; errors as in `get_path`."""
+        return ArtifactFile(self.get_path(kind), self.keys)
+
+    def open_dump(self) -> AbstractContextManager[DumpFile]:
+        """Open the dump within the block; errors as in `get_path` and `dump_file.open_dump`."""
+        return open_dump(self.get_path(ArtifactKind.DATABASE), self.keys)
+
+    def open_archive(self) -> AbstractContextManager[ArchiveFile]:
+        """Open the archive within the block; errors as in `get_path` and `archive_file.open_archive`."""
+        return open_archive(self.get_path(ArtifactKind.BUCKET), self.keys)
+
 
 def is_ours(artifact: FoundArtifact) -> bool:
     """Return whether the file is a recipe or has the footer of this tool; files of the shell script do not.
@@ -153,13 +171,7 @@ def find_pack_problems(artifact: FoundArtifact, sizes: Mapping[str, int]) -> tup
         packs = _read_stated_packs(artifact.path, artifact.size_bytes, artifact.modified_ns)
     except VerificationError as error:
         return (error.message,)
-    return tuple(
-        f"the pack {pack.name} is missing"
-        if pack.name not in sizes
-        else f"the pack {pack.name} has {sizes[pack.name]} bytes instead of {pack.size_bytes}"
-        for pack in packs
-        if sizes.get(pack.name) != pack.size_bytes
-    )
+    return tuple(filter(None, (describe_wrong_size(pack, sizes) for pack in packs)))
 
 
 # Read again when the file has changed: a daemon asks for every point again and again.
@@ -178,11 +190,12 @@ def judge_point(
     *,
     unreadable: Sequence[str] = (),
     pack_sizes: Mapping[str, int] = NO_PACKS,
+    keys: PackKeys = NO_KEYS,
 ) -> PointListing:
     """Return the point with what is wrong with it.
 
-    `unreadable` says which of its small files cannot be read; `site` is the identity of the directory, and
-    `pack_sizes` are those of its packs in bytes.
+    `unreadable` says which of its small files cannot be read; `site` is the identity of the directory,
+    `pack_sizes` are those of its packs in bytes, and `keys` open them.
     """
     ordered = tuple(
         sorted(_choose_files(artifacts, manifest), key=lambda found: found.name.kind.value, reverse=True)
@@ -213,6 +226,7 @@ def judge_point(
         tuple(unread),
         is_foreign=is_foreign,
         is_ahead=is_ahead,
+        keys=keys,
     )
 
 

@@ -21,10 +21,7 @@ from schedgen_backups.core.drill.scratch_folder import (
     open_scratch_folder,
 )
 from schedgen_backups.core.errors import BackupError, StorageError
-from schedgen_backups.core.formats.archive_file import open_archive
-from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ArchiveRecord
-from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.load_roles import LoadRoles
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings, DrillObjects, DrillSettings
 
@@ -60,9 +57,9 @@ def open_scratch(
     StorageError when there is not enough space; ConfigurationError, DatabaseError or BucketError when a
     target cannot be provided.
     """
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+    with point.open_dump() as dump:
         record, roles = dump.record, dump.roles
-    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+    with point.open_archive() as archive:
         object_bytes = _estimate_object_bytes(archive.record, drill.objects)
     with ExitStack() as stack:
         folder = stack.enter_context(open_scratch_folder(drill.directory))

@@ -17,8 +17,6 @@ from schedgen_backups.core.catalog.selection import judge_points
 from schedgen_backups.core.catalog.space import forecast_space, measure_stored
 from schedgen_backups.core.copies.status import StoreStatus, measure_spread
 from schedgen_backups.core.errors import BackupError, VerificationError
-from schedgen_backups.core.formats.archive_file import open_archive
-from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.history.events import DrillEnded, RunFailed, RunStarted
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.metrics import families
@@ -133,9 +131,9 @@ def _measure_newest(point: PointListing) -> Iterator[Sample]:
         yield Sample(families.MISSING_REFERENCES, counts[verdict], (verdict.value,))
     yield Sample(families.NEWLY_MISSING, manifest.references.newly_missing_count)
     # Damage is counted by the state; here the numbers are only absent.
-    with suppress(BackupError), open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+    with suppress(BackupError), point.open_dump() as dump:
         yield Sample(families.LAST_ROWS, dump.record.row_count)
-    with suppress(BackupError), open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+    with suppress(BackupError), point.open_archive() as archive:
         yield Sample(families.LAST_OBJECTS, archive.record.object_count)
         yield Sample(families.LAST_REUSED, archive.record.reused_count)
 

@@ -21,8 +21,7 @@ from schedgen_backups.core.catalog.check_results import (
 )
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.archive_file import CapturedArchive, open_archive
-from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.archive_file import CapturedArchive
 from schedgen_backups.core.formats.packed_file import is_recipe_name, open_packed_file
 from schedgen_backups.core.history.events import Outcome, PointCommitted
 from schedgen_backups.core.model import (
@@ -90,18 +89,25 @@ def check_point(
     archive = point.artifact(ArtifactKind.BUCKET)
     if dump is not None:
         results += verify_dump(
-            dump.path, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=on_progress
+            dump.path,
+            point.keys,
+            expected_sha256=expected.get(ArtifactKind.DATABASE),
+            on_progress=on_progress,
         )
-        results.append(verify_dump_against_snapshot(dump.path))
+        results.append(verify_dump_against_snapshot(dump.path, point.keys))
     if archive is not None:
         results += verify_archive(
-            archive.path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=on_progress
+            archive.path,
+            point.keys,
+            expected_sha256=expected.get(ArtifactKind.BUCKET),
+            on_progress=on_progress,
         )
-        results.append(verify_every_object(archive.path))
+        results.append(verify_every_object(archive.path, point.keys))
     if dump is not None and archive is not None:
         result, summary = verify_references(
             dump.path,
             archive.path,
+            point.keys,
             live=live,
             baseline=catalog.settle_baseline,
             known=manifest.references if manifest else None,
@@ -183,7 +189,7 @@ def commit_point(
 
 
 def _read_versions(point: PointListing) -> dict[str, str]:
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+    with point.open_dump() as dump:
         record = dump.record
         return {**OWN_VERSION, "PostgreSQL": record.server_version, "pg_dump": record.client_version}
 
@@ -211,14 +217,14 @@ def _verify_unseen(
         verification, references = verify_point(catalog, point, checked_by=origin.run_id, live=live)
     elif unseen:
         result, references = verify_references(
-            dump_path, archive_path, live=live, baseline=catalog.settle_baseline
+            dump_path, archive_path, point.keys, live=live, baseline=catalog.settle_baseline
         )
         verification = catalog.record_results(
             point.point_id, (result.model_copy(update={"checked_by": origin.run_id}),)
         )
     if references is None:
         _result, references = verify_references(
-            dump_path, archive_path, live=live, baseline=catalog.settle_baseline
+            dump_path, archive_path, point.keys, live=live, baseline=catalog.settle_baseline
         )
     return verification, references
 
@@ -250,8 +256,8 @@ def _build_manifest(
     site: Site, point: PointListing, verification: Verification, references: ReferenceSummary, origin: Origin
 ) -> Manifest:
     with (
-        open_dump(point.get_path(ArtifactKind.DATABASE)) as dump,
-        open_archive(point.get_path(ArtifactKind.BUCKET)) as archive,
+        point.open_dump() as dump,
+        point.open_archive() as archive,
     ):
         snapshot_at = dump.record.snapshot_at
         tables, objects = dump.record.left_out, archive.record.left_out
