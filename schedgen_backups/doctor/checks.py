@@ -36,6 +36,7 @@ from schedgen_backups.core.settings import (
     TransferSettings,
 )
 from schedgen_backups.core.units import count, name_some
+from schedgen_backups.doctor.encryption import examine_encryption
 from schedgen_backups.doctor.operation import (
     examine_channels,
     examine_definitions,
@@ -85,6 +86,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
             "git", Verdict.NOTE, detail, "Set it to the directory that contains `.git`, or unset it."
         )
     catalog, now = config.make_catalog(), now_utc()
+    yield from yield_with_errors("encryption", lambda: examine_encryption(config, catalog))
     yield from yield_with_errors("schedule", lambda: examine_starters(config, catalog, now))
     yield from yield_with_errors("sensors", lambda: examine_sensors(catalog, now))
     yield from examine_definitions()

@@ -31,7 +31,11 @@ class IdentityFile:
 
     def open_pack(self, name: str, size_bytes: int, read: ReadRange) -> ReadRange:
         """Return a reader of the plain bytes of an encrypted pack, as in `pack_reader.PackKeys`."""
-        return self.load().open_pack(name, size_bytes, read)
+        keys = self.load()
+        try:
+            return keys.open_pack(name, size_bytes, read)
+        except PackKeyError as error:
+            raise PackKeyError(f"no key of {_VARIABLE} opens the pack {name}", hint=error.hint) from error
 
     def derive_digest_key(self) -> bytes:
         """Return the key of digests that tell nothing to others, as in `pack_reader.PackKeys`."""
