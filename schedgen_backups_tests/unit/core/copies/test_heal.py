@@ -24,7 +24,7 @@ from schedgen_backups_tests.support.copies import (
 )
 from schedgen_backups_tests.support.memory_store import MemoryStore
 
-# Encrypted packs: test_encrypted_packs.
+# Encrypted packs: test_encrypted_points.
 pytestmark = pytest.mark.parametrize("layout", [Layout.PACKS], indirect=True, ids=["packs"])
 
 
