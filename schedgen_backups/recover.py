@@ -1531,7 +1531,7 @@ def write_files(
 
 
 def find_recipes(point: Point, kinds: tuple[str, ...]) -> list[Path]:
-    """Return the recipes of these kinds if packs of one are encrypted; otherwise there is no need to."""
+    """Return the recipes of these kinds if packs of one are encrypted; otherwise nothing."""
     recipes = [
         path for kind, path in point.files.items() if kind in kinds and path.name.endswith(RECIPE_SUFFIX)
     ]

@@ -411,7 +411,7 @@ class Config:
     def pack_identity_file(self) -> IdentityFile | None:
         """The file of private keys for the packs of the backup directory; None if it is not set.
 
-        ConfigurationError if it lies in that directory, whose disk is to tell nothing.
+        ConfigurationError if it lies in that directory, whose disk is to reveal nothing.
         """
         return read_identity_file(self.open_reader(), self.site_directory)
 

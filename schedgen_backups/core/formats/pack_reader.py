@@ -33,7 +33,7 @@ class PackKeys(Protocol):
         ...
 
     def derive_digest_key(self) -> bytes:
-        """Return what only their owner can compute: a key for digests that tell nothing to others.
+        """Return what only their owner can compute: a key for digests that reveal nothing to others.
 
         ConfigurationError (permanent) when none of them can be used for that.
         """

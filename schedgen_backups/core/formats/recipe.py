@@ -61,7 +61,7 @@ class Encryption:
 
     plain_bytes: int
     plain_sha256: str
-    """It tells nothing of the contents: the plain bytes begin with random ones."""
+    """It reveals nothing of the contents: the plain bytes begin with random ones."""
     readers: str
     """A text that is another one for other public keys."""
 

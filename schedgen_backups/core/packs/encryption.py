@@ -228,7 +228,7 @@ class Decryptor:
         return lambda offset, length: plain[offset : offset + length]
 
     def derive_digest_key(self) -> bytes:
-        """Return what only the owner of the first key can compute: the key of digests that tell nothing.
+        """Return what only the owner of the first key can compute: the key of digests that reveal nothing.
 
         ConfigurationError (permanent) unless that is a key of age.
         """

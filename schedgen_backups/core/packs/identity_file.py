@@ -38,7 +38,7 @@ class IdentityFile:
             raise PackKeyError(f"no key of {_VARIABLE} opens the pack {name}", hint=error.hint) from error
 
     def derive_digest_key(self) -> bytes:
-        """Return the key of digests that tell nothing to others, as in `pack_reader.PackKeys`."""
+        """Return the key of digests that reveal nothing to others, as in `pack_reader.PackKeys`."""
         return self.load().derive_digest_key()
 
     def load(self) -> Decryptor:

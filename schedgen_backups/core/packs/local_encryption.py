@@ -1,4 +1,4 @@
-"""How the packs of a backup directory are encrypted, so that its disk tells nothing of their contents."""
+"""How the packs of a backup directory are encrypted, so that its disk reveals nothing of their contents."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class PackWriter:
     ) -> None:
         """`confirm` says whether these bytes lie where the index has them.
 
-        With a `digest_key`, no digest that is stored tells what was digested: those of pieces are keyed, and
+        With a `digest_key`, no digest that is stored reveals what was digested: those of pieces are keyed, and
         each pack begins with random bytes. The index gets what each encrypted pack holds.
         """
         self._digest_key = digest_key
@@ -196,7 +196,7 @@ class _OpenPack:
         self._places: dict[bytes, tuple[int, int]] = {}
 
     def begin(self, data: bytes) -> None:
-        """Let the pack begin with these bytes, which are no piece."""
+        """Let the pack begin with these bytes, which are not a piece."""
         self._parts.append(data)
         self.size_bytes += len(data)
 

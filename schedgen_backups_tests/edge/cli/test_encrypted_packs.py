@@ -217,7 +217,7 @@ def test_a_key_that_does_not_open_packs_stops_a_backup_before_it_writes(
     assert not (site.directory / "packs").exists()
 
 
-def test_other_recipients_write_everything_anew_and_older_points_stay_readable(
+def test_other_recipients_write_everything_again_and_older_points_stay_readable(
     encrypted: Site, instance: dg.DagsterInstance, host: KeyPair
 ) -> None:
     def find_new(before: dict[str, int]) -> int:

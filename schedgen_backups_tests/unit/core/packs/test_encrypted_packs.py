@@ -1,4 +1,4 @@
-"""Encrypted packs of a backup directory: what they tell, who can read them, and what damage looks like."""
+"""Encrypted packs of a backup directory: what they reveal, who can read them, and what damage looks like."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_the_plain_form_of_a_pack_is_read_instead(tmp_path: Path) -> None:
     assert read(tmp_path, recipe, NO_KEYS) == b"".join(PIECES)
     assert [packs.read_again(pack) for pack in recipe.stated_packs] == [""] * 3
     assert packs.remove_unused([recipe]) == ((), 0)
-    # What a disk that is to tell nothing does not hold is not used by new points.
+    # What a disk that is to reveal nothing does not hold is not used by new points.
     assert set(take(tmp_path, SECOND, recipe, encryption=encrypt()).packs).isdisjoint(recipe.packs)
     path = tmp_path / "packs" / recipe.stated_packs[0].plain_name
     path.write_bytes(damage(path.read_bytes(), 8 * 1000))
