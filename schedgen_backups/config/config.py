@@ -12,7 +12,7 @@ from typing import Literal
 
 from schedgen_backups.config.alerts import AlertSettings, read_alerts
 from schedgen_backups.config.drill import read_drill
-from schedgen_backups.config.encryption import check_encryption, read_identity_file
+from schedgen_backups.config.encryption import check_encryption, read_identity_file, read_staging
 from schedgen_backups.config.env_file import EnvironmentFile, find_environment_file
 from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.config.reader import Reader, list_names, read_value_files
@@ -341,7 +341,8 @@ class Config:
         # A variable of Dagster, not a setting of ours: its history contains the logs of runs.
         homes = (Path(os.environ["DAGSTER_HOME"]).expanduser(),) if os.environ.get("DAGSTER_HOME") else ()
         files = (self.file.path,) if self.file.path is not None else ()
-        hidden = (self.site_directory, *homes, *files)
+        keys = (self.pack_identity_file.path,) if self.pack_identity_file is not None else ()
+        hidden = (self.site_directory, *homes, *files, *keys, *filter(None, (self._find_staging(),)))
         settings = read_drill(
             reader, self.backup_directory, hidden_paths=tuple(path.absolute() for path in hidden)
         )
@@ -398,7 +399,14 @@ class Config:
 
     def make_catalog(self) -> Catalog:
         """Return the backup directory, which may not exist, with the keys of its packs."""
-        return Catalog(self.backup_directory, self.pack_keys)
+        return Catalog(self.backup_directory, self.pack_keys, self._find_staging())
+
+    def _find_staging(self) -> Path | None:
+        """Return where backups stage files, if it is not in the backup directory."""
+        reader = self.open_reader()
+        staging = read_staging(reader, self.site_directory) if self._points_directory is None else None
+        reader.check()
+        return staging
 
     @property
     def pack_keys(self) -> PackKeys:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 from schedgen_backups.config.reader import Reader
-from schedgen_backups.config.variables import PACK_IDENTITY_VARIABLE, PACK_RECIPIENTS_VARIABLE
+from schedgen_backups.config.schedules import read_layout
+from schedgen_backups.config.variables import (
+    PACK_IDENTITY_VARIABLE,
+    PACK_RECIPIENTS_VARIABLE,
+    STAGING_VARIABLE,
+)
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.packs.encryption import AgeEncryptor
 from schedgen_backups.core.packs.identity_file import IdentityFile
@@ -25,6 +32,17 @@ def read_identity_file(reader: Reader, directory: Path) -> IdentityFile | None:
             hint="Whoever has that disk would have the key, too: put the file elsewhere.",
         )
     return IdentityFile(path) if path is not None else None
+
+
+def read_staging(reader: Reader, directory: Path) -> Path | None:
+    """Return where backups into packs stage what is not encrypted yet; None if that is in `directory`.
+
+    A directory of its own below the configured one, which several sites may share.
+    """
+    path = reader.path(STAGING_VARIABLE)
+    if path is None or read_layout(reader) is not Layout.PACKS:
+        return None
+    return path / f"schedgen-backups-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
 
 
 def check_encryption(settings: CaptureSettings, identity: str) -> None:

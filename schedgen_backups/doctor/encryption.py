@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.variables import STAGING_VARIABLE
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.formats.pack_reader import OpenPack
@@ -42,6 +43,7 @@ def examine_encryption(config: Config, catalog: Catalog) -> Iterator[Preconditio
                 "Add the public key of a second pair whose private half lies elsewhere, or keep a copy of "
                 "BACKUP_PACK_IDENTITY_FILE in a safe.",
             )
+        yield from _examine_places(config, catalog)
     for pack in _list_newest(catalog):
         try:
             with closing(OpenPack(catalog.directory / PACKS_NAME, pack, catalog.keys)) as opened:
@@ -54,6 +56,21 @@ def examine_encryption(config: Config, catalog: Catalog) -> Iterator[Preconditio
                 error.hint,
             )
             return
+
+
+def _examine_places(config: Config, catalog: Catalog) -> Iterator[PreconditionResult]:
+    """Yield a note for each setting with which plain files lie in the backup directory for a while."""
+    for variable, path, what in (
+        (STAGING_VARIABLE, catalog.staging, "the dump of a running backup"),
+        ("DRILL_DIR", config.drill.directory, "what a drill restores"),
+    ):
+        if catalog.directory in path.parents:
+            yield PreconditionResult(
+                _SUBJECT,
+                Verdict.NOTE,
+                f"{what} lies in BACKUP_DIR for a while, not encrypted",
+                f"Set {variable} to a directory on a disk of this host (docs/packs.md#encryption).",
+            )
 
 
 def _list_newest(catalog: Catalog) -> list[StatedPack]:

@@ -19,7 +19,7 @@ from schedgen_backups.core.capture.bucket import ArchiveTarget, FileTarget, capt
 from schedgen_backups.core.capture.database import capture_database
 from schedgen_backups.core.capture.packed_archive import PackTarget
 from schedgen_backups.core.capture.packed_dump import find_recipes_with, pack_dump
-from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckStatus
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, restore_recipe, write_source
@@ -121,7 +121,7 @@ def take_bucket_archive(
     name = ArtifactName(ArtifactKind.BUCKET, settings.bucket, point_id)
     _check_source(catalog, name, capture)
     encryption = _prepare_encryption(catalog, capture)
-    resumable = find_resumable(catalog.directory / STAGING_NAME)
+    resumable = find_resumable(catalog.staging)
     archives = (point.artifact(ArtifactKind.BUCKET) for point in reversed(catalog.list_points()))
     previous = [archive.path for archive in archives if archive is not None]
 

@@ -53,8 +53,8 @@ class PackWriter:
     ) -> None:
         """`confirm` says whether these bytes lie where the index has them.
 
-        With a `digest_key`, no digest that is stored reveals what was digested: those of pieces are keyed, and
-        each pack begins with random bytes. The index gets what each encrypted pack holds.
+        With a `digest_key`, no digest that is stored reveals what was digested: those of pieces are keyed,
+        and each pack begins with random bytes. The index gets what each encrypted pack holds.
         """
         self._digest_key = digest_key
         self._put_new = put

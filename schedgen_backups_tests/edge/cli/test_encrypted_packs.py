@@ -45,6 +45,7 @@ def encrypt(site: Site, pair: KeyPair, *older: KeyPair) -> Path:
         BACKUP_LAYOUT="packs",
         BACKUP_PACK_RECIPIENTS=f"{pair.public}, {SAFE.public}",
         BACKUP_PACK_IDENTITY_FILE=str(identity),
+        BACKUP_STAGING_DIR=str(site.folder),
     )
     return identity
 
@@ -110,7 +111,26 @@ def test_a_point_in_encrypted_packs_is_verified_drilled_and_restored(
     assert answer.code == 0, answer.stderr
     results = json.loads(encrypted.cli("doctor", "--json").stdout)["results"]
     states = [(each["state"], each["detail"]) for each in results if each["what"] == "encryption"]
-    assert states == [("ok", "packs are encrypted for 2 keys, and this host reads them")]
+    assert states[0] == ("ok", "packs are encrypted for 2 keys, and this host reads them")
+    assert [state for state, _detail in states[1:]] == ["note"], "the drill restores into BACKUP_DIR"
+
+
+def test_a_running_backup_has_nothing_plain_in_the_directory(
+    site: Site, instance: dg.DagsterInstance, host: KeyPair
+) -> None:
+    encrypt(site, host)
+    assert site.run(instance).success
+    assert not (site.directory / ".staging").exists()
+    [staging] = site.folder.glob("schedgen-backups-*")
+    assert (staging.stat().st_mode & 0o777, list(staging.iterdir())) == (0o700, [])
+    [point] = site.points()
+    assert [path.suffix for path in site.directory.glob("db_*")] == [".gz"]
+    assert {path.stat().st_mode & 0o777 for path in site.directory.glob("*.recipe.gz")} == {0o600}
+    assert point.state is PointState.VERIFIED
+    staging.chmod(0o770)
+    time.sleep(1.1)
+    failures = failures_of(site.run(instance)).values()
+    assert "can be used by others" in " ".join(each.description for each in failures)
 
 
 def test_stock_tools_and_recover_py_read_encrypted_packs(encrypted: Site, tmp_path: Path) -> None:
