@@ -17,6 +17,7 @@ from schedgen_backups.core.formats.packed_file import PACKS_NAME, read_local_rec
 from schedgen_backups.core.formats.recipe import StatedPack
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.packs.encryption import AgeEncryptor, Decryptor
+from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.verify.files import verify_archive
 from schedgen_backups_tests.support.artifacts import damage, make_result
@@ -87,6 +88,21 @@ def test_packs_for_the_same_recipients_are_copied_without_a_key(tmp_path: Path) 
     other.catalog = Catalog(other.catalog.directory)
     with pytest.raises(PackKeyError):
         other.copy(0)
+
+
+def test_the_plain_form_of_a_pack_never_reaches_a_store_as_it_is(tmp_path: Path) -> None:
+    site = make_site(tmp_path, "the same")
+    point = make_point(site.catalog, 0, list_objects(20))
+    packs = LocalPacks(site.catalog.directory, site.catalog.keys)
+    for pack in list_stated(point):
+        plain = packs.read_pack(pack)
+        (packs.folder / pack.name).unlink()
+        (packs.folder / pack.plain_name).write_bytes(plain)
+    site.copy(0)
+    for stored in site.store.list(KEYS.packs):
+        head = site.store.get_range(stored.key, 0, 30)
+        assert head.startswith(b"age-encryption.org/v1"), stored.key
+    site.assert_equal(0, tmp_path / "fetched")
 
 
 def test_a_change_of_recipients_here_sends_everything_once(tmp_path: Path) -> None:

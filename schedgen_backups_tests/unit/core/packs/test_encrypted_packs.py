@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -151,6 +152,21 @@ def test_the_order_of_recipients_changes_nothing(tmp_path: Path) -> None:
     first = take(tmp_path, FIRST, encryption=encrypt(other))
     swapped = make_local_encryption([other.public, HOST.public], KEYS)
     assert set(take(tmp_path, SECOND, first, encryption=swapped).packs) == set(first.packs)
+
+
+def test_a_small_pack_is_used_again(tmp_path: Path) -> None:
+    """The header of age is larger than what a quiet night writes."""
+    first = take(tmp_path, FIRST, encryption=encrypt(), pieces=[b"x" * 80])
+    assert take(tmp_path, SECOND, first, encryption=encrypt(), pieces=[b"x" * 80]).packs == first.packs
+
+
+def test_a_pack_that_holds_something_else_than_its_recipe_states_is_not_handed_out(tmp_path: Path) -> None:
+    recipe = take(tmp_path, FIRST, encryption=encrypt())
+    pack = recipe.stated_packs[0]
+    assert pack.encryption is not None
+    wrong = replace(pack, encryption=replace(pack.encryption, plain_sha256="0" * 64))
+    with pytest.raises(VerificationError, match="does not hold what its recipe states"):
+        LocalPacks(tmp_path, KEYS).read_pack(wrong)
 
 
 def cut(data: bytes) -> bytes:
