@@ -322,3 +322,36 @@ def test_a_safety_backup_is_encrypted_as_well(encrypted: Site, tmp_path: Path) -
     with kept.open_archive() as archive:
         [entry] = archive.read_entries()
         assert (entry.key, b"".join(archive.read_object(entry))) == (key, body)
+
+
+def test_a_store_with_the_same_recipients_is_read_with_the_key_of_this_host(
+    encrypted: Site, host: KeyPair, tmp_path: Path
+) -> None:
+    stores = encrypted.folder / "stores.toml"
+    stores.write_text(
+        f'[stores.nas]\nurl = "file://{tmp_path}/store"\nrecipients = ["{SAFE.public}", "{host.public}"]\n'
+    )
+    encrypted.set(BACKUP_STORES_FILE=str(stores))
+    (tmp_path / "store").mkdir()
+    for words in (("prepare", "nas"), ("copy", "nas"), ("prove", "nas")):
+        answer = encrypted.cli("stores", *words)
+        assert answer.code == 0, answer.stderr + answer.stdout
+    answer = encrypted.cli("verify", "latest", "--from", "nas")
+    assert answer.code == 0, answer.stderr + answer.stdout
+    name = max(list_packs(encrypted))
+    pack = encrypted.directory / "packs" / name
+    data = pack.read_bytes()
+    pack.unlink()
+    answer = encrypted.cli("heal", "--from", "nas")
+    assert (answer.code, pack.read_bytes()) == (0, data), answer.stderr + answer.stdout
+    write_identity(encrypted, make_key_pair())
+    assert encrypted.cli("verify", "latest", "--from", "nas").code != 0
+    safe = tmp_path / "safe.key"
+    safe.write_text(SAFE.private)
+    out = tmp_path / "fetched"
+    answer = encrypted.cli("fetch", "latest", "--from", "nas", "--identity", str(safe), "--to", str(out))
+    assert answer.code == 0, answer.stderr
+    assert {path.suffix for path in (out / "packs").glob("2*")} == {".age"}
+    [point] = Catalog(out, IdentityFile(write_identity(encrypted, SAFE))).list_points()
+    with point.open_archive() as archive:
+        assert archive.record.object_count > 0
