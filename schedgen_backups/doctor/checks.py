@@ -36,7 +36,6 @@ from schedgen_backups.core.settings import (
     TransferSettings,
 )
 from schedgen_backups.core.units import count, name_some
-from schedgen_backups.doctor.encryption import examine_encryption
 from schedgen_backups.doctor.operation import (
     examine_channels,
     examine_definitions,
@@ -46,6 +45,7 @@ from schedgen_backups.doctor.operation import (
     examine_starters,
     now_utc,
 )
+from schedgen_backups.doctor.pack_encryption import examine_pack_encryption
 from schedgen_backups.doctor.restores import examine_restores
 from schedgen_backups.doctor.results import PreconditionResult, Verdict, yield_with_errors
 from schedgen_backups.doctor.space import examine_directory
@@ -86,7 +86,7 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
             "git", Verdict.NOTE, detail, "Set it to the directory that contains `.git`, or unset it."
         )
     catalog, now = config.make_catalog(), now_utc()
-    yield from yield_with_errors("encryption", lambda: examine_encryption(config, catalog))
+    yield from yield_with_errors("encryption of packs", lambda: examine_pack_encryption(config, catalog))
     yield from yield_with_errors("schedule", lambda: examine_starters(config, catalog, now))
     yield from yield_with_errors("sensors", lambda: examine_sensors(catalog, now))
     yield from examine_definitions()

@@ -110,7 +110,7 @@ def test_a_point_in_encrypted_packs_is_verified_drilled_and_restored(
     answer = encrypted.cli("restore-tables", "latest", "jobs", "--diff-only")
     assert answer.code == 0, answer.stderr
     results = json.loads(encrypted.cli("doctor", "--json").stdout)["results"]
-    states = [(each["state"], each["detail"]) for each in results if each["what"] == "encryption"]
+    states = [(each["state"], each["detail"]) for each in results if each["what"] == "encryption of packs"]
     assert states[0] == ("ok", "packs are encrypted for 2 keys, and this host reads them")
     assert [state for state, _detail in states[1:]] == ["note"], "the drill restores into BACKUP_DIR"
 
@@ -198,7 +198,7 @@ def test_without_the_key_the_bytes_are_proved_and_nothing_else(encrypted: Site, 
         [problem, *_others] = [
             each
             for each in json.loads(encrypted.cli("doctor", "--json").stdout)["results"]
-            if each["what"] == "encryption"
+            if each["what"] == "encryption of packs"
         ]
         assert problem["state"] == "problem", problem
 

@@ -17,12 +17,12 @@ from schedgen_backups.core.packs.local_encryption import make_local_encryption
 from schedgen_backups.core.units import count
 from schedgen_backups.doctor.results import PreconditionResult, Verdict
 
-_SUBJECT = "encryption"
+_SUBJECT = "encryption of packs"
 _FEW_RECIPIENTS = 2
 """With the key of this host only, its loss is the loss of every point."""
 
 
-def examine_encryption(config: Config, catalog: Catalog) -> Iterator[PreconditionResult]:
+def examine_pack_encryption(config: Config, catalog: Catalog) -> Iterator[PreconditionResult]:
     """Yield the results; none where packs are not encrypted, and none lies there that is."""
     recipients = config.capture.pack_recipients
     if recipients:
