@@ -1,8 +1,8 @@
 """Restore a recovery point with this single file, Python 3.9 or newer, and psql.
 
 It needs no package, no Dagster and no network access except to the targets. Use it if you have only the
-backup files, or the downloaded folder of a site in a store, and a bare host. Encrypted copies also need the
-program age. Everything is in one file, so that you can keep a copy next to the backups. It
+backup files, or the downloaded folder of a site in a store, and a bare host. Encrypted packs and copies also
+need the program age. Everything is in one file, so that you can keep a copy next to the backups. It
 shares no code with the package and reads the format of docs/file-format.md independently. (If Python reports
 `future feature annotations is not defined`, it is too old.)
 
@@ -81,7 +81,10 @@ RECIPE_END = re.compile(rb"# sha256 ([0-9a-f]{64})")
 RECIPE_SUFFIX = ".recipe.gz"
 PACKED_VERSION = 2
 """Of a footer: its digest is that of the index."""
-RECIPE_PACK = re.compile(rb"# pack ([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9a-f]{64})")
+RECIPE_PACK = re.compile(
+    rb"# pack ([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9a-f]{64})"
+    rb"(?: ([0-9]{1,18}) ([0-9a-f]{64}) [0-9a-f]{64})?"
+)
 RECIPE_BYTES = re.compile(rb"# bytes ([0-9]{1,19})")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 STORED_LIMIT_BYTES = RECIPE_LIMIT_BYTES = 256 << 20
@@ -401,14 +404,26 @@ def open_file(path: Path) -> BinaryIO:
     return file
 
 
+@dataclass(frozen=True)
+class StatedPack:
+    """A pack as a recipe of the backup directory states it: its stored bytes, and what they hold."""
+
+    stored: tuple[int, str]
+    """Size and SHA-256."""
+    plain: tuple[int, str]
+
+
 class PackedFile(io.RawIOBase):
-    """An artifact whose bytes lie in the packs that its recipe names; reads like a file."""
+    """An artifact whose bytes lie in the packs that its recipe names; reads like a file.
+
+    An encrypted pack is read in its plain form, `NAME` beside or instead of `NAME.age`.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._folder = path.parent / "packs"
-        self.packs: dict[str, tuple[int, str]] = {}
-        """Size and SHA-256 of each pack, by its name."""
+        self.packs: dict[str, StatedPack] = {}
+        """What is stated of each pack, by its name."""
         self._names: list[str] = []
         self._starts, self._offsets = array("Q", [0]), array("Q")
         self._position = 0
@@ -426,13 +441,15 @@ class PackedFile(io.RawIOBase):
                     raise damaged("it goes on after its last line")
                 if (place := RECIPE_LINE.fullmatch(line)) is not None:
                     name, offset, length = place[1].decode(), int(place[2]), int(place[3])
-                    if name not in self.packs or offset + length > self.packs[name][0]:
+                    if name not in self.packs or offset + length > self.packs[name].plain[0]:
                         raise damaged(f"it does not state the pack {name}, or another size of it")
                     self._names.append(name)
                     self._offsets.append(offset)
                     self._starts.append(self._starts[-1] + length)
                 elif (pack := RECIPE_PACK.fullmatch(line)) is not None:
-                    self.packs[pack[1].decode()] = (int(pack[2]), pack[3].decode())
+                    stored = (int(pack[2]), pack[3].decode())
+                    plain = (int(pack[4]), pack[5].decode()) if pack[4] else stored
+                    self.packs[pack[1].decode()] = StatedPack(stored, plain)
                 elif (end := RECIPE_BYTES.fullmatch(line)) is not None:
                     size_bytes = int(end[1])
                 else:
@@ -447,11 +464,25 @@ class PackedFile(io.RawIOBase):
 
     def check_packs(self) -> None:
         """Read every pack; exit 3 if one is missing or not the one that the recipe states."""
-        for name, stated in self.packs.items():
-            try:
-                read_stored(self._folder / name, *stated)
-            except RecoverError:
-                raise damaged(f"the pack {name} is missing or altered") from None
+        for name in self.packs:
+            self.read_pack(name)
+
+    def find_path(self, name: str) -> Path:
+        """Return where the pack lies: in its plain form, if there is one."""
+        plain = self._folder / name.removesuffix(ENCRYPTED_SUFFIX)
+        return plain if plain.exists() else self._folder / name
+
+    def read_pack(self, name: str) -> bytes:
+        """Return the bytes of the pack as it lies there; exit 3 if it is missing or altered."""
+        path, stated = self.find_path(name), self.packs[name]
+        try:
+            return read_stored(path, *(stated.stored if path.name == name else stated.plain))
+        except RecoverError:
+            raise damaged(f"the pack {name} is missing or altered") from None
+
+    def list_encrypted(self) -> list[str]:
+        """Return the packs that lie there encrypted only."""
+        return [name for name in self.packs if self.find_path(name).name.endswith(ENCRYPTED_SUFFIX)]
 
     def readinto(self, buffer: Any, /) -> int:
         """Read from one pack into the buffer; return the number of bytes."""
@@ -474,7 +505,10 @@ class PackedFile(io.RawIOBase):
         if self._open is None or self._open[0] != name:
             if self._open is not None:
                 self._open[1].close()
-            self._open = (name, open_file(self._folder / name))
+            path = self.find_path(name)
+            if path.name.endswith(ENCRYPTED_SUFFIX):
+                raise make_key_error("the packs are encrypted", "Give the directory, and --identity FILE.")
+            self._open = (name, open_file(path))
         return self._open[1]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
@@ -1244,6 +1278,11 @@ def read_stored(path: Path, size_bytes: int, digest: str) -> bytes:
     return data
 
 
+def make_key_error(message: str, hint: str) -> RecoverError:
+    """Return the error for packs or copies that cannot be decrypted with what was given."""
+    return RecoverError(EXIT_USAGE, message, hint)
+
+
 def decrypt(name: str, data: bytes, identity: Path | None) -> bytes:
     """Return the plain bytes of a stored file, by the program age.
 
@@ -1252,10 +1291,9 @@ def decrypt(name: str, data: bytes, identity: Path | None) -> bytes:
     if not name.endswith(ENCRYPTED_SUFFIX):
         return data
     if identity is None:
-        raise RecoverError(
-            EXIT_USAGE,
+        raise make_key_error(
             "the copies are encrypted, and no private key was given",
-            "Add --identity FILE, with the private key of one of the store's recipients.",
+            "Add --identity FILE, with the private key of one of the recipients.",
         )
     program = shutil.which("age")
     if program is None:
@@ -1273,10 +1311,9 @@ def decrypt(name: str, data: bytes, identity: Path | None) -> bytes:
             (done.stderr.decode("utf-8", "replace").splitlines() or ["no message"])[0].split()
         )
         if "no identity matched" in complaint:
-            raise RecoverError(
-                EXIT_USAGE,
+            raise make_key_error(
                 f"{identity} is a wrong key: it does not decrypt {name}",
-                "Use the private key of one of the store's recipients.",
+                "Use the private key of one of the recipients.",
             )
         if str(identity.absolute()) in complaint:
             raise RecoverError(
@@ -1406,14 +1443,20 @@ def write_packs(copy: Copy, path: Path, names: dict[str, str], identity: Path | 
     """
     (path.parent / "packs").mkdir(mode=0o700, exist_ok=True)
     with PackedFile(path) as packed:
-        for pack, (size_bytes, digest) in packed.packs.items():
+        for pack, stated in packed.packs.items():
             data = copy.read_pack(names[pack], identity)
-            if (len(data), hashlib.sha256(data).hexdigest()) != (size_bytes, digest):
+            if (len(data), hashlib.sha256(data).hexdigest()) != stated.plain:
                 raise damaged_copy(f"packs/{names[pack]} does not hold the pack {pack}")
-            if not (path.parent / "packs" / pack).exists():
-                with make_file(path.parent / "packs" / pack) as file:
-                    file.write(data)
-        return sum(size_bytes for size_bytes, _digest in packed.packs.values())
+            write_plain_pack(path, pack, data)
+        return sum(stated.plain[0] for stated in packed.packs.values())
+
+
+def write_plain_pack(path: Path, pack: str, data: bytes) -> None:
+    """Write the plain form of a pack beside this recipe, unless it is there: two recipes can need it."""
+    plain = path.parent / "packs" / pack.removesuffix(ENCRYPTED_SUFFIX)
+    if not plain.exists():
+        with make_file(plain) as file:
+            file.write(data)
 
 
 def check_free(directory: Path, size_bytes: int) -> None:
@@ -1487,12 +1530,75 @@ def write_files(
                 files[number].write(data[offset : offset + length])
 
 
+def find_recipes(point: Point, kinds: tuple[str, ...]) -> list[Path]:
+    """Return the recipes of these kinds if packs of one are encrypted; otherwise nothing."""
+    recipes = [
+        path for kind, path in point.files.items() if kind in kinds and path.name.endswith(RECIPE_SUFFIX)
+    ]
+    for path in recipes:
+        # Verification says what is wrong with it.
+        with contextlib.suppress(RecoverError), PackedFile(path) as packed:
+            if packed.list_encrypted():
+                return recipes
+    return []
+
+
+def decrypt_point(point: Point, recipes: list[Path], identity: Path | None, directory: Path) -> None:
+    """Make a directory of the point with its packs in their plain form; what is not encrypted is linked.
+
+    Exit 3 if a pack is missing or altered, exit 4 without a private key that opens it.
+    """
+    (directory / "packs").mkdir(mode=0o700)
+    for path in (point.manifest_path, *point.files.values()):
+        if path.exists():
+            (directory / path.name).symlink_to(path.absolute())
+    for path in recipes:
+        with PackedFile(path) as packed:
+            # Without a key, this is what can be said.
+            packed.check_packs()
+            say(f"stored    {path.name}: {len(packed.packs)} packs are as they were written")
+    for path in recipes:
+        with PackedFile(path) as packed:
+            decrypt_packs(packed, identity, directory / path.name)
+
+
+def decrypt_packs(packed: PackedFile, identity: Path | None, recipe: Path) -> None:
+    """Write the packs in their plain form beside this recipe; plain ones are linked."""
+    check_free(recipe.parent, sum(stated.plain[0] for stated in packed.packs.values()))
+    encrypted = packed.list_encrypted()
+    for name, stated in packed.packs.items():
+        if name not in encrypted:
+            link_pack(packed.find_path(name), recipe.parent)
+            continue
+        data = decrypt(name, packed.read_pack(name), identity)
+        if (len(data), hashlib.sha256(data).hexdigest()) != stated.plain:
+            raise damaged(f"the pack {name} does not hold what its recipe states")
+        write_plain_pack(recipe, name, data)
+
+
+def link_pack(path: Path, directory: Path) -> None:
+    """Link a plain pack into the directory; two recipes can need it."""
+    link = directory / "packs" / path.name
+    if not link.is_symlink():
+        link.symlink_to(path.absolute())
+
+
 @contextlib.contextmanager
 def open_directory(options: argparse.Namespace, kinds: tuple[str, ...]) -> Generator[Path, None, None]:
-    """Provide the directory of the point's files within the block; of a downloaded store, a temporary one."""
+    """Provide the directory of the point's files within the block.
+
+    Of a downloaded store, and of encrypted packs, it is a temporary one.
+    """
     if not is_site(options.directory):
         refuse_whole_store(options.directory)
-        yield options.directory
+        point = choose_point(options.directory, options.id)
+        recipes = find_recipes(point, kinds)
+        if not recipes:
+            yield options.directory
+            return
+        with tempfile.TemporaryDirectory(prefix="recover-", dir=options.work) as folder:
+            decrypt_point(point, recipes, options.identity, Path(folder))
+            yield Path(folder)
         return
     copy = choose_copy(options.directory, options.id)
     with tempfile.TemporaryDirectory(prefix="recover-", dir=options.work) as folder:
@@ -2491,14 +2597,17 @@ def parse(words: list[str]) -> argparse.Namespace:
             )
     for command in (verify, database, objects, restore, fetch):
         command.add_argument(
-            "--identity", type=Path, metavar="FILE", help="the private key that decrypts a downloaded store"
+            "--identity",
+            type=Path,
+            metavar="FILE",
+            help="the private key that decrypts encrypted packs, or a downloaded store",
         )
     for command in (verify, database, objects, restore):
         command.add_argument(
             "--work",
             type=Path,
             metavar="PATH",
-            help="directory for the files of a downloaded copy while they are used (default: TMPDIR)",
+            help="directory for decrypted or downloaded files while they are used (default: TMPDIR)",
         )
     fetch.add_argument("--to", type=Path, metavar="PATH", required=True, help="an empty or new directory")
     for command in (database, objects, restore):

@@ -53,7 +53,7 @@ def backup(
     if write_marker is not None:
         check_marker_folder(write_marker)
     _refuse_when_locked(directory)
-    with show_capture(err, directory, _find_last_sizes(directory)):
+    with show_capture(err, config.make_catalog().staging, _find_last_sizes(directory)):
         outcome = run_backup(config, reason, labels, pin_for=pin_for)
     if outcome.is_success and write_marker is not None:
         catalog = Catalog(directory)

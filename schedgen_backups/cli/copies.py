@@ -18,7 +18,6 @@ from schedgen_backups.cli.app import err, out, print_json
 from schedgen_backups.cli.progress import show_progress
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import parse_time, resolve_point
 from schedgen_backups.core.copies.access import CopyAccess, open_access
@@ -44,7 +43,8 @@ IdentityOption = Annotated[
     typer.Option(
         "--identity",
         metavar="FILE",
-        help="With --from: file with the private key of a recipient; without it, the key is asked for.",
+        help="With --from: file with the private key of a recipient; without it, the file of "
+        "BACKUP_PACK_IDENTITY_FILE is used, or the key is asked for.",
     ),
 ]
 VersionTimeOption = Annotated[
@@ -92,11 +92,11 @@ def open_store_access(config: Config, source: CopySource, *, needs_key: bool) ->
     settings = config.find_store(source.store)
     own_site_id = ""
     if config.backup_directory.is_dir():
-        site = Catalog(config.backup_directory).read_site()
+        site = config.make_catalog().read_site()
         own_site_id = site.site_id if site is not None else ""
     return open_access(
         settings,
-        _read_identities(source) if needs_key and settings.is_encrypted else [],
+        _read_identities(config, source) if needs_key and settings.is_encrypted else [],
         own_site_id=own_site_id,
         site_id=source.site_id,
         version_time=parse_time(source.version_time) if source.version_time else None,
@@ -138,7 +138,7 @@ def open_point(
         yield config, resolve_point(config.open_catalog(), point_id, as_of=as_of)
         return
     access = open_store_access(config, source, needs_key=True)
-    Catalog(config.backup_directory).prepare()
+    config.make_catalog().prepare()
     with open_fetch_folder(config.backup_directory) as folder:
         with show_progress(err, {"fetch": (f"fetch from {source.store}", None)}) as bars:
             copy = access.open_copy(
@@ -146,7 +146,7 @@ def open_point(
             )
             reader = replace(copy, part=config.part)
             fetch(reader, folder)
-        fetched = config.with_points_in(folder, store=source.store)
+        fetched = config.with_points_in(folder, store=source.store, keys=access.decryptor)
         yield fetched, fetched.open_catalog().get_point(reader.point_id)
 
 
@@ -168,7 +168,7 @@ def fetch_objects(patterns: tuple[str, ...]) -> Fetch:
     def fetch(reader: CopyReader, folder: Path) -> None:
         fetch_indexes(reader, folder)
         artifact = _get_artifact(reader, ArtifactKind.BUCKET)
-        with open_archive(folder / artifact.file_name) as archive:
+        with open_archive(folder / artifact.file_name, reader.decryptor) as archive:
             entries = select_objects(archive, patterns)
         reader.fetch_ranges(folder, artifact, ((entry.offset, entry.length) for entry in entries))
 
@@ -181,7 +181,7 @@ def fetch_tables(names: tuple[str, ...]) -> Fetch:
     def fetch(reader: CopyReader, folder: Path) -> None:
         fetch_indexes(reader, folder)
         artifact = _get_artifact(reader, ArtifactKind.DATABASE)
-        with open_dump(folder / artifact.file_name) as dump:
+        with open_dump(folder / artifact.file_name, reader.decryptor) as dump:
             wanted = set(select_tables(dump, names))
             borders = [0]
             for table in dump.tables:
@@ -223,9 +223,13 @@ def _get_artifact(reader: CopyReader, kind: ArtifactKind) -> Artifact:
     return artifact
 
 
-def _read_identities(source: CopySource) -> list[str]:
+def _read_identities(config: Config, source: CopySource) -> list[str]:
     if source.identities:
         return [_read_identity(path) for path in source.identities]
+    if (own := config.pack_identity_file) is not None:
+        # The recipients of the store may be those of the packs.
+        own.load()
+        return [_read_identity(own.path)]
     if not sys.stdin.isatty():
         return []
     return [typer.prompt(f"Private key for {source.store} (AGE-SECRET-KEY-…)", hide_input=True)]

@@ -21,7 +21,6 @@ from schedgen_backups.cli.copies import (
 from schedgen_backups.cli.progress import draw_results, print_failure, show_work
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.copies.service import CopyService
@@ -81,7 +80,7 @@ def _drill_copy(config: Config, source: CopySource, point_id: str) -> DrillResul
         show_work(err, "restoring into scratch servers"),
     ):
         outcome = run_drill(fetched, point.point_id.text)
-    own = Catalog(config.backup_directory).read_site()
+    own = config.make_catalog().read_site()
     is_own = own is None or point.manifest is None or point.manifest.site_id == own.site_id
     is_whole = outcome.report is not None and not any(
         result.status is CheckStatus.SAMPLED for result in outcome.report.results

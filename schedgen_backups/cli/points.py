@@ -49,8 +49,6 @@ from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remo
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.catalog.selection import has_label, resolve_point
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
-from schedgen_backups.core.formats.archive_file import open_archive
-from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, ArtifactName, Manifest
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
@@ -411,7 +409,7 @@ def _describe_manifest(manifest: Manifest) -> dict[str, str]:
 def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json: bool) -> None:
     answer: dict[str, object] = {}
     if is_tables:
-        with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+        with point.open_dump() as dump:
             answer["tables"] = [
                 {"name": table.qualified_name, "rows": table.rows, "size_bytes": table.size_bytes}
                 for table in dump.tables
@@ -419,7 +417,7 @@ def _browse(point: PointListing, *, is_tables: bool, prefix: str | None, as_json
             if not as_json:
                 out.print(draw_tables(dump.tables))
     if prefix is not None:
-        with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+        with point.open_archive() as archive:
             entries = (entry for entry in archive.read_entries() if entry.key.startswith(prefix))
             if as_json:
                 answer["objects"] = [

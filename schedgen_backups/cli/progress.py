@@ -23,7 +23,6 @@ from rich.progress import (
 from rich.table import Table
 
 from schedgen_backups.cli.text import escape, escape_value
-from schedgen_backups.core.catalog.catalog import STAGING_NAME
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus, VerificationLevel
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.formats.records import TableEntry
@@ -199,7 +198,7 @@ def show_work(console: Console, text: str) -> Generator[None, None, None]:
 
 @contextmanager
 def show_capture(
-    console: Console, directory: Path, expected: Mapping[ArtifactKind, int]
+    console: Console, staging: Path, expected: Mapping[ArtifactKind, int]
 ) -> Generator[None, None, None]:
     """Show on a terminal during the block how much of each file was written, from the staging directory.
 
@@ -211,7 +210,7 @@ def show_capture(
     with _make_bars(console) as progress:
         is_done = threading.Event()
         watcher = threading.Thread(
-            target=_watch_staging, args=(progress, directory / STAGING_NAME, expected, is_done), daemon=True
+            target=_watch_staging, args=(progress, staging, expected, is_done), daemon=True
         )
         watcher.start()
         try:

@@ -35,7 +35,6 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.copies.service import CopyService, list_pins
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
-from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups.core.store.open import open_store
@@ -130,7 +129,7 @@ def fetch(
     config = get_config(context)
     source = CopySource.from_options(from_store, identity, version_time, site)
     if not from_store:
-        _put_together(Catalog(config.backup_directory), point_id, to.absolute(), as_json=as_json)
+        _put_together(config.make_catalog(), point_id, to.absolute(), as_json=as_json)
         return
     access = open_store_access(config, source, needs_key=True)
     with show_progress(err, {"fetch": (f"fetch from {from_store}", None)}) as bars:
@@ -157,7 +156,7 @@ def _put_together(catalog: Catalog, point_id: str, to: Path, *, as_json: bool) -
         path = to / found.name.to_file_name()
         with (
             show_progress(err, {"fetch": (found.name.to_file_name(), None)}) as bars,
-            ArtifactFile(found.path) as file,
+            point.open_file(found.name.kind) as file,
         ):
             file.write_to(path, on_progress=partial(bars.advance, "fetch"))
         verify = verify_dump if found.name.kind is ArtifactKind.DATABASE else verify_archive

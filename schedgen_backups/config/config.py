@@ -12,6 +12,7 @@ from typing import Literal
 
 from schedgen_backups.config.alerts import AlertSettings, read_alerts
 from schedgen_backups.config.drill import read_drill
+from schedgen_backups.config.encryption import check_encryption, read_identity_file, read_staging
 from schedgen_backups.config.env_file import EnvironmentFile, find_environment_file
 from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.config.reader import Reader, list_names, read_value_files
@@ -28,12 +29,20 @@ from schedgen_backups.config.schedules import (
 from schedgen_backups.config.sources import read_bucket, read_database, read_database_server
 from schedgen_backups.config.stores import STORES_VARIABLE, StoreEntry, read_stores
 from schedgen_backups.config.ui import UiSettings, read_ui
-from schedgen_backups.config.variables import CERTIFICATES_VARIABLE, ENV_FILE_VARIABLE, NAMES
+from schedgen_backups.config.variables import (
+    CERTIFICATES_VARIABLE,
+    ENV_FILE_VARIABLE,
+    NAMES,
+    PACK_IDENTITY_VARIABLE,
+    PACK_RECIPIENTS_VARIABLE,
+)
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.model import PartName
+from schedgen_backups.core.packs.identity_file import IdentityFile
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.settings import (
     BucketSettings,
@@ -85,6 +94,7 @@ class Config:
     _file_problems: Mapping[str, str] = field(repr=False)
     _named_file: Path | None = None
     _points_directory: Path | None = None
+    _points_keys: PackKeys | None = None
     store: str = ""
     """The store from which the recovery points were fetched; empty for the site's own."""
     site_name: str = ""
@@ -146,21 +156,23 @@ class Config:
         return replace(
             current,
             _points_directory=self._points_directory,
+            _points_keys=self._points_keys,
             store=self.store,
             site_name=self.site_name,
             _reload=self._reload,
         )
 
-    def with_points_in(self, directory: Path, *, store: str) -> Config:
+    def with_points_in(self, directory: Path, *, store: str, keys: PackKeys) -> Config:
         """Return a copy whose recovery points are in this directory, also after `reload`.
 
-        They were fetched from this store.
+        They were fetched from this store, and these keys open their packs.
         """
         return replace(
             self,
             _points_directory=directory,
+            _points_keys=keys,
             store=store,
-            _parts=tuple(part.with_points_in(directory, store=store) for part in self._parts),
+            _parts=tuple(part.with_points_in(directory, store=store, keys=keys) for part in self._parts),
         )
 
     def with_values(self, values: Mapping[str, str]) -> Config:
@@ -297,8 +309,10 @@ class Config:
             reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
             layout=read_layout(reader),
             pack_reread_days=reader.number("BACKUP_PACK_REREAD_DAYS", 1, 3650),
+            pack_recipients=_read_patterns(reader, PACK_RECIPIENTS_VARIABLE),
         )
         reader.check()
+        check_encryption(settings, reader.text(PACK_IDENTITY_VARIABLE))
         return settings
 
     @cached_property
@@ -377,7 +391,8 @@ class Config:
         # A variable of Dagster, not a setting of ours: its history contains the logs of runs.
         homes = (Path(os.environ["DAGSTER_HOME"]).expanduser(),) if os.environ.get("DAGSTER_HOME") else ()
         files = (self.file.path,) if self.file.path is not None else ()
-        hidden = (self.site_directory, *homes, *files)
+        keys = (self.pack_identity_file.path,) if self.pack_identity_file is not None else ()
+        hidden = (self.site_directory, *homes, *files, *keys, *filter(None, (self._find_staging(),)))
         settings = read_drill(
             reader, self.backup_directory, hidden_paths=tuple(path.absolute() for path in hidden)
         )
@@ -430,7 +445,33 @@ class Config:
                 f"BACKUP_DIR {self.backup_directory} is not a directory",
                 hint="Set BACKUP_DIR, or take the first backup.",
             )
-        return Catalog(self.backup_directory, part=self.part)
+        return self.make_catalog()
+
+    def make_catalog(self) -> Catalog:
+        """Return the backup directory, which may not exist, with the keys of its packs."""
+        return Catalog(self.backup_directory, self.pack_keys, self._find_staging(), part=self.part)
+
+    def _find_staging(self) -> Path | None:
+        """Return where backups stage files, if it is not in the backup directory."""
+        reader = self.open_reader()
+        staging = read_staging(reader, self.site_directory) if self._points_directory is None else None
+        reader.check()
+        return staging
+
+    @property
+    def pack_keys(self) -> PackKeys:
+        """What opens encrypted packs; the file of keys is read at the first use, and may be wrong."""
+        if self._points_keys is not None:
+            return self._points_keys
+        return self.pack_identity_file or NO_KEYS
+
+    @cached_property
+    def pack_identity_file(self) -> IdentityFile | None:
+        """The file of private keys for the packs of the backup directory; None if it is not set.
+
+        ConfigurationError if it lies in that directory, whose disk is to reveal nothing.
+        """
+        return read_identity_file(self.open_reader(), self.site_directory)
 
     def _make_reader(self) -> Reader:
         return Reader(self.values, self._file_problems, self.file)

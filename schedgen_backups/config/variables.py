@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from schedgen_backups.config.presets import PRESETS
 
 SITES_VARIABLE = "BACKUP_SITES_FILE"
+PACK_RECIPIENTS_VARIABLE = "BACKUP_PACK_RECIPIENTS"
+PACK_IDENTITY_VARIABLE = "BACKUP_PACK_IDENTITY_FILE"
+STAGING_VARIABLE = "BACKUP_STAGING_DIR"
 DEFAULT_SCHEDULE = "0 2 * * *"
 DEFAULT_DRILL_SCHEDULE = "0 4 * * 0"
 """Sunday, two hours after the default backup."""
@@ -292,6 +295,27 @@ VARIABLE_GROUPS = (
                 "30",
                 "With BACKUP_LAYOUT=packs: read each pack again within this many days",
                 flag="pack-reread-days",
+            ),
+            Variable(
+                PACK_RECIPIENTS_VARIABLE,
+                "",
+                "With BACKUP_LAYOUT=packs: public keys of age, with commas between them, for which new packs "
+                "are encrypted. Empty: not encrypted (docs/packs.md#encryption)",
+                example="age1…",
+            ),
+            Variable(
+                PACK_IDENTITY_VARIABLE,
+                "",
+                "File with the private keys with which this host reads its own packs; outside of BACKUP_DIR, "
+                "with mode 0600. It may hold older keys, too",
+                example="/etc/schedgen-backups/packs.key",
+            ),
+            Variable(
+                STAGING_VARIABLE,
+                "",
+                "With BACKUP_LAYOUT=packs: existing directory for what a running backup has not encrypted "
+                "yet, such as the whole dump; by default .staging in BACKUP_DIR",
+                example="/var/lib/schedgen-backups",
             ),
             Variable(
                 "BACKUP_MAX_MB_PER_SECOND",

@@ -2,7 +2,8 @@
 
     BackupError
     ├── ConfigurationError        a setting is missing or wrong              permanent
-    │   └── PointNotFoundError    no recovery point matches the request      permanent
+    │   ├── PointNotFoundError    no recovery point matches the request      permanent
+    │   └── PackKeyError          no private key opens packs of this host    permanent
     ├── LockHeldError             another run uses the directory             retryable
     ├── DatabaseError             the database could not be captured         permanent unless noted
     │   ├── DatabaseUnreachableError                                         retryable
@@ -57,6 +58,13 @@ class ConfigurationError(BackupError):
 
 class PointNotFoundError(ConfigurationError):
     """No recovery point matches the request. Permanent until one is taken."""
+
+
+class PackKeyError(ConfigurationError):
+    """No private key opens the packs of a backup directory: what is in them is unknown.
+
+    Permanent until the right key is there.
+    """
 
 
 class LockHeldError(BackupError):

@@ -148,6 +148,8 @@ class CaptureSettings:
     layout: Layout = Layout.FILES
     pack_reread_days: int = 30
     """Days within which each pack is read again."""
+    pack_recipients: tuple[str, ...] = ()
+    """Public keys for which new packs are encrypted; without any, they are not."""
     reread_days: int = 30
     """Days for which an unchanged object is copied from the previous archive before it is read from the
     bucket again; 0 means never copied."""

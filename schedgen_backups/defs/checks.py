@@ -20,9 +20,10 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
 from schedgen_backups.core.catalog.points import FoundArtifact, PointListing
 from schedgen_backups.core.catalog.selection import Overview, look_over
-from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.errors import PackKeyError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.pack_reader import PackKeys
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.units import format_bytes
 from schedgen_backups.core.verify.commit import check_references, divide_point
@@ -52,7 +53,9 @@ def _check_dump_is_complete(
     context: dg.AssetCheckExecutionContext, backup: BackupResource
 ) -> dg.AssetCheckResult:
     """Every byte of the dump was read again: digests match, tables and last line are present."""
-    return _check_files(context, backup, ArtifactKind.DATABASE, lambda _point, found: verify_dump(found.path))
+    return _check_files(
+        context, backup, ArtifactKind.DATABASE, lambda point, found: verify_dump(found.path, point.keys)
+    )
 
 
 def _check_dump_matches_snapshot(
@@ -63,7 +66,7 @@ def _check_dump_matches_snapshot(
         context,
         backup,
         ArtifactKind.DATABASE,
-        lambda _point, found: (verify_dump_against_snapshot(found.path),),
+        lambda point, found: (verify_dump_against_snapshot(found.path, point.keys),),
     )
 
 
@@ -96,7 +99,7 @@ def _check_archive_is_readable(
         )
         if {result.check for result in results} == {Check.ARCHIVE_IS_STORED, Check.ARCHIVE_IS_READABLE}:
             return results
-        return verify_archive(found.path)
+        return verify_archive(found.path, point.keys)
 
     return _check_files(context, backup, ArtifactKind.BUCKET, verify)
 
@@ -106,7 +109,10 @@ def _check_every_object_is_archived(
 ) -> dg.AssetCheckResult:
     """Every object of the bucket's listing is in the archive, or was deleted before it could be read."""
     return _check_files(
-        context, backup, ArtifactKind.BUCKET, lambda _point, found: (verify_every_object(found.path),)
+        context,
+        backup,
+        ArtifactKind.BUCKET,
+        lambda point, found: (verify_every_object(found.path, point.keys),),
     )
 
 
@@ -146,7 +152,7 @@ def _check_recovery_point_is_intact(
 
     The sensor `freshness_watch` also checks this every five minutes.
     """
-    return make_intact_result(_make_overview(backup), Catalog(backup.config.backup_directory))
+    return make_intact_result(_make_overview(backup), backup.config.make_catalog())
 
 
 def _check_recovery_point_is_fresh(
@@ -161,7 +167,7 @@ def _check_recovery_point_is_fresh(
 
 def _make_overview(backup: BackupResource) -> Overview:
     with explain_failure(VERIFICATION_EXIT_CODE):
-        return look_over(Catalog(backup.config.backup_directory), datetime.now(timezone.utc))
+        return look_over(backup.config.make_catalog(), datetime.now(timezone.utc))
 
 
 def with_alerts(check: dg.AssetChecksDefinition, names: SiteNames) -> dg.AssetChecksDefinition:
@@ -394,8 +400,9 @@ def _compare_size(subject: _Subject, found: FoundArtifact) -> SizeComparison:
         for artifact in previous.artifacts
         if artifact.name.kind is kind and artifact.name.source_name == source_name
     ]
-    size_bytes, excluded = _read_size(kind, found.path)
-    sizes = filter(None, (_find_size(kind, before) for before in reversed(older)))
+    keys = subject.catalog.keys
+    size_bytes, excluded = _read_size(kind, found.path, keys)
+    sizes = filter(None, (_find_size(kind, before, keys) for before in reversed(older)))
     previous_bytes = next(
         (before_bytes for before_bytes, excluded_before in sizes if set(excluded_before) == set(excluded)),
         None,
@@ -403,17 +410,17 @@ def _compare_size(subject: _Subject, found: FoundArtifact) -> SizeComparison:
     return SizeComparison(size_bytes, previous_bytes)
 
 
-def _find_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]] | None:
+def _find_size(kind: ArtifactKind, path: Path, keys: PackKeys) -> tuple[int, tuple[str, ...]] | None:
     try:
-        return _read_size(kind, path)
-    except (VerificationError, StorageError, OSError):
+        return _read_size(kind, path, keys)
+    except (VerificationError, PackKeyError, StorageError, OSError):
         return None
 
 
-def _read_size(kind: ArtifactKind, path: Path) -> tuple[int, tuple[str, ...]]:
+def _read_size(kind: ArtifactKind, path: Path, keys: PackKeys) -> tuple[int, tuple[str, ...]]:
     """Return the uncompressed bytes of rows and schema, or of the objects, and the exclusion patterns."""
     if kind is ArtifactKind.DATABASE:
-        with open_dump(path) as dump:
+        with open_dump(path, keys) as dump:
             return dump.record.size_bytes, dump.record.excluded_patterns
-    with open_archive(path) as archive:
+    with open_archive(path, keys) as archive:
         return archive.record.size_bytes, archive.record.excluded_patterns

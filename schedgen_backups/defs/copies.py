@@ -19,7 +19,6 @@ import dagster as dg
 from schedgen_backups.alerts.run_kinds import COPY, COPY_RETENTION
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.stores import StoreEntry
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.copier import CopyReport
 from schedgen_backups.core.copies.local_folder import CopyState, now_utc
 from schedgen_backups.core.copies.prune import PruneReport
@@ -217,7 +216,7 @@ def _make_copy_job(place: StorePlace, resources: dict[str, Any]) -> dg.JobDefini
             if new
             else dg.AssetObservation(place.asset_key, metadata=metadata)
         )
-        context.log_event(make_points_observation(place.names, Catalog(site.backup_directory)))
+        context.log_event(make_points_observation(place.names, site.make_catalog()))
         if proof.lock is not None:
             for problem in proof.lock.problems:
                 context.log.warning(problem)

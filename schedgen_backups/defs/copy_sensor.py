@@ -52,7 +52,7 @@ def make_copy_sensor(
         entries = {entry.name: entry for entry in current.stores}
         with suppress(ConfigurationError):  # runs report what is wrong with the settings
             record_tick(current.backup_directory, _COPY_SENSOR, now)
-        catalog = Catalog(current.backup_directory)
+        catalog = current.make_catalog()
         if not catalog.directory.is_dir():
             return dg.SkipReason("no recovery points yet")
         requests: list[dg.RunRequest] = []

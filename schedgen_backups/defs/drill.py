@@ -85,13 +85,13 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
         for part in site.parts:
             part.check("drill", "capture", *_require_server(part))
         point_id = None if config.point_id == LATEST else RecoveryPointId.parse(config.point_id)
-        catalog = Catalog(site.backup_directory)
+        catalog = site.make_catalog()
         chosen = find_drill_point(catalog, point_id)
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: chosen.text})
         started = time.monotonic()
         reports = {
             part.part: drill_point(
-                Catalog(site.backup_directory, part=part.part),
+                part.make_catalog(),
                 chosen,
                 part.capture.transfer,
                 part.drill,
@@ -348,7 +348,7 @@ def _read_results(
     Return an empty list without a drill.
     """
     with explain_failure(VERIFICATION_EXIT_CODE):
-        point = _find_subject(Catalog(backup.config.backup_directory), run_id, check.checks)
+        point = _find_subject(backup.config.make_catalog(), run_id, check.checks)
     if point is None:
         return []
     return [

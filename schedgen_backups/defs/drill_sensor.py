@@ -16,7 +16,6 @@ from pydantic import AwareDatetime, ValidationError
 from schedgen_backups import run_tags
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.cron import find_min_gap
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.each_point import explain_no_drill, find_new_points
 from schedgen_backups.core.history.events import DrillEnded, DrillSkipped
 from schedgen_backups.core.history.journal import History
@@ -54,7 +53,7 @@ def make_drill_sensor(config: Config) -> dg.SensorDefinition:
         current, now = config.reload(), datetime.now(timezone.utc)
         cursor = _read_cursor(context) or DrillCursor(since=now)
         context.update_cursor(cursor.model_dump_json())
-        catalog = Catalog(current.backup_directory)
+        catalog = current.make_catalog()
         if not catalog.directory.is_dir():
             return dg.SkipReason("no recovery points yet")
         points = catalog.list_points()

@@ -43,7 +43,7 @@ class BackupResource:
         """
         if self._catalog is None:
             nice = self.config.schedule.nice
-            catalog = Catalog(self.config.backup_directory)
+            catalog = self.config.make_catalog()
             catalog.prepare()
             if catalog.lock.acquire(holder):
                 if refusal := lower_priority(nice):

@@ -18,7 +18,6 @@ from schedgen_backups.config.restore import (
     read_table_request,
     read_undelete_request,
 )
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import LATEST, resolve_point
 from schedgen_backups.core.errors import RestoreError, VerificationError
@@ -129,9 +128,7 @@ class _Work:
         self._config = config
         self._site = site
         options = RestoreOptions(f"run {context.run_id}", config.reason, config.safety_backup)
-        self._service = RestoreService(
-            Catalog(site.backup_directory), site.capture, options, report=self._log.info
-        )
+        self._service = RestoreService(site.make_catalog(), site.capture, options, report=self._log.info)
         self._point: PointListing = resolve_point(self._service.catalog, config.point, as_of=config.as_of)
 
     @property
@@ -305,4 +302,4 @@ def _restore_recovery_point(
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: work.point_id})
         found = work.run()
     context.log_event(dg.AssetObservation(restores_key, description=config.reason or None, metadata=found))
-    context.log_event(make_points_observation(names, Catalog(site.backup_directory)))
+    context.log_event(make_points_observation(names, site.make_catalog()))

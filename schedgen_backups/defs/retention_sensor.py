@@ -45,7 +45,7 @@ def make_retention_sensor(config: Config) -> dg.SensorDefinition:
         policy = current.retention
         state = _read_state(context).follow(policy)
         context.update_cursor(state.model_dump_json())
-        catalog = Catalog(current.backup_directory)
+        catalog = current.make_catalog()
         if not catalog.directory.is_dir():
             return dg.SkipReason("no recovery points yet")
         plan = plan_pruning(catalog, policy, now)

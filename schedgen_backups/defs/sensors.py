@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from schedgen_backups import run_tags
 from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import FrozenModel
@@ -148,7 +147,7 @@ def _make_verification_sensor(config: Config) -> dg.SensorDefinition:
     )
     def verification_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         del context
-        due = find_unread(Catalog(config.reload().backup_directory))
+        due = find_unread(config.reload().make_catalog())
         if not due:
             return dg.SkipReason("no recovery point needs to be read again")
         described = " ".join(

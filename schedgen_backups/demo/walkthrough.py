@@ -19,7 +19,6 @@ from schedgen_backups.cli.progress import draw_results, print_failure
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import load_config
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import VerificationLevel
 from schedgen_backups.core.restore.point import RestoreRequest, restore_point
 from schedgen_backups.core.units import format_bytes
@@ -87,7 +86,7 @@ def _play(stage: Stage, reporter: _Reporter, console: Console, started: float) -
         for failure in outcome.failures:
             print_failure(console, failure)
         return outcome.exit_code
-    catalog = Catalog(config.backup_directory)
+    catalog = config.make_catalog()
     point = catalog.get_point(outcome.point_id)
     verification, references = reporter.report(
         "verify the files",

@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.config.presets import PRESETS
-from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.drill.database_servers import find_server_bin_dirs
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import TLS_MODES, find_client
@@ -47,6 +46,7 @@ from schedgen_backups.doctor.operation import (
     examine_starters,
     now_utc,
 )
+from schedgen_backups.doctor.pack_encryption import examine_pack_encryption
 from schedgen_backups.doctor.restores import examine_restores
 from schedgen_backups.doctor.results import PreconditionResult, Verdict, yield_with_errors
 from schedgen_backups.doctor.space import examine_directory
@@ -88,7 +88,8 @@ def examine(config: Config) -> Iterator[PreconditionResult]:
         yield PreconditionResult(
             "git", Verdict.NOTE, detail, "Set it to the directory that contains `.git`, or unset it."
         )
-    catalog, now = Catalog(config.backup_directory), now_utc()
+    catalog, now = config.make_catalog(), now_utc()
+    yield from yield_with_errors("encryption of packs", lambda: examine_pack_encryption(config, catalog))
     yield from yield_with_errors("schedule", lambda: examine_starters(config, catalog, now))
     yield from yield_with_errors("sensors", lambda: examine_sensors(catalog, now))
     yield from examine_definitions()

@@ -29,7 +29,7 @@ def measure(config: Config) -> dict[str, tuple[Sample, ...]]:
     planned = config.definitions
     site = MonitoredSite(
         name=settings.name or _UNNAMED,
-        catalog=Catalog(config.site_directory),
+        catalog=Catalog(config.site_directory, config.pack_keys),
         max_age=settings.max_age,
         schedule_gap=planned.schedule_gap,
         drill_max_age=planned.drill_max_age,

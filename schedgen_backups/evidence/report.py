@@ -31,7 +31,7 @@ def make_report(config: Config, month: str = "") -> Report:
     settings = config.alerts
     site = ReportedSite(
         name=settings.name or "this installation",
-        catalog=Catalog(config.site_directory),
+        catalog=Catalog(config.site_directory, config.pack_keys),
         scheduled=tuple(list_ticks(config.schedule.cron, zone, begin, end)),
         max_age=settings.max_age,
         max_recovery=timedelta(minutes=config.definitions.drill_max_minutes),

@@ -29,6 +29,7 @@ from schedgen_backups.core.model import (
     ReferenceVerdict,
 )
 from schedgen_backups.core.packs.encryption import AgeEncryptor, Decryptor, Encryptor, KeyPair, make_key_pair
+from schedgen_backups.core.packs.local_encryption import LocalEncryption, make_local_encryption
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.pack_shelf import PackShelf
 from schedgen_backups.core.packs.pieces import cut_artifact
@@ -48,6 +49,11 @@ KEYS = SiteKeys(SITE_ID)
 KEY_PAIR: KeyPair = make_key_pair()
 LAYOUT = ContextVar("layout", default=Layout.FILES)
 """How points are written by tests that say nothing about it."""
+HOST_KEY_PAIR: KeyPair = make_key_pair()
+HOST_KEYS = Decryptor([HOST_KEY_PAIR.private])
+"""With which the host reads its own packs; the stores have other recipients."""
+ENCRYPTION: ContextVar[LocalEncryption | None] = ContextVar("encryption", default=None)
+"""How packs in the backup directory are encrypted by tests that say nothing about it."""
 LOCAL_PACK_BYTES = 5_000
 FIRST_NIGHT = datetime(2026, 10, 1, 2, 0, tzinfo=timezone.utc)
 
@@ -134,11 +140,13 @@ def make_point(
 
 def put_in_packs(catalog: Catalog, kind: ArtifactKind, path: Path, point_id: RecoveryPointId) -> Path:
     """Write the packs and the recipe of an artifact in place of its file; return the recipe's path."""
-    packs = LocalPacks(catalog.directory)
+    packs = LocalPacks(catalog.directory, HOST_KEYS)
     packs.prepare()
     recipes = [read_local_recipe(recipe) for recipe in catalog.find_recipes()]
     with ArtifactFile(path) as artifact, packs.open_index() as index:
-        shelf = PackShelf(packs, index, recipes, others=(), suspects=(), reread_days=30)
+        shelf = PackShelf(
+            packs, index, recipes, others=(), suspects=(), reread_days=30, encryption=ENCRYPTION.get()
+        )
         with shelf.open_writer(point_id, pack_bytes=LOCAL_PACK_BYTES) as writer:
             segments = Segments()
             for piece in cut_artifact(kind, artifact):
@@ -171,7 +179,7 @@ class CopiedSite:
         pack_bytes: int = 4000,
         points: Path | None = None,
     ) -> None:
-        self.catalog = Catalog(points or folder)
+        self.catalog = Catalog(points or folder, HOST_KEYS)
         self.catalog.prepare()
         self.store = store
         self.encryptor = encryptor or AgeEncryptor([KEY_PAIR.public])
@@ -200,6 +208,15 @@ class CopiedSite:
         for artifact in local.artifacts:
             path = copied.get_path(artifact.name.kind)
             assert path.read_bytes() == artifact.path.read_bytes()
-            with ArtifactFile(path) as ours, ArtifactFile(artifact.path) as theirs:
+            kind = artifact.name.kind
+            with copied.open_file(kind) as ours, local.open_file(kind) as theirs:
                 assert ours.open_reader().read() == theirs.open_reader().read()
         assert copied.manifest == local.manifest
+
+
+def encrypt_for_host(*others: KeyPair) -> LocalEncryption:
+    """Return how packs are encrypted for the host and the owners of these keys."""
+    recipients = [HOST_KEY_PAIR.public, *(pair.public for pair in others)]
+    encryption = make_local_encryption(recipients, HOST_KEYS)
+    assert encryption is not None
+    return encryption

@@ -33,10 +33,12 @@ from schedgen_backups.core.errors import (
     BucketError,
     BucketUnreachableError,
     ObjectError,
+    PackKeyError,
     ReadBackError,
     VerificationError,
 )
 from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, ArchiveWriter, CapturedArchive
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject
 from schedgen_backups.core.model import TOOL_VERSION, ArtifactName
@@ -154,6 +156,7 @@ def capture_bucket(
     folder: Path,
     previous: Sequence[Path] = (),
     resumable: Sequence[Path] = (),
+    keys: PackKeys = NO_KEYS,
     is_wanted: Callable[[str], bool] = lambda _key: True,
     on_progress: Callable[[int], object] = lambda _size_bytes: None,
 ) -> CapturedArchive:
@@ -161,7 +164,8 @@ def capture_bucket(
 
     Objects that the bucket could not deliver are listed in the record. Objects excluded by the settings are
     only counted. Unchanged objects are copied from `resumable`, staging directories of killed captures, and
-    from the first of the `previous` archives whose index can be read. The file is then read back. If objects
+    from the first of the `previous` archives whose index can be read, if need be with the `keys` of their
+    packs. The file is then read back. If objects
     are not what their entries state, it is written again without copies of these, then without any copies.
     `folder` holds temporary data and the journal; `on_progress` gets each object's size in bytes.
 
@@ -177,7 +181,7 @@ def capture_bucket(
         with (
             collect_garbage_rarely(),
             PreviousObjects(
-                folder, settings, reread_days=next(reread_days), distrusted=frozenset(distrusted)
+                folder, settings, reread_days=next(reread_days), distrusted=frozenset(distrusted), keys=keys
             ) as objects,
         ):
             for path in resumable:
@@ -382,6 +386,8 @@ class _Capture:
             )
         except VerificationError:
             self._tally.damaged_sources[run.file.path] = None
+            return False
+        except PackKeyError:  # of an older key; the bucket has the objects
             return False
         return True
 

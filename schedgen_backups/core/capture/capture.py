@@ -19,7 +19,7 @@ from schedgen_backups.core.capture.bucket import ArchiveTarget, FileTarget, capt
 from schedgen_backups.core.capture.database import OpenedDatabase, open_database
 from schedgen_backups.core.capture.packed_archive import PackTarget
 from schedgen_backups.core.capture.packed_dump import find_recipes_with, pack_dump
-from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, restore_recipe, write_source
@@ -30,6 +30,7 @@ from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import Recipe
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
+from schedgen_backups.core.packs.local_encryption import LocalEncryption, make_local_encryption
 from schedgen_backups.core.packs.local_packs import PACK_BYTES, LocalPacks
 from schedgen_backups.core.packs.pack_shelf import PackShelf
 from schedgen_backups.core.retention.prune import remove_unused_packs
@@ -80,30 +81,44 @@ def take_database_dumps(
     errors: dict[str, BackupError] = {}
     names = frozenset(source.name for source in sources)
     with ExitStack() as stack:
-        opened: list[tuple[DatabaseSource, OpenedDatabase, ExitStack, Callable[[], None]]] = []
+        opened: list[_WaitingDatabase] = []
         for source in sources:
             session = stack.enter_context(ExitStack())
             try:
                 _check_source(catalog, ArtifactKind.DATABASE, names, source.capture)
+                encryption = _prepare_encryption(catalog, source.capture)
                 database = session.enter_context(open_database(source.settings, source.capture))
                 end_waiting = session.enter_context(database.kept_alive())
             except BackupError as error:
                 errors[source.name] = error
             else:
-                opened.append((source, database, session, end_waiting))
-        for source, database, session, end_waiting in opened:
+                opened.append(_WaitingDatabase(source.name, database, encryption, session, end_waiting))
+        for waiting in opened:
             try:
-                end_waiting()
-                name = ArtifactName(ArtifactKind.DATABASE, source.name, point_id)
-                captured[source.name] = _take_dump(catalog, name, database)
+                waiting.end_waiting()
+                name = ArtifactName(ArtifactKind.DATABASE, waiting.name, point_id)
+                captured[waiting.name] = _take_dump(catalog, name, waiting.database, waiting.encryption)
             except BackupError as error:
-                errors[source.name] = error
+                errors[waiting.name] = error
             finally:
-                session.close()
+                waiting.session.close()
     return TakenDumps(captured, errors)
 
 
-def _take_dump(catalog: Catalog, name: ArtifactName, database: OpenedDatabase) -> CapturedDump:
+@dataclass(frozen=True)
+class _WaitingDatabase:
+    """A database with its snapshot, whose dump waits for those of others."""
+
+    name: str
+    database: OpenedDatabase
+    encryption: LocalEncryption | None
+    session: ExitStack
+    end_waiting: Callable[[], None]
+
+
+def _take_dump(
+    catalog: Catalog, name: ArtifactName, database: OpenedDatabase, encryption: LocalEncryption | None
+) -> CapturedDump:
     capture, point_id = database.capture, name.point_id
     restrict_key = _make_restrict_key(catalog.settle_site().site_id)
     if capture.layout is Layout.PACKS:
@@ -114,13 +129,19 @@ def _take_dump(catalog: Catalog, name: ArtifactName, database: OpenedDatabase) -
             captured = database.write(name, cast("BinaryIO", file), folder=folder, restrict_key=restrict_key)
         damage = _Damage()
         if capture.layout is Layout.PACKS:
-            with _open_shelf(catalog, capture) as shelf:
+            with _open_shelf(catalog, capture, encryption) as shelf:
                 path = pack_dump(shelf, path, point_id)
                 damage = _heal(shelf)
         catalog.publish(path)
     # The capture of the archive finds what is wrong with archives, and can heal it.
     sources = _list_touched(catalog, damage, {ArtifactKind.DATABASE})
     return replace(captured, damaged_sources=sources, healed_packs=damage.healed)
+
+
+def _prepare_encryption(catalog: Catalog, capture: CaptureSettings) -> LocalEncryption | None:
+    """Return how packs are encrypted, before anything is written; None for plain ones, and for files."""
+    recipients = capture.pack_recipients if capture.layout is Layout.PACKS else ()
+    return make_local_encryption(recipients, catalog.keys)
 
 
 @dataclass(frozen=True)
@@ -165,7 +186,8 @@ def take_bucket_archive(
     """
     artifact = ArtifactName(ArtifactKind.BUCKET, name or settings.bucket, point_id)
     _check_source(catalog, ArtifactKind.BUCKET, frozenset((artifact.source_name, *others)), capture)
-    resumable = find_resumable(catalog.directory / STAGING_NAME)
+    encryption = _prepare_encryption(catalog, capture)
+    resumable = find_resumable(catalog.staging)
     previous = [
         found.path
         for point in reversed(catalog.list_points())
@@ -183,7 +205,7 @@ def take_bucket_archive(
                     write_source(folder, settings, path.name)
                     os.close(create_private(path))
                     unfinished = [(left, find_archive(left, settings)) for left in resumable]
-                    shelf = stack.enter_context(_open_shelf(catalog, capture, unfinished))
+                    shelf = stack.enter_context(_open_shelf(catalog, capture, encryption, unfinished))
                     target: ArchiveTarget = PackTarget(
                         shelf, path, folder, point_id, threads=threads, pack_bytes=PACK_BYTES
                     )
@@ -200,6 +222,7 @@ def take_bucket_archive(
                     folder=folder,
                     previous=previous,
                     resumable=resumable,
+                    keys=catalog.keys,
                     is_wanted=is_wanted,
                 )
                 if shelf is not None:
@@ -234,13 +257,16 @@ def _list_touched(catalog: Catalog, damage: _Damage, kinds: Collection[ArtifactK
 
 @contextmanager
 def _open_shelf(
-    catalog: Catalog, capture: CaptureSettings, unfinished: Iterable[tuple[Path, Path | None]] = ()
+    catalog: Catalog,
+    capture: CaptureSettings,
+    encryption: LocalEncryption | None,
+    unfinished: Iterable[tuple[Path, Path | None]] = (),
 ) -> Generator[PackShelf, None, None]:
     """Yield the packs that a new artifact may use: those of the newest points, and of killed captures.
 
     The latter are `unfinished`: staging directories with the paths of their recipes, which are written here.
     """
-    packs = LocalPacks(catalog.directory)
+    packs = LocalPacks(catalog.directory, catalog.keys)
     packs.prepare()
     recipes = sorted(catalog.find_recipes(), key=_find_point, reverse=True)
     by_source: dict[tuple[ArtifactKind, str], list[Path]] = {}
@@ -264,6 +290,7 @@ def _open_shelf(
             others=_read_recipes(path for path in recipes if path not in newest),
             suspects=_list_suspects(catalog),
             reread_days=capture.pack_reread_days,
+            encryption=encryption,
         )
 
 

@@ -189,9 +189,8 @@ class PackedArchiveWriter(ArchiveWriter):
         for _attempt in range(_TAIL_ATTEMPTS):
             self._writer.rollback(index_offset)
             index = self._write_tail(record)
-            packed = PackedFile(
-                self._shelf.make_recipe(self._writer.segments, self._packs.new_packs),
-                self._shelf.packs.folder,
+            packed = self._shelf.packs.open_file(
+                self._shelf.make_recipe(self._writer.segments, self._packs.new_packs)
             )
             # Those of a killed capture are known, and were never read.
             unread |= self._shelf.find_unread(packed.recipe)

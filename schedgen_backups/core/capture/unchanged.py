@@ -13,9 +13,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.resume import find_archive, read_journal, read_packed_journal
-from schedgen_backups.core.errors import StorageError, VerificationError
+from schedgen_backups.core.errors import PackKeyError, StorageError, VerificationError
 from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
 from schedgen_backups.core.formats.index_lines import read_object_key
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import digest_name
@@ -96,8 +97,10 @@ class PreviousObjects:
         *,
         reread_days: int,
         distrusted: AbstractSet[str] = frozenset(),
+        keys: PackKeys = NO_KEYS,
     ) -> None:
-        """Objects whose keys are `distrusted` are not found."""
+        """Objects whose keys are `distrusted` are not found; `keys` open encrypted packs."""
+        self._keys = keys
         self._settings = settings
         self._distrusted = distrusted
         self._limit = timedelta(days=reread_days)
@@ -123,7 +126,11 @@ class PreviousObjects:
             if (record.endpoint, record.bucket) != (self._settings.endpoint, self._settings.bucket):
                 return False
             self._add(archive.read_entry_lines())
-        except (VerificationError, OSError):  # the bucket has the objects; the archive's checks report this
+        except (
+            VerificationError,
+            PackKeyError,
+            OSError,
+        ):  # the bucket has the objects; the archive's checks report this
             return False
         return True
 
@@ -139,7 +146,7 @@ class PreviousObjects:
                 entries = read_journal(folder)
             self._open(path)
             self._add(entry.model_dump_json(exclude_defaults=True).encode() for entry in entries)
-        except (VerificationError, OSError):  # the bucket has the objects
+        except (VerificationError, PackKeyError, OSError):  # the bucket has the objects
             return
 
     def find(self, listed: Sequence[tuple[ListedObject, str]]) -> list[PreviousObject | None]:
@@ -229,7 +236,7 @@ class PreviousObjects:
         return -_CLOCK_ERROR < age < self._limit * (0.5 + share)
 
     def _open(self, path: Path) -> ArtifactFile:
-        file = ArtifactFile(path)
+        file = ArtifactFile(path, self._keys)
         self._files.append(file)
         return file
 

@@ -39,6 +39,7 @@ from schedgen_backups.core.errors import (
     UnreadableFileError,
     VerificationError,
 )
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.packed_file import is_recipe_name
 from schedgen_backups.core.history.events import Outcome, PointChecked
 from schedgen_backups.core.history.journal import History
@@ -54,7 +55,13 @@ from schedgen_backups.core.model import (
     Site,
 )
 from schedgen_backups.core.packs.local_packs import LocalPacks
-from schedgen_backups.core.system.files import TEMPORARY_SUFFIX, create_private, sync_path
+from schedgen_backups.core.system.files import (
+    TEMPORARY_SUFFIX,
+    create_private,
+    read_small_file,
+    sync_path,
+    write_new,
+)
 from schedgen_backups.core.system.lock import DirectoryLock, FileLock
 
 STAGING_NAME = ".staging"
@@ -66,11 +73,23 @@ _Model = TypeVar("_Model", bound=FrozenModel)
 
 
 class Catalog:
-    """One backup directory."""
+    """One backup directory; `keys` open its packs, if they are encrypted.
 
-    def __init__(self, directory: Path, *, part: PartName | None = None) -> None:
-        """With `part`, points are shown as if they had only this part; it is for readers."""
+    Unfinished files of a backup are in `staging`, by default a directory in it. With `part`, points are shown
+    as if they had only this part; it is for readers.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keys: PackKeys = NO_KEYS,
+        staging: Path | None = None,
+        *,
+        part: PartName | None = None,
+    ) -> None:
         self.directory = directory
+        self.keys = keys
+        self.staging = staging or directory / STAGING_NAME
         self.part = part
         self.lock = DirectoryLock(directory)
         self._records_lock = FileLock(directory / _RECORDS_LOCK_NAME)
@@ -97,8 +116,7 @@ class Catalog:
 
         Requires the lock.
         """
-        staging = self.directory / STAGING_NAME
-        left = sorted(set(staging.glob("*")) - set(find_resumable(staging)))
+        left = sorted(set(self.staging.glob("*")) - set(find_resumable(self.staging)))
         for path in left:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -125,14 +143,22 @@ class Catalog:
 
     @contextmanager
     def stage(self, name: str) -> Generator[Path, None, None]:
-        """Provide an empty directory on the same file system within the block and remove it afterwards.
+        """Provide an empty directory within the block and remove it afterwards.
 
-        Raises StorageError when the disk is full.
+        StorageError when the disk is full, or when another user can change the directory above.
         """
-        folder = self.directory / STAGING_NAME / name
-        with translate_storage_errors(self.directory):
+        folder = self.staging / name
+        with translate_storage_errors(self.staging.parent):
             # Not `parents=True`: that creates the parent directories with the umask's mode.
-            folder.parent.mkdir(mode=0o700, exist_ok=True)
+            self.staging.mkdir(mode=0o700, exist_ok=True)
+            status = self.staging.lstat()
+            if self.staging.parent != self.directory and (
+                status.st_uid != os.geteuid() or status.st_mode & 0o77 or not stat.S_ISDIR(status.st_mode)
+            ):
+                raise StorageError(
+                    f"{self.staging} can be used by others",
+                    hint="Remove it, or set BACKUP_STAGING_DIR to a directory that only this user can write.",
+                )
             folder.mkdir(mode=0o700)
             try:
                 yield folder
@@ -149,7 +175,12 @@ class Catalog:
                     hint="Does another run use the same second?",
                 )
             sync_path(staged)
-            staged.rename(target)
+            if self.staging.parent == self.directory:
+                staged.rename(target)
+            else:  # A recipe, and perhaps another disk.
+                temporary = self.directory / f".{target.name}{TEMPORARY_SUFFIX}"
+                write_new(target, read_small_file(staged), temporary=temporary)
+                staged.unlink()
             sync_path(self.directory)
         return target
 
@@ -455,6 +486,7 @@ class Catalog:
             site,
             unreadable=unreadable,
             pack_sizes=pack_sizes,
+            keys=self.keys,
         )
 
     def list_pinned(self) -> set[RecoveryPointId]:

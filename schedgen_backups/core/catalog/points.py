@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from functools import cached_property, lru_cache
@@ -13,10 +14,13 @@ from types import MappingProxyType
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult, Verification
 from schedgen_backups.core.catalog.part_results import combine_parts, label_results, select_part_results
 from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
+from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.gzip_members import read_footer
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys, describe_wrong_size
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import StatedPack
-from schedgen_backups.core.formats.records import open_artifact
+from schedgen_backups.core.formats.records import ArtifactFile, open_artifact
 from schedgen_backups.core.model import (
     Artifact,
     ArtifactKind,
@@ -84,6 +88,8 @@ class PointListing:
     """The results as they are stored, if the point has several parts: `verification` combines them."""
     part: PartName | None = None
     """Which part of a point this is; None for a whole point."""
+    keys: PackKeys = field(default=NO_KEYS, repr=False, compare=False)
+    """What opens its packs, if they are encrypted."""
 
     @property
     def parts(self) -> tuple[PointListing, ...]:
@@ -206,6 +212,18 @@ class PointListing:
             )
         return artifact.path
 
+    def open_file(self, kind: ArtifactKind) -> ArtifactFile:
+        """Return the file of this kind, to be read; errors as in `get_path`."""
+        return ArtifactFile(self.get_path(kind), self.keys)
+
+    def open_dump(self) -> AbstractContextManager[DumpFile]:
+        """Open the dump within the block; errors as in `get_path` and `dump_file.open_dump`."""
+        return open_dump(self.get_path(ArtifactKind.DATABASE), self.keys)
+
+    def open_archive(self) -> AbstractContextManager[ArchiveFile]:
+        """Open the archive within the block; errors as in `get_path` and `archive_file.open_archive`."""
+        return open_archive(self.get_path(ArtifactKind.BUCKET), self.keys)
+
 
 def is_ours(artifact: FoundArtifact) -> bool:
     """Return whether the file is a recipe or has the footer of this tool; files of the shell script do not.
@@ -234,13 +252,7 @@ def find_pack_problems(artifact: FoundArtifact, sizes: Mapping[str, int]) -> tup
         packs = _read_stated_packs(artifact.path, artifact.size_bytes, artifact.modified_ns)
     except VerificationError as error:
         return (error.message,)
-    return tuple(
-        f"the pack {pack.name} is missing"
-        if pack.name not in sizes
-        else f"the pack {pack.name} has {sizes[pack.name]} bytes instead of {pack.size_bytes}"
-        for pack in packs
-        if sizes.get(pack.name) != pack.size_bytes
-    )
+    return tuple(filter(None, (describe_wrong_size(pack, sizes) for pack in packs)))
 
 
 # Read again when the file has changed: a daemon asks for every point again and again.
@@ -259,11 +271,12 @@ def judge_point(
     *,
     unreadable: Sequence[str] = (),
     pack_sizes: Mapping[str, int] = NO_PACKS,
+    keys: PackKeys = NO_KEYS,
 ) -> PointListing:
     """Return the point with what is wrong with it.
 
-    `unreadable` says which of its small files cannot be read; `site` is the identity of the directory, and
-    `pack_sizes` are those of its packs in bytes.
+    `unreadable` says which of its small files cannot be read; `site` is the identity of the directory,
+    `pack_sizes` are those of its packs in bytes, and `keys` open them.
     """
     ordered = tuple(
         sorted(_choose_files(artifacts, manifest), key=lambda found: found.name.kind.value, reverse=True)
@@ -303,6 +316,7 @@ def judge_point(
         is_foreign=is_foreign,
         is_ahead=is_ahead,
         recorded=verification if part_names else None,
+        keys=keys,
     )
 
 

@@ -22,7 +22,7 @@ from schedgen_backups.core.catalog.small_files import translate_storage_errors
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.index_lines import place_lines
 from schedgen_backups.core.formats.packed_file import PACKS_NAME
-from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, StatedPack, write_recipe
+from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, write_recipe
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.packs.local_packs import LocalPacks
@@ -33,7 +33,7 @@ from schedgen_backups.core.system.files import open_regular, read_small_file
 JOURNAL_NAME = "entries.jsonl"
 PLACES_NAME = "places.txt"
 _SOURCE_NAME = "source.json"
-_PLACE_LINE = re.compile(rb"([0-9]{8}_[0-9]{6}-[0-9]{4,9}) ([0-9]{1,18}) ([0-9]{1,18})\n")
+_PLACE_LINE = re.compile(rb"([0-9]{8}_[0-9]{6}-[0-9]{4,9}(?:\.age)?) ([0-9]{1,18}) ([0-9]{1,18})\n")
 _CUT_LINE = re.compile(rb"= ([0-9]{1,18})\n")
 _KEPT_SECONDS = 7 * 24 * 3600
 """Most objects of an older archive are also in newer archives."""
@@ -126,14 +126,12 @@ def restore_recipe(folder: Path, path: Path, packs: LocalPacks, index: PieceInde
     None if nothing of it is. StorageError when it cannot be written.
     """
     sizes = packs.find_sizes()
-    known = {pack.name: pack for pack in index.list_packs() if sizes.get(pack.name) == pack.size_bytes}
+    names = (pack.name for pack in index.list_packs() if sizes.get(pack.name) == pack.size_bytes)
+    known = {name: pack for name in names if (pack := index.state_pack(name)) is not None}
     segments = Segments(takewhile(lambda segment: segment.pack in known, read_places(folder)))
     if not segments.packs:
         return None
-    stated = (known[name] for name in segments.packs)
-    recipe = Recipe(
-        segments, stated_packs=tuple(StatedPack(each.name, each.size_bytes, each.sha256) for each in stated)
-    )
+    recipe = Recipe(segments, stated_packs=tuple(known[name] for name in segments.packs))
     with translate_storage_errors(folder):
         path.write_bytes(write_recipe(recipe))
         link = folder / PACKS_NAME

@@ -398,7 +398,10 @@ class _Copy:
         """Store the packs of the artifact that the store lacks; return where its pieces lie."""
         directory = self._copier.catalog.directory
         return hand_on(
-            LocalPacks(directory), packs, read_named_recipe(directory, artifact)[1], self._report_progress
+            LocalPacks(directory, self._copier.catalog.keys),
+            packs,
+            read_named_recipe(directory, artifact)[1],
+            self._report_progress,
         )
 
     def _report_progress(self, size_bytes: int) -> None:

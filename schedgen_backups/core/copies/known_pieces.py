@@ -53,7 +53,7 @@ def _find_places(catalog: Catalog, artifact: Artifact, stored: Recipe) -> _Place
         local = read_named_recipe(catalog.directory, artifact)[1]
         names = match_packs(local, stored)
         return {
-            names[pack.name]: [(make_pack_key(pack.sha256), 0, pack.size_bytes)]
+            names[pack.name]: [(make_pack_key(pack.plain_sha256), 0, pack.plain_bytes)]
             for pack in local.stated_packs
         }
     with ArtifactFile(catalog.directory / artifact.file_name) as file:

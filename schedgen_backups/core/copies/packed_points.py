@@ -48,11 +48,15 @@ def hand_on(packs: LocalPacks, writer: PackWriter, local: Recipe, on_pack: Calla
     """Store the packs that the store lacks; return the artifact's recipe for the store.
 
     `on_pack` gets the size of each pack that is in the store or on its way. VerificationError (permanent)
-    when a pack that must be read is damaged; errors of the writer.
+    when a pack that must be read is damaged, PackKeyError when one for other readers cannot be decrypted;
+    errors of the writer.
     """
     places: dict[str, Segment] = {}
     for pack in local.stated_packs:
-        places[pack.name] = writer.place_alone(pack.sha256, partial(packs.read_pack, pack))
+        if pack.encryption is not None and pack.readers == writer.readers and packs.has_stored_form(pack):
+            places[pack.name] = writer.place_encrypted(pack, partial(packs.read_stored, pack))
+        else:
+            places[pack.name] = writer.place_alone(pack.plain_sha256, partial(packs.read_pack, pack))
         on_pack(pack.size_bytes)
     writer.finish_artifact()
     return Recipe(

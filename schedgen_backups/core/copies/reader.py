@@ -34,10 +34,16 @@ from schedgen_backups.core.copies.packed_points import match_packs, parse_named_
 from schedgen_backups.core.errors import KeyMissingError, StorageError, VerificationError
 from schedgen_backups.core.formats.gzip_members import FOOTER_BYTES, read_footer
 from schedgen_backups.core.formats.packed_file import PACKS_NAME, is_recipe_name, read_local_recipe
-from schedgen_backups.core.formats.recipe import Recipe, StatedPack, read_recipe, slice_segments
+from schedgen_backups.core.formats.recipe import (
+    ENCRYPTED_SUFFIX,
+    Recipe,
+    StatedPack,
+    read_recipe,
+    slice_segments,
+)
 from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import Artifact, ArtifactName, Manifest, PartName, RecoveryPointId, Site
-from schedgen_backups.core.packs.encryption import ENCRYPTED_SUFFIX, Decryptor
+from schedgen_backups.core.packs.encryption import Decryptor
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.pack_files import StoredFile
 from schedgen_backups.core.store.protocol import Store
@@ -158,7 +164,7 @@ class CopyReader:
         identity of a directory that has one stays. LockHeldError (retryable) if the point lies in packs and
         another process works in the directory.
         """
-        catalog = Catalog(directory)
+        catalog = Catalog(directory, self.decryptor)
         catalog.prepare()
         manifest = catalog.manifest_path(self.point_id)
         names = [
@@ -195,7 +201,7 @@ class CopyReader:
     def fetch_descriptions(self, directory: Path) -> Catalog:
         """Write manifest and verification into the directory, which gets the identity of the site."""
         site_id = self.manifest.site_id
-        catalog = Catalog(directory)
+        catalog = Catalog(directory, self.decryptor)
         catalog.prepare()
         with translate_storage_errors(directory):
             write_atomically(catalog.manifest_path(self.point_id), self._read_file(MANIFEST_NAME))
@@ -220,9 +226,9 @@ class CopyReader:
     def read_packs(
         self, names: Collection[str], on_problem: Callable[[str], object]
     ) -> Iterator[tuple[StatedPack, bytes]]:
-        """Yield those of these packs of the backup directory that the copy has, with their bytes.
+        """Yield those of these packs of the backup directory that the copy has, with their stored bytes.
 
-        `on_problem` gets what is wrong with each that the copy has and that cannot be read.
+        `on_problem` gets what is wrong with each that the copy has and that cannot be had so.
         """
         for artifact in self.manifest.artifacts:
             if artifact.content_bytes is None:
@@ -236,11 +242,17 @@ class CopyReader:
                 if pack.name not in names:
                     continue
                 try:
-                    data = self._read_pack(pack, stored[pack.name])
+                    name, data = self._read_pack(pack, stored[pack.name])
                 except VerificationError as error:
                     on_problem(error.message)
-                else:
+                    continue
+                if name == pack.name:
                     yield pack, data
+                else:
+                    on_problem(
+                        f"the copy of {self.point_id} has {pack.name} encrypted for other keys: encrypted "
+                        "again, its bytes would not be those that were written"
+                    )
 
     def _read_file(self, name: str) -> bytes:
         """Return the plain bytes of a file in the point's folder."""
@@ -274,8 +286,8 @@ class CopyReader:
         for _target, segment in slice_segments(local.segments, ranges):
             places[segment.pack].add(segment.offset, segment.offset, segment.length)
         for pack in local.stated_packs:
-            path = directory / PACKS_NAME / pack.name
-            self._write_places(path, pack.size_bytes, {names[pack.name]: places[pack.name]})
+            path = directory / PACKS_NAME / pack.plain_name
+            self._write_places(path, pack.plain_bytes, {names[pack.name]: places[pack.name]})
 
     def _write_places(self, path: Path, size_bytes: int, by_pack: Mapping[str, _Places]) -> None:
         """Write to these places of a file of this size; each pack of the store is read once."""
@@ -307,15 +319,18 @@ class CopyReader:
         return data, local, match_packs(local, self.read_recipe(artifact))
 
     def _write_packs(self, directory: Path, artifact: Artifact) -> None:
-        """Write every pack of the artifact, whole, and compare it with what its recipe states."""
+        """Write every pack of the artifact, whole, and compare it with what its recipe states.
+
+        An encrypted one as it was, if the store has it so, otherwise in its plain form.
+        """
         local, names = self._read_local_recipe(directory, artifact)
+        packs = LocalPacks(directory)
 
         def write(pack: StatedPack) -> int:
-            path = directory / PACKS_NAME / pack.name
-            if path.exists():  # The other artifact needs it, too.
+            if packs.find_path(pack).exists():  # The other artifact needs it, too.
                 return 0
-            data = self._read_pack(pack, names[pack.name])
-            with os.fdopen(create_private(path), "wb") as file:
+            name, data = self._read_pack(pack, names[pack.name])
+            with os.fdopen(create_private(packs.folder / name), "wb") as file:
                 file.write(data)
             return len(data)
 
@@ -323,33 +338,36 @@ class CopyReader:
             for size_bytes in pool.map(write, local.stated_packs):
                 self.on_progress(size_bytes)
 
-    def _read_pack(self, pack: StatedPack, stored_name: str) -> bytes:
+    def _read_pack(self, pack: StatedPack, stored_name: str) -> tuple[str, bytes]:
+        """Return name and bytes of the pack: as it was written, if the store has it so, otherwise plain."""
         stored = self._find_pack(stored_name)
-        data = self.decryptor.decrypt(stored.name, self._read_stored(self.keys.pack(stored.name), stored))
-        if (len(data), hashlib.sha256(data).hexdigest()) != (pack.size_bytes, pack.sha256):
+        data = self._read_stored(self.keys.pack(stored.name), stored)
+        if stored.sha256 == pack.sha256:
+            return pack.name, data
+        data = self.decryptor.decrypt(stored.name, data)
+        if (len(data), hashlib.sha256(data).hexdigest()) != (pack.plain_bytes, pack.plain_sha256):
             raise VerificationError(f"{stored.name} does not hold the pack {pack.name}", hint=_HINT)
-        return data
+        return pack.plain_name, data
 
     def _move_packs(self, folder: Path, directory: Path) -> None:
         """Move fetched packs into a directory that may hold some of them; StorageError if one is another."""
-        packs = LocalPacks(directory)
+        packs, fetched = LocalPacks(directory), LocalPacks(folder)
         packs.prepare()
         missing: list[Path] = []
         for artifact in self.manifest.artifacts:
             if artifact.content_bytes is None:
                 continue
             for pack in read_local_recipe(folder / artifact.file_name).stated_packs:
-                path = packs.folder / pack.name
-                if not path.exists():
-                    missing.append(path)
+                if not packs.find_path(pack).exists():
+                    missing.append(fetched.find_path(pack))
                 elif problem := packs.read_again(pack):
                     raise StorageError(
                         f"{directory} already holds a pack of this name: {problem}",
                         hint="Use another directory.",
                     )
         for path in dict.fromkeys(missing):
-            sync_path(folder / PACKS_NAME / path.name)
-            (folder / PACKS_NAME / path.name).rename(path)
+            sync_path(path)
+            path.rename(packs.folder / path.name)
         sync_path(packs.folder)
 
     def _write_pack(self, descriptor: int, name: str, places: _Places) -> int:

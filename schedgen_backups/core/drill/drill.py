@@ -32,8 +32,7 @@ from schedgen_backups.core.errors import (
     RestoreError,
     VerificationError,
 )
-from schedgen_backups.core.formats.dump_file import open_dump
-from schedgen_backups.core.model import ArtifactKind, RecoveryPointId, ReferenceState
+from schedgen_backups.core.model import RecoveryPointId, ReferenceState
 from schedgen_backups.core.postgres.connection import (
     CONNECT_TIMEOUT_SECONDS,
     connect_database,
@@ -121,7 +120,7 @@ def drill_point(
 
 
 def _require_references(point: PointListing) -> None:
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+    with point.open_dump() as dump:
         if dump.record.reference_state is ReferenceState.NOT_CONFIGURED:
             raise ConfigurationError(
                 f"DRILL_OBJECTS is referenced:N, but {point.point_id} was taken without a reference query",
@@ -232,7 +231,7 @@ def _look(
             on_progress=lambda count: on_progress("sql checks", count),
         )
         if scratch.database is not None
-        else make_result(Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "there is no database", {})
+        else make_result(Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "the point has no database", {})
     )
     ended = time.monotonic()
     found = (sampled, held, _judge_time(ended - started, drill))

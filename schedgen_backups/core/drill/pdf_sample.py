@@ -19,10 +19,8 @@ from pypdf import PdfReader
 
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.catalog.points import PointListing
-from schedgen_backups.core.formats.archive_file import open_archive
-from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ObjectEntry
-from schedgen_backups.core.model import ArtifactKind, Manifest, ReferenceState, ReferenceVerdict
+from schedgen_backups.core.model import Manifest, ReferenceState, ReferenceVerdict
 from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.postgres.connection import STALL_TIMEOUT_SECONDS
 from schedgen_backups.core.postgres.object_keys import read_references
@@ -82,7 +80,7 @@ def open_referenced_pdfs(
     The result is unknown when recorded bytes cannot be read as their type, and not configured when the point
     has no references. Raises errors of database and bucket. `on_progress` gets each object's size in bytes.
     """
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+    with point.open_dump() as dump:
         record = dump.record
     if record.reference_state is ReferenceState.NOT_CONFIGURED:
         return make_result(Check.REFERENCED_PDFS_OPEN, CheckStatus.NOT_CONFIGURED, record.reference_note, {})
@@ -91,7 +89,7 @@ def open_referenced_pdfs(
         transfer.stall_timeout_seconds,
     )
     random = Random(point.point_id.text)  # noqa: S311 - a sample
-    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+    with point.open_archive() as archive:
         excluded_patterns = archive.record.excluded_patterns
     count, keys = _pick_keys(
         database, references, random, excluded_patterns, stall_timeout_seconds=limit_seconds
@@ -99,7 +97,7 @@ def open_referenced_pdfs(
     figures: dict[str, Figure] = {"references": count, "sampled": len(keys)}
     if (refusal := _judge_keys(count, keys, record.reference_count, figures)) is not None:
         return refusal
-    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+    with point.open_archive() as archive:
         entries = {entry.key: entry for entry in archive.find_entries(frozenset(keys))}
     tally = _Tally()
     problems: list[str] = []
@@ -145,11 +143,11 @@ def pick_referenced_keys(
 
     SAMPLE_SIZE of them are those that `open_referenced_pdfs` opens. (0, []) without a reference query.
     """
-    with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+    with point.open_dump() as dump:
         record = dump.record
     if record.reference_state is ReferenceState.NOT_CONFIGURED:
         return 0, []
-    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+    with point.open_archive() as archive:
         excluded_patterns = archive.record.excluded_patterns
     return _pick_keys(
         database,

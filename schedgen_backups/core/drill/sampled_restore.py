@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
@@ -16,8 +15,6 @@ from schedgen_backups.core.drill.object_sample import (
 )
 from schedgen_backups.core.drill.pdf_sample import SAMPLE_SIZE, is_missing_as_recorded, pick_referenced_keys
 from schedgen_backups.core.drill.scratch import Scratch
-from schedgen_backups.core.formats.archive_file import open_archive
-from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.point import (
     OnProgress,
     PreparedRestore,
@@ -54,7 +51,7 @@ def restore_with_sample(
     request = RestoreRequest(point, None, scratch.bucket, object_keys=sample.keys | opened)
     with prepare_restore(request, transfer) as half:
         restored = half.restore(restored_by=drilled_by, on_progress=on_progress)
-    with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+    with point.open_archive() as archive:
         is_whole = restored.object_count == archive.record.object_count
     results = (
         *database.results,
@@ -82,10 +79,9 @@ def _restore_sample(
 ) -> RestoreReport:
     """Restore a sample of all objects of a point without a database, and record it."""
     point = prepared.request.point
-    path = point.get_path(ArtifactKind.BUCKET)
-    sample = choose_objects(lambda: _read_objects(path), objects.sample_count, point.point_id.text)
+    sample = choose_objects(lambda: _read_objects(point), objects.sample_count, point.point_id.text)
     restored = prepared.select_objects(sample.keys).restore(restored_by=drilled_by, on_progress=on_progress)
-    with open_archive(path) as archive:
+    with point.open_archive() as archive:
         is_whole = restored.object_count == archive.record.object_count
     results = tuple(
         _judge(result, sample, restored.object_count, (), is_whole=is_whole) for result in restored.results
@@ -99,16 +95,15 @@ def _choose(
 ) -> tuple[ObjectSample, frozenset[str], tuple[str, ...]]:
     """Return the sample, the keys of the PDFs to open, and referenced keys that the archive wrongly lacks."""
     limit_seconds = transfer.stall_timeout_seconds
-    path = point.get_path(ArtifactKind.BUCKET)
     _count, opened = pick_referenced_keys(point, database, SAMPLE_SIZE, stall_timeout_seconds=limit_seconds)
     if objects.kind == "sample":
-        sample = choose_objects(lambda: _read_objects(path), objects.sample_count, point.point_id.text)
+        sample = choose_objects(lambda: _read_objects(point), objects.sample_count, point.point_id.text)
         return sample, frozenset(opened), ()
     reference_count, keys = pick_referenced_keys(
         point, database, objects.sample_count, stall_timeout_seconds=limit_seconds
     )
     wanted = frozenset(keys)
-    archived = frozenset(each.key for each in _read_objects(path) if each.key in wanted)
+    archived = frozenset(each.key for each in _read_objects(point) if each.key in wanted)
     lost = tuple(sorted(key for key in wanted - archived if not is_missing_as_recorded(point.manifest, key)))
     sample = ObjectSample(
         archived, reference_count, len(archived), point.point_id.text, noun="referenced object"
@@ -116,8 +111,8 @@ def _choose(
     return sample, frozenset(opened), lost
 
 
-def _read_objects(path: Path) -> Iterator[SampledObject]:
-    with open_archive(path) as archive:
+def _read_objects(point: PointListing) -> Iterator[SampledObject]:
+    with point.open_archive() as archive:
         for entry in archive.read_entries():
             yield SampledObject(entry.key, entry.size_bytes, entry.modified_at.timestamp())
 

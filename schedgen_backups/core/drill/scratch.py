@@ -21,8 +21,6 @@ from schedgen_backups.core.drill.scratch_folder import (
     open_scratch_folder,
 )
 from schedgen_backups.core.errors import BackupError, StorageError
-from schedgen_backups.core.formats.archive_file import open_archive
-from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.records import ArchiveRecord
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.restore.load_roles import LoadRoles
@@ -65,10 +63,10 @@ def open_scratch(
     kinds = point.verification.kinds
     record, roles, object_bytes = None, "", 0
     if ArtifactKind.DATABASE in kinds:
-        with open_dump(point.get_path(ArtifactKind.DATABASE)) as dump:
+        with point.open_dump() as dump:
             record, roles = dump.record, dump.roles
     if ArtifactKind.BUCKET in kinds:
-        with open_archive(point.get_path(ArtifactKind.BUCKET)) as archive:
+        with point.open_archive() as archive:
             object_bytes = _estimate_object_bytes(archive.record, drill.objects)
     with ExitStack() as stack:
         folder = stack.enter_context(open_scratch_folder(drill.directory))

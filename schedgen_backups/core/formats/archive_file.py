@@ -47,6 +47,7 @@ from schedgen_backups.core.formats.index_lines import (
     read_object_key,
     to_line,
 )
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.pieces import LARGE_PIECES, PieceSizes
 from schedgen_backups.core.formats.read_back import Tail, read_back
 from schedgen_backups.core.formats.records import (
@@ -462,12 +463,12 @@ class ArchiveFile:
             raise make_format_error("there is unexpected data after its index")
 
 
-def open_archive(path: Path) -> AbstractContextManager[ArchiveFile]:
-    """Open the archive file within the block.
+def open_archive(path: Path, keys: PackKeys = NO_KEYS) -> AbstractContextManager[ArchiveFile]:
+    """Open the archive file within the block; `keys` are those of encrypted packs.
 
     VerificationError (permanent) when it is missing, truncated or not an archive of this tool.
     """
-    return open_artifact(path, ArchiveFile)
+    return open_artifact(path, ArchiveFile, keys)
 
 
 def _parse_entry(line: bytes) -> ObjectEntry:

@@ -35,6 +35,7 @@ from schedgen_backups.core.formats.gzip_members import (
     read_members_concurrently,
 )
 from schedgen_backups.core.formats.gzip_writer import DigestedMemberWriter, PieceWriter
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.records import DumpRecord, TableEntry, make_format_error, open_artifact
 from schedgen_backups.core.system.writeback import WriteBack
 
@@ -299,12 +300,12 @@ class DumpFile:
             yield line.decode("utf-8", "replace")
 
 
-def open_dump(path: Path) -> AbstractContextManager[DumpFile]:
-    """Open the dump file within the block.
+def open_dump(path: Path, keys: PackKeys = NO_KEYS) -> AbstractContextManager[DumpFile]:
+    """Open the dump file within the block; `keys` are those of encrypted packs.
 
     VerificationError (permanent) when it is missing, truncated or not a dump of this tool.
     """
-    return open_artifact(path, DumpFile)
+    return open_artifact(path, DumpFile, keys)
 
 
 def _to_line(name: str, value: Any) -> bytes:

@@ -27,6 +27,8 @@ MEMBER_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _EXTRA_HEADER = b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff"
 _EXTRA_ID = b"SB"
 _FILLER_ID = b"SF"
+_SALT_ID = b"SR"
+_SALT_BYTES = 32
 _EMPTY_BODY = b"\x03\x00" + b"\x00" * 8
 _PAYLOAD = struct.Struct("<BQ32sI")
 _WHOLE_VERSION, _INDEX_VERSION = 1, 2
@@ -72,6 +74,12 @@ def filler_member(size_bytes: int) -> bytes:
     """
     zeros = size_bytes - SMALLEST_FILLER_BYTES
     extra = _FILLER_ID + struct.pack("<H", zeros) + bytes(zeros)
+    return _EXTRA_HEADER + struct.pack("<H", len(extra)) + extra + _EMPTY_BODY
+
+
+def salt_member() -> bytes:
+    """Return a gzip member of random bytes that unpacks to nothing: a digest over it confirms no guess."""
+    extra = _SALT_ID + struct.pack("<H", _SALT_BYTES) + os.urandom(_SALT_BYTES)
     return _EXTRA_HEADER + struct.pack("<H", len(extra)) + extra + _EMPTY_BODY
 
 

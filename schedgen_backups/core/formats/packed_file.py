@@ -17,8 +17,9 @@ from typing import BinaryIO, cast
 from typing_extensions import Buffer
 
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.recipe import Recipe, Segment, read_recipe
-from schedgen_backups.core.system.files import open_descriptor, read_small_file
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, OpenPack, PackKeys
+from schedgen_backups.core.formats.recipe import Recipe, Segment, StatedPack, read_recipe
+from schedgen_backups.core.system.files import read_small_file
 
 PACKS_NAME = "packs"
 RECIPE_SUFFIX = ".recipe.gz"
@@ -33,9 +34,11 @@ def is_recipe_name(file_name: str) -> bool:
 class PackedFile:
     """An artifact in packs, which lie in `folder`; for any number of readers, each in one thread."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, keys: PackKeys = NO_KEYS) -> None:
         self.recipe = recipe
         self._folder = folder
+        self._keys = keys
+        self._packs = {pack.name: pack for pack in recipe.stated_packs}
         self._segments = tuple(recipe.segments)
         self._starts = array("Q", (0, *accumulate(each.length for each in self._segments)))
 
@@ -65,7 +68,7 @@ class PackedFile:
             offset += taken
             number += 1
 
-    def find_part(self, offset: int) -> tuple[Path, int, int] | None:
+    def find_part(self, offset: int) -> tuple[StatedPack, int, int] | None:
         """Return the pack at this offset of the artifact, the place in it, and for how many bytes.
 
         None at the end of the artifact.
@@ -75,12 +78,19 @@ class PackedFile:
         number = bisect_right(self._starts, offset) - 1
         segment = self._segments[number]
         skipped = offset - self._starts[number]
-        return self._folder / segment.pack, segment.offset + skipped, segment.length - skipped
+        return self._packs[segment.pack], segment.offset + skipped, segment.length - skipped
+
+    def open_pack(self, pack: StatedPack) -> OpenPack:
+        """Return a new reader of the pack, for one thread; errors as in `OpenPack`."""
+        return OpenPack(self._folder, pack, self._keys)
 
 
-def open_packed_file(path: Path) -> PackedFile:
-    """Return the artifact of this recipe; VerificationError (permanent) when it cannot be read."""
-    return PackedFile(read_local_recipe(path), path.parent / PACKS_NAME)
+def open_packed_file(path: Path, keys: PackKeys = NO_KEYS) -> PackedFile:
+    """Return the artifact of this recipe; VerificationError (permanent) when it cannot be read.
+
+    The `keys` are needed to read it, if its packs are encrypted.
+    """
+    return PackedFile(read_local_recipe(path), path.parent / PACKS_NAME, keys)
 
 
 def read_local_recipe(path: Path) -> Recipe:
@@ -106,40 +116,30 @@ class _PackReader(io.RawIOBase):
     def __init__(self, packed: PackedFile) -> None:
         super().__init__()
         self._packed, self._position = packed, 0
-        self._descriptor: int | None = None
-        self._open_path: Path | None = None
+        self._pack: OpenPack | None = None
 
     def readinto(self, buffer: Buffer, /) -> int:
         part = self._packed.find_part(self._position)
         if part is None:
             return 0
-        path, offset, length = part
+        pack, offset, length = part
         view = memoryview(buffer)[:length]
-        try:
-            count = os.preadv(self._open(path), [view], offset)
-        except FileNotFoundError as error:
-            raise VerificationError(f"the pack {path.name} is missing", hint=_HINT) from error
-        except OSError as error:
-            raise VerificationError(
-                f"the disk cannot read the pack {path.name}: {error.strerror}",
-                hint="Check the disk and restore the pack from a copy.",
-            ) from error
+        count = self._open(pack).read_into(view, offset)
         if not count and len(view):
-            raise VerificationError(f"the pack {path.name} is too short", hint=_HINT)
+            raise VerificationError(f"the pack {pack.name} is too short", hint=_HINT)
         self._position += count
         return count
 
-    def _open(self, path: Path) -> int:
-        if self._descriptor is None or self._open_path != path:
+    def _open(self, pack: StatedPack) -> OpenPack:
+        if self._pack is None or self._pack.pack.name != pack.name:
             self._close_pack()
-            self._descriptor = open_descriptor(path, os.O_RDONLY)
-            self._open_path = path
-        return self._descriptor
+            self._pack = self._packed.open_pack(pack)
+        return self._pack
 
     def _close_pack(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._pack is not None:
+            self._pack.close()
+            self._pack = None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         if whence == os.SEEK_CUR:

@@ -3,7 +3,8 @@
 Lines `PACK OFFSET LENGTH`, neighbours joined. OFFSET and LENGTH count plain bytes of the pack, once it is
 decrypted. In a store, the last line is `# sha256 DIGEST` of the artifact. In the backup directory, where
 nobody reads the whole artifact at once, the first lines are `# pack NAME SIZE SHA256`, one for each pack, and
-the last one is `# bytes SIZE` of the artifact; that is also the last line of its recipe in a store.
+the last one is `# bytes SIZE` of the artifact; that is also the last line of its recipe in a store. The line
+of an encrypted pack goes on with PLAIN_SIZE PLAIN_SHA256 READERS.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ _LINE_PATTERN = re.compile(rb"([0-9A-Za-z_.-]{1,100}) ([0-9]{1,18}) ([0-9]{1,18}
 _LARGEST_RECIPE_BYTES = 256 << 20
 """Lines of about eight million pieces that do not lie side by side. More is not unpacked: a store can hold
 anything."""
-_PACK_PATTERN = re.compile(rb"# pack ([0-9]{8}_[0-9]{6}-[0-9]{4,9}) ([0-9]{1,18}) ([0-9a-f]{64})\n")
+_PACK_PATTERN = re.compile(
+    rb"# pack ([0-9]{8}_[0-9]{6}-[0-9]{4,9}) ([0-9]{1,18}) ([0-9a-f]{64})\n"
+    rb"|# pack ([0-9]{8}_[0-9]{6}-[0-9]{4,9}\.age) ([0-9]{1,18}) ([0-9a-f]{64})"
+    rb" ([0-9]{1,18}) ([0-9a-f]{64}) ([0-9a-f]{64})\n"
+)
 """Of a copy, a pack of this name is written: no other file of the folder `packs` may be meant."""
 _LARGEST_PACK_BYTES = 256 << 20
 """More than any pack has. Packs are held in memory, and a forged size makes a file of holes."""
 _BYTES_PATTERN = re.compile(rb"# bytes ([0-9]{1,19})\n")
 _DIGEST_PATTERN = re.compile(rb"# sha256 ([0-9a-f]{64})\n")
-_LINE_LIMIT_BYTES = 200
+_LINE_LIMIT_BYTES = 400
 _LARGEST_ARTIFACT_BYTES = 1 << 62
 """A file cannot have a larger size."""
 _WRITTEN_LINES = 10_000
@@ -45,6 +50,22 @@ class Segment:
     length: int
 
 
+PLAIN_READERS = "everybody"
+"""Who can read a pack that is not encrypted."""
+ENCRYPTED_SUFFIX = ".age"
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What an encrypted pack holds, and for whom."""
+
+    plain_bytes: int
+    plain_sha256: str
+    """It reveals nothing of the contents: the plain bytes begin with random ones."""
+    readers: str
+    """A text that is another one for other public keys."""
+
+
 @dataclass(frozen=True, slots=True)
 class StatedPack:
     """A pack as a recipe of the backup directory states it."""
@@ -52,6 +73,34 @@ class StatedPack:
     name: str
     size_bytes: int
     sha256: str
+    """Digest of the bytes as they lie there."""
+    encryption: Encryption | None = None
+
+    @property
+    def plain_bytes(self) -> int:
+        """Size of what segments refer to."""
+        return self.encryption.plain_bytes if self.encryption is not None else self.size_bytes
+
+    @property
+    def plain_sha256(self) -> str:
+        """Digest of what segments refer to."""
+        return self.encryption.plain_sha256 if self.encryption is not None else self.sha256
+
+    @property
+    def readers(self) -> str:
+        """Who can read it, as in `Encryption`."""
+        return self.encryption.readers if self.encryption is not None else PLAIN_READERS
+
+    @property
+    def plain_name(self) -> str:
+        """The name of its plain form, as it comes out of a store with other recipients."""
+        return self.name.removesuffix(ENCRYPTED_SUFFIX)
+
+    def to_line(self) -> str:
+        """Return its line in a recipe."""
+        inside = self.encryption
+        more = f" {inside.plain_bytes} {inside.plain_sha256} {inside.readers}" if inside is not None else ""
+        return f"# pack {self.name} {self.size_bytes} {self.sha256}{more}\n"
 
 
 class Segments:
@@ -144,7 +193,7 @@ def write_recipe(recipe: Recipe) -> bytes:
     """Return the recipe as gzip-compressed text."""
     compressor = zlib.compressobj(zlib.Z_BEST_COMPRESSION, wbits=_GZIP)
     parts: list[bytes] = []
-    lines = [f"# pack {each.name} {each.size_bytes} {each.sha256}\n" for each in recipe.stated_packs]
+    lines = [each.to_line() for each in recipe.stated_packs]
     for each in recipe.segments:
         lines.append(f"{each.pack} {each.offset} {each.length}\n")
         if len(lines) >= _WRITTEN_LINES:
@@ -189,12 +238,13 @@ class _Reading:
             segment = Segment(match[1].decode("ascii"), int(match[2]), int(match[3]))
             pack = self._packs.get(segment.pack)
             self._segments.append(segment)
-            return pack is None or segment.offset + segment.length <= pack.size_bytes
+            return pack is None or segment.offset + segment.length <= pack.plain_bytes
         if (match := _PACK_PATTERN.fullmatch(line)) is not None:
-            pack = _state_pack(match[1].decode("ascii"), int(match[2]), match[3].decode("ascii"))
+            pack = _state_pack(*(word.decode("ascii") for word in match.groups() if word is not None))
             is_new = pack.name not in self._packs
             self._packs[pack.name] = pack
-            return is_new and not self._segments.packs and pack.size_bytes <= _LARGEST_PACK_BYTES
+            largest_bytes = max(pack.size_bytes, pack.plain_bytes)
+            return is_new and not self._segments.packs and largest_bytes <= _LARGEST_PACK_BYTES
         if (match := _DIGEST_PATTERN.fullmatch(line)) is not None:
             self._digest = match[1].decode("ascii")
         elif (match := _BYTES_PATTERN.fullmatch(line)) is not None:
@@ -217,8 +267,11 @@ class _Reading:
 
 # The same value for the same pack: a daemon holds the packs of every point.
 @lru_cache(maxsize=1 << 16)
-def _state_pack(name: str, size_bytes: int, sha256: str) -> StatedPack:
-    return StatedPack(name, size_bytes, sha256)
+def _state_pack(
+    name: str, size: str, sha256: str, plain_size: str = "", plain_sha256: str = "", readers: str = ""
+) -> StatedPack:
+    encryption = Encryption(int(plain_size), plain_sha256, readers) if readers else None
+    return StatedPack(name, int(size), sha256, encryption)
 
 
 def slice_segments(

@@ -15,6 +15,7 @@ from typing_extensions import Buffer
 
 from schedgen_backups.core.errors import StorageError, VerificationError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.packed_file import PackedFile, is_recipe_name, open_packed_file
 from schedgen_backups.core.model import FORMAT_VERSION, ArtifactKind, FrozenModel, LeftOut, ReferenceState
 from schedgen_backups.core.system.files import FileIdentity, create_private, identify_file, open_regular
@@ -28,11 +29,12 @@ class ArtifactFile:
     """One artifact, a file or in packs, opened at its first use; each of its readers has its own position.
 
     A context manager, after whose block no reader can be used. VerificationError (permanent) when the file is
-    missing.
+    missing. The `keys` are those of encrypted packs.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: PackKeys = NO_KEYS) -> None:
         self.path = path
+        self._keys = keys
         self._file: BinaryIO | None = None
         self._packed: PackedFile | None = None
         self._lock = Lock()
@@ -89,7 +91,7 @@ class ArtifactFile:
         """Return the artifact in packs of which this file is the recipe."""
         with self._lock:
             if self._packed is None:
-                self._packed = open_packed_file(self.path)
+                self._packed = open_packed_file(self.path, self._keys)
             return self._packed
 
     @property
@@ -173,12 +175,14 @@ class DescriptorReader(io.RawIOBase):
 
 
 @contextmanager
-def open_artifact(path: Path, kind: Callable[[BinaryIO], _Opened]) -> Generator[_Opened, None, None]:
+def open_artifact(
+    path: Path, kind: Callable[[BinaryIO], _Opened], keys: PackKeys = NO_KEYS
+) -> Generator[_Opened, None, None]:
     """Yield `kind` of the open file within the block.
 
     VerificationError (permanent) names the file, also when it is missing.
     """
-    with ArtifactFile(path) as file, file.read_as(kind) as opened:
+    with ArtifactFile(path, keys) as file, file.read_as(kind) as opened:
         yield opened
 
 

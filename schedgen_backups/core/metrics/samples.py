@@ -145,14 +145,14 @@ def _measure_newest(point: PointListing) -> Iterator[Sample]:
 
 def _read_row_counts(point: PointListing) -> Iterator[int]:
     for found in point.list_sources(ArtifactKind.DATABASE):
-        with open_dump(found.path) as dump:
+        with open_dump(found.path, point.keys) as dump:
             yield dump.record.row_count
 
 
 def _read_object_counts(point: PointListing) -> Iterator[tuple[int, int]]:
     """Yield of each archive how many objects it has, and how many of them were copied from an older one."""
     for found in point.list_sources(ArtifactKind.BUCKET):
-        with open_archive(found.path) as archive:
+        with open_archive(found.path, point.keys) as archive:
             yield archive.record.object_count, archive.record.reused_count
 
 

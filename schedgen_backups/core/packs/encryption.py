@@ -1,4 +1,4 @@
-"""Encryption of copies in the format of age: for public keys only, so that the host cannot read them.
+"""Encryption in the format of age: of copies, which this host cannot read, and of packs in its own directory.
 
 Written by pyrage. A range of an encrypted file is read here, which pyrage cannot: the format cuts the data
 into chunks that are encrypted one by one (age-encryption.org/v1).
@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import pairwise
@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.errors import ConfigurationError, PackKeyError, VerificationError
+from schedgen_backups.core.formats.pack_reader import ReadRange
+from schedgen_backups.core.formats.recipe import ENCRYPTED_SUFFIX, PLAIN_READERS
 
-ENCRYPTED_SUFFIX = ".age"
 _PRIVATE_PREFIX = "AGE-SECRET-KEY-"
 _CHUNK_BYTES = 64 << 10
 _TAG_BYTES = 16
@@ -63,7 +64,7 @@ class PlainEncryptor:
     """Stores the bytes as they are, for a store that says `encryption = "none"`."""
 
     suffix = ""
-    readers = "everybody"
+    readers = PLAIN_READERS
 
     def encrypt(self, data: bytes) -> bytes:
         """Return the bytes."""
@@ -106,8 +107,8 @@ def _parse_recipient(text: str) -> pyrage.x25519.Recipient | pyrage.ssh.Recipien
     text = text.strip()
     if _PRIVATE_PREFIX in text.upper() or "PRIVATE KEY" in text:
         raise ConfigurationError(
-            "a private key stands among the recipients of a store",
-            hint="Name its public key there (age-keygen -y KEYFILE), keep the private key away from this "
+            "a private key stands among the recipients",
+            hint="Name its public key there (age-keygen -y KEYFILE), keep that of a store away from this "
             "host, and make a new pair if this file was ever readable by others.",
         )
     try:
@@ -182,9 +183,7 @@ class Decryptor:
         except pyrage.DecryptError as error:
             raise VerificationError(f"{name} cannot be decrypted: {error}", hint=_WRONG_KEY_HINT) from error
 
-    def open_ranges(
-        self, name: str, size_bytes: int, read: Callable[[int, int], bytes]
-    ) -> Callable[[int, int], bytes] | None:
+    def open_ranges(self, name: str, size_bytes: int, read: ReadRange) -> ReadRange | None:
         """Return a reader (offset, length) of the plain bytes of a stored file of this size.
 
         `read` reads the stored bytes in the same way. None if only whole files can be decrypted: with an ssh
@@ -210,6 +209,37 @@ class Decryptor:
         )
         return lambda offset, length: payload.read(read, offset, length)
 
+    def open_pack(self, name: str, size_bytes: int, read: ReadRange) -> ReadRange:
+        """Return a reader of the plain bytes of a pack in a folder; errors as in `pack_reader.PackKeys`.
+
+        With an ssh key, the whole pack is in memory.
+        """
+        ranges = self.open_ranges(name, size_bytes, read)
+        if ranges is not None:
+            return ranges
+        try:
+            # pyrage says no more than that it failed. What is altered, the caller finds by its digest.
+            plain = pyrage.decrypt(read(0, size_bytes), self._identities)
+        except pyrage.DecryptError as error:
+            raise PackKeyError(
+                f"no private key at hand opens the pack {name}",
+                hint="It was encrypted for other keys: add one of theirs to the file of private keys.",
+            ) from error
+        return lambda offset, length: plain[offset : offset + length]
+
+    def derive_digest_key(self) -> bytes:
+        """Return what only the owner of the first key can compute: the key of digests that reveal nothing.
+
+        ConfigurationError (permanent) unless that is a key of age.
+        """
+        if not self._x25519_keys:
+            raise ConfigurationError(
+                "the identity holds no key of age",
+                hint="Use a file that age-keygen or `schedgen-backups stores make-key` wrote.",
+            )
+        private = self._x25519_keys[0].private_bytes_raw()
+        return _derive(private, b"", b"schedgen-backups digests of pieces")
+
 
 @dataclass(frozen=True)
 class _Payload:
@@ -222,7 +252,7 @@ class _Payload:
     """Size of the stored file."""
     key: bytes = field(repr=False)
 
-    def read(self, read: Callable[[int, int], bytes], offset: int, length: int) -> bytes:
+    def read(self, read: ReadRange, offset: int, length: int) -> bytes:
         stored_chunk_bytes = _CHUNK_BYTES + _TAG_BYTES
         last = max(0, -(-(self.size_bytes - self.start) // stored_chunk_bytes) - 1)
         first, final = offset // _CHUNK_BYTES, min(last, max(offset, offset + length - 1) // _CHUNK_BYTES)

@@ -19,9 +19,12 @@ _LARGEST_BYTES = 4 * PACK_BYTES
 def heal_pack(packs: LocalPacks, index: PieceIndex, pack: StatedPack) -> bool:
     """Write the pack again, if that gives exactly the bytes that are stated; return whether it did.
 
+    Never of an encrypted one.
+
     The pieces of the pack must have been set aside in the index. StorageError when it cannot be written.
     """
-    if pack.size_bytes > _LARGEST_BYTES:
+    if pack.size_bytes > _LARGEST_BYTES or pack.encryption is not None:
+        # Encrypted again, the same plain bytes give others.
         return False
     data = bytearray(packs.read_as_it_is(pack.name, pack.size_bytes).ljust(pack.size_bytes, b"\0"))
     for digest, offset, length in index.list_set_aside(pack.name):
@@ -46,8 +49,9 @@ def put_back(packs: LocalPacks, index: PieceIndex, pack: StatedPack, data: bytes
 def _find_piece(packs: LocalPacks, index: PieceIndex, digest: bytes, length: int) -> bytes:
     """Return the piece out of another pack; zeros if none has it."""
     for segment in index.list_places(digest):
-        if segment.length == length:
-            data = packs.read_part(segment)
+        pack = index.state_pack(segment.pack)
+        if pack is not None and segment.length == length:
+            data = packs.read_part(pack, segment)
             if hashlib.sha256(data).digest() == digest:
                 return data
     return bytes(length)

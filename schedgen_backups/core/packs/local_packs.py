@@ -6,14 +6,16 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
-from schedgen_backups.core.errors import KeyExistsError, StorageError, VerificationError
-from schedgen_backups.core.formats.packed_file import PACKS_NAME
-from schedgen_backups.core.formats.recipe import Recipe, Segment, StatedPack
+from schedgen_backups.core.errors import KeyExistsError, PackKeyError, StorageError, VerificationError
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, OpenPack, PackKeys
+from schedgen_backups.core.formats.packed_file import PACKS_NAME, PackedFile
+from schedgen_backups.core.formats.recipe import ENCRYPTED_SUFFIX, Recipe, Segment, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.encryption import PlainEncryptor
+from schedgen_backups.core.packs.local_encryption import LocalEncryption
 from schedgen_backups.core.packs.pack_files import PACK_PATTERN, parse_pack_number
 from schedgen_backups.core.packs.pack_writer import PackWriter
 from schedgen_backups.core.packs.piece_index import PieceIndex
@@ -35,8 +37,10 @@ _READ_BYTES = 1 << 20
 class LocalPacks:
     """The folder of packs in a backup directory; writers and removers hold the directory's lock."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keys: PackKeys = NO_KEYS) -> None:
+        """`keys` open encrypted packs."""
         self.folder = directory / PACKS_NAME
+        self._keys = keys
 
     @property
     def _index_path(self) -> Path:
@@ -84,21 +88,27 @@ class LocalPacks:
         *,
         pack_bytes: int,
         confirm: Callable[[Segment, bytes], bool] = lambda _segment, _data: True,
+        encryption: LocalEncryption | None = None,
     ) -> PackWriter:
         """Return a writer of new packs of this point; `confirm` as for `PackWriter`."""
         numbers = (parse_pack_number(name, point_id) for name in self.find_sizes())
         return PackWriter(
             self._put,
-            PlainEncryptor(),
+            encryption.encryptor if encryption is not None else PlainEncryptor(),
             index,
             point_id,
             first_number=max((number + 1 for number in numbers if number is not None), default=0),
             pack_bytes=pack_bytes,
             confirm=confirm,
+            digest_key=encryption.digest_key if encryption is not None else None,
         )
 
+    def open_file(self, recipe: Recipe) -> PackedFile:
+        """Return the artifact of this recipe."""
+        return PackedFile(recipe, self.folder, self._keys)
+
     def read_again(self, pack: StatedPack) -> str:
-        """Read the pack whole; return what is wrong with it, empty if nothing is."""
+        """Read the pack whole, as it is stored; return what is wrong with it, empty if nothing is."""
         try:
             for _block in self._read_blocks(pack):
                 pass
@@ -107,8 +117,31 @@ class LocalPacks:
         return ""
 
     def read_pack(self, pack: StatedPack) -> bytes:
-        """Return the bytes of the pack; VerificationError (permanent) if they are not the stated ones."""
+        """Return the plain bytes of the pack; VerificationError (permanent) if they are not the stated ones.
+
+        PackKeyError (permanent) if no key opens it.
+        """
+        data = self.read_stored(pack)
+        if pack.encryption is None or not self.has_stored_form(pack):
+            return data
+        read = self._keys.open_pack(pack.name, len(data), lambda at, size: data[at : at + size])
+        plain = read(0, pack.plain_bytes)
+        if (len(plain), hashlib.sha256(plain).hexdigest()) != (pack.plain_bytes, pack.plain_sha256):
+            raise _make_error(f"the pack {pack.name} does not hold what its recipe states")
+        return plain
+
+    def read_stored(self, pack: StatedPack) -> bytes:
+        """Return the bytes of the pack as they lie there; VerificationError (permanent) if others do."""
         return b"".join(self._read_blocks(pack))
+
+    def has_stored_form(self, pack: StatedPack) -> bool:
+        """Return whether it lies there as it was written, and not in its plain form out of a store."""
+        return (self.folder / pack.name).exists()
+
+    def find_path(self, pack: StatedPack) -> Path:
+        """Return where the pack lies, as it was written or in its plain form."""
+        path = self.folder / pack.name
+        return path if self.has_stored_form(pack) else self.folder / pack.plain_name
 
     def read_as_it_is(self, name: str, size_bytes: int) -> bytes:
         """Return the first bytes of a damaged pack; none if it is missing or cannot be read."""
@@ -116,11 +149,19 @@ class LocalPacks:
             return file.read(size_bytes)
         return b""
 
-    def read_part(self, segment: Segment) -> bytes:
+    def read_part(self, pack: StatedPack, segment: Segment) -> bytes:
         """Return the bytes of the segment, unproven; fewer, or none, if the pack lacks them."""
-        with suppress(OSError), open_regular(self.folder / segment.pack) as file:
-            file.seek(segment.offset)
-            return file.read(segment.length)
+        with (
+            suppress(VerificationError, PackKeyError),
+            closing(OpenPack(self.folder, pack, self._keys)) as opened,
+        ):
+            data = bytearray(segment.length)
+            done = 0
+            while done < len(data) and (
+                count := opened.read_into(memoryview(data)[done:], segment.offset + done)
+            ):
+                done += count
+            return bytes(data[:done])
         return b""
 
     def replace(self, name: str, data: bytes) -> None:
@@ -137,8 +178,11 @@ class LocalPacks:
         """Yield the bytes of the pack; VerificationError, after the last one, if they are others."""
         digest = hashlib.sha256()
         size_bytes = 0
+        path = self.find_path(pack)
+        is_whole = path.name == pack.name
+        expected_bytes = pack.size_bytes if is_whole else pack.plain_bytes
         try:
-            with open_regular(self.folder / pack.name) as file:
+            with open_regular(path) as file:
                 while block := file.read(_READ_BYTES):
                     digest.update(block)
                     size_bytes += len(block)
@@ -147,9 +191,9 @@ class LocalPacks:
             raise _make_error(f"the pack {pack.name} is missing") from error
         except OSError as error:
             raise _make_error(f"the pack {pack.name} cannot be read: {error.strerror}") from error
-        if size_bytes != pack.size_bytes:
-            raise _make_error(f"the pack {pack.name} has {size_bytes} bytes instead of {pack.size_bytes}")
-        if digest.hexdigest() != pack.sha256:
+        if size_bytes != expected_bytes:
+            raise _make_error(f"the pack {path.name} has {size_bytes} bytes instead of {expected_bytes}")
+        if digest.hexdigest() != (pack.sha256 if is_whole else pack.plain_sha256):
             raise _make_error(f"the bytes of the pack {pack.name} are not those that were written")
 
     def remove_unused(self, recipes: Iterable[Recipe]) -> tuple[tuple[str, ...], int]:
@@ -157,7 +201,12 @@ class LocalPacks:
 
         The recipes must be all of the directory. StorageError when a file cannot be removed.
         """
-        named = {name for recipe in recipes for name in recipe.packs}
+        named = {
+            form
+            for recipe in recipes
+            for name in recipe.packs
+            for form in (name, name.removesuffix(ENCRYPTED_SUFFIX))
+        }
         sizes = self.find_sizes()
         unused = tuple(sorted(sizes.keys() - named))
         if not unused:

@@ -10,9 +10,11 @@ from datetime import datetime, timedelta, timezone
 from math import inf
 
 from schedgen_backups.core.errors import ReadBackError
-from schedgen_backups.core.formats.recipe import Recipe, Segment, Segments, StatedPack
+from schedgen_backups.core.formats.pack_reader import describe_wrong_size
+from schedgen_backups.core.formats.recipe import PLAIN_READERS, Recipe, Segment, Segments, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.healing import heal_pack
+from schedgen_backups.core.packs.local_encryption import LocalEncryption
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.packs.pack_files import StoredFile
 from schedgen_backups.core.packs.pack_writer import PackWriter
@@ -27,10 +29,11 @@ _READ_THREADS = 2
 class PackShelf:
     """Which packs a capture may use.
 
-    Those that one of the `newest` recipes uses at least half of, that exist with the stated size, and that
-    were not found damaged. Packs, also those of the `others`, are due to be read again after `reread_days`,
-    each at its own day. The `suspects` are recipes of artifacts that were found damaged, and when: their
-    packs are read at once, unless they were since. `resumed` are recipes of killed captures.
+    Those that one of the `newest` recipes uses at least half of, that exist with the stated size, that were
+    not found damaged, and that have the same readers as new ones: with `encryption` those of that, otherwise
+    everybody. Packs, also those of the `others`, are due to be read again after `reread_days`, each at its
+    own day. The `suspects` are recipes of artifacts that were found damaged, and when: their packs are read
+    at once, unless they were since. `resumed` are recipes of killed captures.
     """
 
     def __init__(
@@ -43,7 +46,9 @@ class PackShelf:
         others: Iterable[Recipe],
         suspects: Iterable[tuple[Recipe, datetime]],
         reread_days: int,
+        encryption: LocalEncryption | None = None,
     ) -> None:
+        self._encryption = encryption
         self.packs = packs
         self._index = index
         self._limit = timedelta(days=reread_days)
@@ -67,10 +72,16 @@ class PackShelf:
             ]
         )
         sizes = packs.find_sizes()
-        whole = {name for name, pack in self._stated.items() if sizes.get(name) == pack.size_bytes}
-        self.usable = find_worth_keeping(sizes, [recipe.segments for recipe in recipes]) & whole
+        # A point is only readable with a key that opens every pack of it.
+        readers = encryption.encryptor.readers if encryption is not None else PLAIN_READERS
+        whole_bytes = {
+            name: pack.plain_bytes
+            for name, pack in self._stated.items()
+            if sizes.get(name) == pack.size_bytes and pack.readers == readers
+        }
+        self.usable = find_worth_keeping(whole_bytes, [recipe.segments for recipe in recipes])
         for pack in self._all.values():
-            if sizes.get(pack.name) != pack.size_bytes:
+            if describe_wrong_size(pack, sizes):
                 self._read(pack)
         rereads = index.find_rereads()
         for recipe, found_at in suspects:
@@ -82,12 +93,20 @@ class PackShelf:
 
     def open_writer(self, point_id: RecoveryPointId, *, pack_bytes: int) -> PackWriter:
         """Return a writer of new packs of this point."""
-        return self.packs.open_writer(self._index, point_id, pack_bytes=pack_bytes, confirm=self._holds)
+        return self.packs.open_writer(
+            self._index,
+            point_id,
+            pack_bytes=pack_bytes,
+            confirm=self._holds,
+            encryption=self._encryption,
+        )
 
     def make_recipe(self, segments: Segments, new: Iterable[StoredFile]) -> Recipe:
         """Return the recipe of an artifact, with what is known of every pack."""
         # Remembered: a second attempt may use what the first one wrote.
-        self._stated |= {pack.name: StatedPack(pack.name, pack.size_bytes, pack.sha256) for pack in new}
+        for stored in new:
+            if (pack := self._index.state_pack(stored.name)) is not None:
+                self._stated[pack.name] = pack
         return Recipe(
             Segments(segments), stated_packs=tuple(self._stated[name] for name in segments.used_packs)
         )
@@ -147,9 +166,9 @@ class PackShelf:
 
         Nothing else would notice a damaged index: what lies in older packs is not unpacked again.
         """
-        if self.packs.read_part(segment) == data:
+        pack = self._stated.get(segment.pack) or self._index.state_pack(segment.pack)
+        if pack is not None and self.packs.read_part(pack, segment) == data:
             return True
-        pack = self._stated.get(segment.pack) or self._all.get(segment.pack)
         if pack is None or not self._read(pack):
             self._index.distrust(segment.pack)
         return False

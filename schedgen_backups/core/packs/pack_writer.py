@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from schedgen_backups.core.errors import CopyChangedError, KeyExistsError
-from schedgen_backups.core.formats.recipe import Segment
+from schedgen_backups.core.formats.gzip_members import salt_member
+from schedgen_backups.core.formats.recipe import Encryption, Segment, StatedPack
 from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.packs.encryption import Encryptor
 from schedgen_backups.core.packs.pack_files import StoredFile, make_pack_name
@@ -47,8 +49,14 @@ class PackWriter:
         first_number: int,
         pack_bytes: int,
         confirm: Callable[[Segment, bytes], bool] = lambda _segment, _data: True,
+        digest_key: bytes | None = None,
     ) -> None:
-        """`confirm` says whether these bytes lie where the index has them."""
+        """`confirm` says whether these bytes lie where the index has them.
+
+        With a `digest_key`, no digest that is stored reveals what was digested: those of pieces are keyed,
+        and each pack begins with random bytes. The index gets what each encrypted pack holds.
+        """
+        self._digest_key = digest_key
         self._put_new = put
         self._confirm = confirm
         self._encryptor = encryptor
@@ -59,7 +67,7 @@ class PackWriter:
         self._open: dict[bool, _OpenPack] = {}
         """The packs that are being filled, by whether they are for tails."""
         self._uploads = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
-        self._waiting: deque[tuple[_OpenPack, Future[StoredFile]]] = deque()
+        self._waiting: deque[tuple[_OpenPack, Encryption | None, Future[StoredFile]]] = deque()
         self.new_packs: list[StoredFile] = []
         """The packs that were stored."""
         self.reused_bytes = 0
@@ -71,7 +79,7 @@ class PackWriter:
         Errors of the store may come from packs placed earlier. CopyChangedError (retryable) when another
         host has just stored a pack of the same name.
         """
-        digest = hashlib.sha256(piece.data).digest()
+        digest = self._digest(piece.data)
         if (segment := self._find_confirmed(digest, piece.data)) is not None:
             self.reused_bytes += segment.length
             return segment
@@ -97,10 +105,34 @@ class PackWriter:
         self._upload(pack)
         return segment
 
+    @property
+    def readers(self) -> str:
+        """Who can read what is stored, as in `Encryptor`."""
+        return self._encryptor.readers
+
+    def place_encrypted(self, pack: StatedPack, read: Callable[[], bytes]) -> Segment:
+        """Like `place_alone`, for a pack that is encrypted for the same readers: it is stored as it is."""
+        key = make_pack_key(pack.plain_sha256)
+        if (segment := self._find_new(key) or self._index.find(key)) is not None:
+            self.reused_bytes += segment.length
+            return segment
+        new = self._begin_pack()
+        segment = new.reserve(key, pack.plain_bytes)
+        self._wait(_UPLOAD_BYTES - new.size_bytes)
+        self._start(new, read(), None)
+        return segment
+
+    def _digest(self, data: bytes) -> bytes:
+        key = self._digest_key
+        return hashlib.sha256(data).digest() if key is None else hmac.digest(key, data, "sha256")
+
     def _begin_pack(self) -> _OpenPack:
         name = make_pack_name(self._point_id, self._next_number, self._encryptor.suffix)
         self._next_number += 1
-        return _OpenPack(name)
+        pack = _OpenPack(name)
+        if self._digest_key is not None:
+            pack.begin(salt_member())
+        return pack
 
     def finish_artifact(self) -> None:
         """Return when every piece placed so far is in the store; the next artifact gets new packs."""
@@ -116,15 +148,21 @@ class PackWriter:
         return segment if segment is not None and self._confirm(segment, data) else None
 
     def _find_new(self, digest: bytes) -> Segment | None:
-        packs = (*self._open.values(), *(pack for pack, _upload in self._waiting))
+        packs = (*self._open.values(), *(pack for pack, *_upload in self._waiting))
         return next(filter(None, (pack.find(digest) for pack in packs)), None)
 
     def _upload(self, pack: _OpenPack) -> None:
         """Encrypt the pack and start its upload, once there is memory for it."""
         self._wait(_UPLOAD_BYTES - pack.size_bytes)
-        data = self._encryptor.encrypt(pack.take_data())
+        plain = pack.take_data()
+        inside = None
+        if self._digest_key is not None:
+            inside = Encryption(len(plain), hashlib.sha256(plain).hexdigest(), self.readers)
+        self._start(pack, self._encryptor.encrypt(plain), inside)
+
+    def _start(self, pack: _OpenPack, data: bytes, inside: Encryption | None) -> None:
         stored = StoredFile(name=pack.name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        self._waiting.append((pack, self._uploads.submit(self._put, stored, data)))
+        self._waiting.append((pack, inside, self._uploads.submit(self._put, stored, data)))
 
     def _put(self, stored: StoredFile, data: bytes) -> StoredFile:
         try:
@@ -135,10 +173,10 @@ class PackWriter:
 
     def _wait(self, size_bytes: int) -> None:
         """Wait until packs of at most this plain size are on their way, and remember those that arrived."""
-        while self._waiting and sum(pack.size_bytes for pack, _upload in self._waiting) > max(size_bytes, 0):
-            pack, upload = self._waiting.popleft()
+        while self._waiting and sum(pack.size_bytes for pack, *_upload in self._waiting) > max(size_bytes, 0):
+            pack, inside, upload = self._waiting.popleft()
             stored = upload.result()
-            self._index.add(NewPack(stored, pack.size_bytes, pack.list_pieces()))
+            self._index.add(NewPack(stored, pack.size_bytes, pack.list_pieces(), inside))
             self.new_packs.append(stored)
 
     def __enter__(self) -> PackWriter:
@@ -157,11 +195,20 @@ class _OpenPack:
         self._parts: list[bytes] = []
         self._places: dict[bytes, tuple[int, int]] = {}
 
-    def add(self, digest: bytes, data: bytes) -> Segment:
-        """Append a piece; return where it lies."""
-        self._places[digest] = (self.size_bytes, len(data))
+    def begin(self, data: bytes) -> None:
+        """Let the pack begin with these bytes, which are not a piece."""
         self._parts.append(data)
         self.size_bytes += len(data)
+
+    def add(self, digest: bytes, data: bytes) -> Segment:
+        """Append a piece; return where it lies."""
+        self._parts.append(data)
+        return self.reserve(digest, len(data))
+
+    def reserve(self, digest: bytes, size_bytes: int) -> Segment:
+        """Note the place of a piece; return it."""
+        self._places[digest] = (self.size_bytes, size_bytes)
+        self.size_bytes += size_bytes
         return Segment(self.name, *self._places[digest])
 
     def find(self, digest: bytes) -> Segment | None:

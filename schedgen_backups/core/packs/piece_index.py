@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from schedgen_backups.core.errors import StorageError
-from schedgen_backups.core.formats.recipe import Segment
+from schedgen_backups.core.formats.recipe import ENCRYPTED_SUFFIX, Encryption, Segment, StatedPack
 from schedgen_backups.core.packs.pack_files import StoredFile
 
 _VERSION = 3
@@ -39,6 +39,9 @@ CREATE INDEX IF NOT EXISTS moved_by_pack ON moved (pack);
 CREATE TRIGGER IF NOT EXISTS remember_moved AFTER UPDATE ON pieces WHEN OLD.pack != NEW.pack BEGIN
     INSERT OR REPLACE INTO moved VALUES (OLD.digest, OLD.pack, OLD.start, OLD.length);
 END;
+CREATE TABLE IF NOT EXISTS encryptions (
+    pack TEXT PRIMARY KEY, plain_bytes INTEGER NOT NULL, plain_sha256 TEXT NOT NULL, readers TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (name TEXT PRIMARY KEY, reread_at TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS places (place TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS readers (readers TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -61,6 +64,8 @@ class NewPack:
     plain_bytes: int
     pieces: tuple[tuple[bytes, int, int], ...]
     """Digest, offset and length of each piece."""
+    encryption: Encryption | None = None
+    """What it holds, if a recipe of the backup directory is to state that."""
 
 
 def _make_proof(digest: bytes, pack: str, start: int, length: int) -> bytes:
@@ -219,6 +224,25 @@ class PieceIndex:
                     for digest, offset, length in pack.pieces
                 ),
             )
+            if (inside := pack.encryption) is not None:
+                self._database.execute(
+                    "INSERT OR REPLACE INTO encryptions VALUES (?, ?, ?, ?)",
+                    (stored.name, inside.plain_bytes, inside.plain_sha256, inside.readers),
+                )
+
+    def find_encryption(self, name: str) -> Encryption | None:
+        """Return what an encrypted pack of the backup directory holds; None for others."""
+        row = self._find_row(
+            "SELECT plain_bytes, plain_sha256, readers FROM encryptions WHERE pack = ?", name
+        )
+        return Encryption(*row) if row is not None else None
+
+    def state_pack(self, name: str) -> StatedPack | None:
+        """Return the pack as a recipe of the backup directory states it; None if it is not known whole."""
+        stored, inside = self.find_pack(name), self.find_encryption(name)
+        if stored is None or (inside is None) is name.endswith(ENCRYPTED_SUFFIX):
+            return None
+        return StatedPack(name, stored.size_bytes, stored.sha256, inside)
 
     def adopt(self, pack: StoredFile) -> None:
         """Remember a pack that the store holds and whose pieces are unknown here; nothing if it is known."""
@@ -287,7 +311,7 @@ class PieceIndex:
         gone = [(name,) for name in packs]
         with self._writing():
             self._database.executemany("DELETE FROM packs WHERE name = ?", gone)
-            for table in ("set_aside", "moved"):
+            for table in ("set_aside", "moved", "encryptions"):
                 self._database.executemany(f"DELETE FROM {table} WHERE pack = ?", gone)  # noqa: S608 - names of our own
             if gone:
                 self._database.execute("DELETE FROM pieces WHERE pack NOT IN (SELECT name FROM packs)")

@@ -23,6 +23,7 @@ from schedgen_backups.core.concurrency.limits import MemoryBudget
 from schedgen_backups.core.errors import BackupError, BucketError, RestoreError, TargetNotEmptyError
 from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.block_stream import BlockReader
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.s3.client import (
@@ -207,33 +208,33 @@ class PreparedBucket:
 
 @contextmanager
 def prepare_bucket(
-    path: Path, target: BucketSettings, transfer: TransferSettings
+    path: Path, target: BucketSettings, transfer: TransferSettings, *, keys: PackKeys = NO_KEYS
 ) -> Generator[PreparedBucket, None, None]:
     """Open the archive and the S3 client within the block.
 
     Raises errors of the bucket. The caller decides whether it must be empty.
     """
-    with _open_half(path, target, transfer) as prepared:
+    with _open_half(path, target, transfer, keys) as prepared:
         prepared.client.check_exists()
         yield replace(prepared, is_empty=prepared.client.is_empty())
 
 
 @contextmanager
 def prepare_missing_bucket(
-    path: Path, target: BucketSettings, transfer: TransferSettings
+    path: Path, target: BucketSettings, transfer: TransferSettings, *, keys: PackKeys = NO_KEYS
 ) -> Generator[PreparedBucket, None, None]:
     """Like `prepare_bucket`, for a missing bucket that `write_bucket` creates."""
-    with _open_half(path, target, transfer) as prepared:
+    with _open_half(path, target, transfer, keys) as prepared:
         yield replace(prepared, is_missing=True)
 
 
 @contextmanager
 def _open_half(
-    path: Path, target: BucketSettings, transfer: TransferSettings
+    path: Path, target: BucketSettings, transfer: TransferSettings, keys: PackKeys
 ) -> Generator[PreparedBucket, None, None]:
     threads = transfer.download_threads
     with (
-        ArtifactFile(path) as artifact,
+        ArtifactFile(path, keys) as artifact,
         BucketClient(target, threads=threads, stall_timeout_seconds=transfer.stall_timeout_seconds) as client,
         ObjectWriter(artifact, client, threads=threads) as writer,
     ):

@@ -15,6 +15,7 @@ from psycopg import sql
 from schedgen_backups.core.errors import RestoreError, TargetNotEmptyError
 from schedgen_backups.core.formats.database_properties import DatabaseProperties
 from schedgen_backups.core.formats.dump_file import DumpFile
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.records import ArtifactFile, DumpRecord
 from schedgen_backups.core.model import OWN_VERSION
 from schedgen_backups.core.postgres.client_programs import ClientPrograms, find_client
@@ -219,28 +220,33 @@ class PreparedDatabase:
 
 @contextmanager
 def prepare_database(
-    path: Path, target: DatabaseSettings, transfer: TransferSettings, *, values: Mapping[str, str] = NO_VALUES
+    path: Path,
+    target: DatabaseSettings,
+    transfer: TransferSettings,
+    *,
+    keys: PackKeys = NO_KEYS,
+    values: Mapping[str, str] = NO_VALUES,
 ) -> Generator[PreparedDatabase, None, None]:
     """Open dump, connection and client programs within the block; the target can take the dump.
 
     RestoreError (permanent) says why it cannot. The caller decides whether it must be empty. `values` are
     settings of the connection.
     """
-    with _open_half(path, target, transfer, values) as prepared:
+    with _open_half(path, target, transfer, keys, values) as prepared:
         check_encoding(prepared.record, prepared.facts, target)
         yield prepared
 
 
 @contextmanager
 def prepare_new_database(
-    path: Path, live: DatabaseSettings, transfer: TransferSettings
+    path: Path, live: DatabaseSettings, transfer: TransferSettings, *, keys: PackKeys = NO_KEYS
 ) -> Generator[PreparedDatabase, None, None]:
     """Like `prepare_database`, for an empty database that will be created on the server of `live`.
 
     The connection is to the server's maintenance database. DatabaseError (permanent) if the role may not
     create databases.
     """
-    with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer) as prepared:
+    with _open_half(path, live.with_database(MAINTENANCE_DATABASE), transfer, keys) as prepared:
         with prepared.session.use() as connection:
             check_may_create(connection, prepared.target)
         # The encoding of the future database, not of the maintenance database: pg_dump writes the second dump
@@ -258,11 +264,11 @@ def prepare_new_database(
 
 @contextmanager
 def prepare_missing_database(
-    path: Path, target: DatabaseSettings, transfer: TransferSettings
+    path: Path, target: DatabaseSettings, transfer: TransferSettings, *, keys: PackKeys = NO_KEYS
 ) -> Generator[PreparedDatabase, None, None]:
     """Like `prepare_new_database`, for one with the target's name that the load creates."""
     with (
-        prepare_new_database(path, target, transfer) as prepared,
+        prepare_new_database(path, target, transfer, keys=keys) as prepared,
         DatabaseSession(target, stall_timeout_seconds=transfer.stall_timeout_seconds) as session,
     ):
         yield replace(prepared, session=session, maintenance=prepared.session, is_fresh=True)
@@ -270,11 +276,15 @@ def prepare_missing_database(
 
 @contextmanager
 def _open_half(
-    path: Path, target: DatabaseSettings, transfer: TransferSettings, values: Mapping[str, str] = NO_VALUES
+    path: Path,
+    target: DatabaseSettings,
+    transfer: TransferSettings,
+    keys: PackKeys,
+    values: Mapping[str, str] = NO_VALUES,
 ) -> Generator[PreparedDatabase, None, None]:
     limit_seconds = transfer.stall_timeout_seconds
     with (
-        ArtifactFile(path) as artifact,
+        ArtifactFile(path, keys) as artifact,
         DatabaseSession(target, values=values, stall_timeout_seconds=limit_seconds) as session,
     ):
         with artifact.name_errors():

@@ -202,7 +202,7 @@ def prepare_objects(
     RestoreError names patterns without a match, VerificationError a file of another point. Raises errors of
     the bucket.
     """
-    with prepare_bucket(point.get_path(ArtifactKind.BUCKET), target, transfer) as bucket:
+    with prepare_bucket(point.get_path(ArtifactKind.BUCKET), target, transfer, keys=point.keys) as bucket:
         with bucket.artifact.read_as(ArchiveFile) as archive:
             check_archive_belongs(archive, point.point_id)
             entries = select_objects(archive, patterns)
@@ -306,7 +306,7 @@ def prepare_files(
     without a match. VerificationError if the file belongs to another point, or a name leads out of the
     directory.
     """
-    with ArtifactFile(point.get_path(ArtifactKind.BUCKET)) as artifact:
+    with point.open_file(ArtifactKind.BUCKET) as artifact:
         with artifact.read_as(ArchiveFile) as archive:
             check_archive_belongs(archive, point.point_id)
             entries = select_objects(archive, patterns)

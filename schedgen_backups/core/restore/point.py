@@ -418,16 +418,20 @@ def _open_database(
 ) -> PreparedDatabase:
     path = request.point.get_path(ArtifactKind.DATABASE)
     if request.is_swap:
-        database = stack.enter_context(prepare_new_database(path, target, transfer))
+        database = stack.enter_context(prepare_new_database(path, target, transfer, keys=request.point.keys))
         check_swap(database.session, target, request.point.point_id)
     else:
         values = LOADED_SETTINGS if request.load_roles is not None else NO_VALUES
         try:
-            database = stack.enter_context(prepare_database(path, target, transfer, values=values))
+            database = stack.enter_context(
+                prepare_database(path, target, transfer, keys=request.point.keys, values=values)
+            )
         except DatabaseMissingError:
             if not request.creates_targets:
                 raise
-            database = stack.enter_context(prepare_missing_database(path, target, transfer))
+            database = stack.enter_context(
+                prepare_missing_database(path, target, transfer, keys=request.point.keys)
+            )
     if not request.replace_contents:
         check_empty(target, database.facts.relation_count)
     return database
@@ -438,11 +442,11 @@ def _open_bucket(
 ) -> PreparedBucket:
     path = request.point.get_path(ArtifactKind.BUCKET)
     try:
-        bucket = stack.enter_context(prepare_bucket(path, target, transfer))
+        bucket = stack.enter_context(prepare_bucket(path, target, transfer, keys=request.point.keys))
     except BucketMissingError:
         if not request.creates_targets:
             raise
-        bucket = stack.enter_context(prepare_missing_bucket(path, target, transfer))
+        bucket = stack.enter_context(prepare_missing_bucket(path, target, transfer, keys=request.point.keys))
     if not request.replace_contents:
         check_bucket_empty(target, is_empty=bucket.is_empty)
     return replace(bucket, keys=request.object_keys)

@@ -15,7 +15,9 @@ from pathlib import Path
 from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import BackupError, RestoreError
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
+from schedgen_backups.core.retention.prune import remove_unused_packs
 from schedgen_backups.core.settings import (
     BucketSettings,
     CaptureSettings,
@@ -45,8 +47,11 @@ def take_safety_backup(
     database: DatabaseSettings | None,
     bucket: BucketSettings | None,
     is_wanted: Callable[[str], bool] = lambda _key: True,
+    keys: PackKeys = NO_KEYS,
 ) -> SafetyBackup:
     """Save the targets' current contents in `safety/`; of the bucket only the objects whose key `is_wanted`.
+
+    `keys` open encrypted packs of the directory.
 
     RestoreError (permanent) with the reason if this fails; nothing is restored then. LockHeldError while
     another one is running.
@@ -58,10 +63,11 @@ def take_safety_backup(
         is_empty_allowed=True,
         references=References(),
         exclusions=Exclusions(),
-        # Whoever needs it has other troubles than putting it together, and it is removed file by file.
-        layout=Layout.FILES,
+        # Whoever needs it has other troubles than putting it together. But what is encrypted in the backup
+        # directory is not to lie beside it as a plain file.
+        layout=Layout.PACKS if capture.pack_recipients else Layout.FILES,
     )
-    catalog = Catalog(directory / SAFETY_NAME)
+    catalog = Catalog(directory / SAFETY_NAME, keys)
     point_id = RecoveryPointId.from_time(datetime.now(timezone.utc))
     catalog.prepare()
     catalog.lock.acquire("a safety backup")
@@ -82,7 +88,7 @@ def take_safety_backup(
 
 
 def remove_old(catalog: Catalog) -> None:
-    """Remove safety backups that are older than `SAFETY_DAYS`."""
+    """Remove safety backups that are older than `SAFETY_DAYS`, and packs that no other one needs."""
     limit = datetime.now(timezone.utc) - timedelta(days=SAFETY_DAYS)
     for point in catalog.list_points():
         if point.point_id.taken_at < limit:
@@ -90,3 +96,4 @@ def remove_old(catalog: Catalog) -> None:
                 artifact = point.artifact(kind)
                 if artifact is not None:
                     catalog.remove_file(artifact.path)
+    remove_unused_packs(catalog)

@@ -280,7 +280,12 @@ class RestoreService:
         if not self.options.is_safety_wanted:
             return
         kept = take_safety_backup(
-            self.catalog.directory, self._capture, database=database, bucket=bucket, is_wanted=is_wanted
+            self.catalog.directory,
+            self._capture,
+            database=database,
+            bucket=bucket,
+            is_wanted=is_wanted,
+            keys=self.catalog.keys,
         )
         for path in kept.paths:
             self._report(f"the previous contents are saved in {path}")

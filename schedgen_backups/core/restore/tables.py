@@ -277,7 +277,7 @@ def prepare_tables(
     point_id = request.point.point_id
     with (
         prepare_new_database(
-            request.point.get_path(ArtifactKind.DATABASE), request.live, transfer
+            request.point.get_path(ArtifactKind.DATABASE), request.live, transfer, keys=request.point.keys
         ) as prepared,
         DatabaseSession(request.live, stall_timeout_seconds=transfer.stall_timeout_seconds) as live,
     ):

@@ -88,7 +88,9 @@ def prepare_undelete(
     """
     point = request.rows.point
     with (
-        prepare_bucket(point.get_path(ArtifactKind.BUCKET), request.bucket, transfer) as bucket,
+        prepare_bucket(
+            point.get_path(ArtifactKind.BUCKET), request.bucket, transfer, keys=point.keys
+        ) as bucket,
         prepare_tables(request.rows, transfer) as tables,
     ):
         keys = tables.read_keys(request.key_column)

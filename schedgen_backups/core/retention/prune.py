@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import STORED_CHECKS, CheckResult
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing, is_ours
@@ -138,7 +138,7 @@ def remove_unused_packs(catalog: Catalog) -> RemovedPacks:
             kept_because=f"{error.message}: no pack is removed before every recipe can be read"
         )
     # What a killed backup has written is used by the next one.
-    unfinished = map(read_places, find_resumable(catalog.directory / STAGING_NAME))
+    unfinished = map(read_places, find_resumable(catalog.staging))
     names, freed_bytes = packs.remove_unused((*recipes, *map(Recipe, unfinished)))
     return RemovedPacks(tuple(f"{PACKS_NAME}/{name}" for name in names), freed_bytes)
 

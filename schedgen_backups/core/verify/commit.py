@@ -157,14 +157,20 @@ def _check_part(
     archive = point.artifact(ArtifactKind.BUCKET)
     if dump is not None and not _is_known(point, Check.DUMP_IS_STORED, known):
         results += verify_dump(
-            dump.path, expected_sha256=expected.get(ArtifactKind.DATABASE), on_progress=on_progress
+            dump.path,
+            point.keys,
+            expected_sha256=expected.get(ArtifactKind.DATABASE),
+            on_progress=on_progress,
         )
-        results.append(verify_dump_against_snapshot(dump.path))
+        results.append(verify_dump_against_snapshot(dump.path, point.keys))
     if archive is not None and not _is_known(point, Check.ARCHIVE_IS_STORED, known):
         results += verify_archive(
-            archive.path, expected_sha256=expected.get(ArtifactKind.BUCKET), on_progress=on_progress
+            archive.path,
+            point.keys,
+            expected_sha256=expected.get(ArtifactKind.BUCKET),
+            on_progress=on_progress,
         )
-        results.append(verify_every_object(archive.path))
+        results.append(verify_every_object(archive.path, point.keys))
     if dump is not None and archive is not None:
         result, summary = _check_references(catalog, point, live)
         results.append(result)
@@ -198,6 +204,7 @@ def _check_references(
     return verify_references(
         point.get_path(ArtifactKind.DATABASE),
         point.get_path(ArtifactKind.BUCKET),
+        point.keys,
         live=live,
         baseline=partial(catalog.settle_baseline, source=str(point.part or "")),
         known=point.manifest.references if point.manifest else None,
@@ -310,7 +317,7 @@ def _find_kinds(point: PointListing, parts: Sequence[SitePart]) -> frozenset[Art
 def _read_versions(point: PointListing) -> dict[str, str]:
     versions = dict(OWN_VERSION)
     for found in point.list_sources(ArtifactKind.DATABASE)[:1]:
-        with open_dump(found.path) as dump:
+        with open_dump(found.path, point.keys) as dump:
             versions |= {"PostgreSQL": dump.record.server_version, "pg_dump": dump.record.client_version}
     return versions
 
@@ -396,11 +403,11 @@ def _build_manifest(
     artifacts: list[Artifact] = []
     for found in dict.fromkeys(artifact for part in parts for artifact in part.artifacts):
         if found.name.kind is ArtifactKind.DATABASE:
-            with open_dump(found.path) as dump:
+            with open_dump(found.path, point.keys) as dump:
                 taken.append(dump.record.snapshot_at)
                 left_out.append(dump.record.left_out)
         else:
-            with open_archive(found.path) as archive:
+            with open_archive(found.path, point.keys) as archive:
                 left_out.append(archive.record.left_out)
                 # Of a point without a database, the moment at which its state was captured.
                 taken += [] if len(kinds) > 1 else [archive.record.listed_at]

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.errors import PackKeyError, VerificationError
 from schedgen_backups.core.formats.archive_file import ArchiveFile, CapturedArchive, open_archive
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.records import (
     ArchiveRecord,
     ArtifactFile,
@@ -30,10 +31,14 @@ from schedgen_backups.core.verify.stored_bytes import FileDigest, OnProgress, ch
 
 
 def verify_dump(
-    path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
+    path: Path,
+    keys: PackKeys = NO_KEYS,
+    *,
+    expected_sha256: str | None = None,
+    on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[CheckResult, ...]:
     """Verify a dump as `verify_dump_file` does, for a file that is not open yet."""
-    with ArtifactFile(path) as file:
+    with ArtifactFile(path, keys) as file:
         return verify_dump_file(file, expected_sha256=expected_sha256, on_progress=on_progress)
 
 
@@ -105,11 +110,11 @@ def verify_dump_file(
     )
 
 
-def verify_dump_against_snapshot(path: Path) -> CheckResult:
+def verify_dump_against_snapshot(path: Path, keys: PackKeys = NO_KEYS) -> CheckResult:
     """Check `dump_matches_snapshot`: the dump has the snapshot's tables, with the row counts taken in it."""
 
     def read() -> tuple[str, dict[str, Figure]]:
-        with open_dump(path) as dump:
+        with open_dump(path, keys) as dump:
             if dump.record.missing_tables:
                 raise VerificationError(
                     f"tables of the snapshot are missing: {name_some(list(dump.record.missing_tables))}"
@@ -146,10 +151,14 @@ def verify_dump_against_snapshot(path: Path) -> CheckResult:
 
 
 def verify_archive(
-    path: Path, *, expected_sha256: str | None = None, on_progress: OnProgress = lambda _size_bytes: None
+    path: Path,
+    keys: PackKeys = NO_KEYS,
+    *,
+    expected_sha256: str | None = None,
+    on_progress: OnProgress = lambda _size_bytes: None,
 ) -> tuple[CheckResult, ...]:
     """Verify an archive as `verify_archive_file` does, for a file that is not open yet."""
-    with ArtifactFile(path) as file:
+    with ArtifactFile(path, keys) as file:
         return verify_archive_file(file, expected_sha256=expected_sha256, on_progress=on_progress)
 
 
@@ -263,11 +272,11 @@ def select_current(results: Iterable[CheckResult], path: Path) -> tuple[CheckRes
     return tuple(result for result in results if result.file_identity == identity)
 
 
-def verify_every_object(path: Path) -> CheckResult:
+def verify_every_object(path: Path, keys: PackKeys = NO_KEYS) -> CheckResult:
     """Check `every_object_is_archived`: each listed object is archived or was deleted before its read."""
 
     def read() -> tuple[str, dict[str, Figure]]:
-        with open_archive(path) as archive:
+        with open_archive(path, keys) as archive:
             record = archive.record
             if record.failed_count:
                 first = "; ".join(f"{missed.key}: {missed.reason}" for missed in record.failed[:NAMED_LIMIT])
@@ -320,6 +329,8 @@ def _verify_file(
         parsed = (CheckStatus.PASSED, summary, figures)
     except VerificationError as error:
         parsed = (CheckStatus.FAILED, error.message, dict[str, Figure]())
+    except PackKeyError as error:
+        parsed = (CheckStatus.UNKNOWN, error.message, dict[str, Figure]())
     whole_sha256, problem = check_stored(file, kind, digest, expected_sha256)
     artifacts = {kind: whole_sha256} if whole_sha256 else {}
     return _make_file_results(file.path, checks, artifacts, identity, parsed, problem)
@@ -374,6 +385,8 @@ def _verify_check(check: Check, read: Callable[[], tuple[str, dict[str, Figure]]
         summary, figures = read()
     except VerificationError as error:
         return make_result(check, CheckStatus.FAILED, error.message, {})
+    except PackKeyError as error:
+        return make_result(check, CheckStatus.UNKNOWN, error.message, {})
     return make_result(check, CheckStatus.PASSED, summary, figures)
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.errors import PackKeyError, VerificationError
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.dump_file import open_dump
+from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.tar_member import digest_name
 from schedgen_backups.core.model import MissingReference, ReferenceState, ReferenceSummary, ReferenceVerdict
 from schedgen_backups.core.patterns import matches_any_key
@@ -36,6 +37,7 @@ def accept_nothing(_keys: Sequence[str]) -> frozenset[str]:
 def verify_references(
     dump_path: Path,
     archive_path: Path,
+    keys: PackKeys = NO_KEYS,
     *,
     live: LiveSystem | None,
     baseline: Baseline = accept_nothing,
@@ -50,7 +52,7 @@ def verify_references(
     either, they are unknown, which is a failure. Errors of `live` are raised.
     """
     try:
-        with open_dump(dump_path) as dump, open_archive(archive_path) as archive:
+        with open_dump(dump_path, keys) as dump, open_archive(archive_path, keys) as archive:
             record = dump.record
             if record.point_id != archive.record.point_id:
                 raise VerificationError(
@@ -73,6 +75,9 @@ def verify_references(
     except VerificationError as error:
         failed = make_result(Check.REFERENCES_RESOLVE, CheckStatus.FAILED, error.message, {})
         return failed, ReferenceSummary(state=ReferenceState.READ, note=error.message)
+    except PackKeyError as error:
+        unknown = make_result(Check.REFERENCES_RESOLVE, CheckStatus.UNKNOWN, error.message, {})
+        return unknown, ReferenceSummary(state=ReferenceState.READ, note=error.message)
     summary = _judge(record.reference_count, missing, len(absent) - len(missing), live, known, baseline)
     counts = ", ".join(f"{count} {verdict.value}" for verdict, count in summary.verdict_counts.items())
     text = f"{summary.resolved_count} of {summary.reference_count} references are in the archive" + (

@@ -19,6 +19,8 @@ from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.formats.archive_file import open_archive
 from schedgen_backups.core.formats.packed_file import open_packed_file
 from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.packs.encryption import KeyPair, make_key_pair
+from schedgen_backups.core.packs.identity_file import IdentityFile
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.retention.prune import remove_unused_packs
 from schedgen_backups.core.settings import BucketSettings, Layout
@@ -38,16 +40,28 @@ from pathlib import Path
 from schedgen_backups.core.settings import BucketSettings, Layout
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups_tests.support.artifacts import publish_archive
-directory, endpoint, bucket = sys.argv[1:]
+from schedgen_backups.core.packs.identity_file import IdentityFile
+directory, endpoint, bucket, identity, *recipients = sys.argv[1:]
 access_key, secret_key = sys.stdin.read().split()
 settings = BucketSettings(endpoint, access_key, secret_key, bucket)
-publish_archive(Catalog(Path(directory)), settings, layout=Layout.PACKS)
+catalog = Catalog(Path(directory), IdentityFile(Path(identity)))
+publish_archive(catalog, settings, layout=Layout.PACKS, pack_recipients=tuple(recipients))
 """
+HOST = make_key_pair()
+
+
+@pytest.fixture
+def recipients() -> tuple[str, ...]:
+    """Return for whom packs are encrypted; overridden by a test that encrypts."""
+    return ()
 
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
-    catalog = Catalog(tmp_path / "backups")
+    identity = tmp_path / "packs.key"
+    identity.touch(mode=0o600)
+    identity.write_text(HOST.private)
+    catalog = Catalog(tmp_path / "backups", IdentityFile(identity))
     catalog.prepare()
     return catalog
 
@@ -70,10 +84,14 @@ def proxy(bucket: BucketSettings, bodies: dict[str, bytes]) -> Iterator[FaultyS3
 
 
 @pytest.fixture
-def settings(catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy) -> BucketSettings:
+def settings(
+    catalog: Catalog, bucket: BucketSettings, proxy: FaultyS3Proxy, recipients: tuple[str, ...]
+) -> BucketSettings:
     """Return the bucket behind the proxy, after a capture of it was killed."""
     settings = proxy.settings(bucket)
-    words = [sys.executable, "-c", CAPTURE, str(catalog.directory), settings.endpoint, settings.bucket]
+    assert isinstance(catalog.keys, IdentityFile)
+    arguments = (str(catalog.directory), settings.endpoint, settings.bucket, str(catalog.keys.path))
+    words = [sys.executable, "-c", CAPTURE, *arguments, *recipients]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.write(f"{settings.access_key} {settings.secret_key}".encode())
@@ -95,12 +113,18 @@ def count_lines(catalog: Catalog) -> int:
     return sum(path.read_bytes().count(b"\n") for path in staging.glob("*/entries.jsonl"))
 
 
-def take(catalog: Catalog, settings: BucketSettings, bodies: dict[str, bytes]) -> tuple[int, set[str]]:
+def take(
+    catalog: Catalog,
+    settings: BucketSettings,
+    bodies: dict[str, bytes],
+    recipients: tuple[str, ...] = (),
+) -> tuple[int, set[str]]:
     """Take the next archive; return how many objects it reused, and its packs."""
-    captured = take_bucket_archive(catalog, settings, make_capture(layout=Layout.PACKS), SECOND)
+    capture = make_capture(layout=Layout.PACKS, pack_recipients=recipients)
+    captured = take_bucket_archive(catalog, settings, capture, SECOND)
     [path] = catalog.find_recipes()
-    assert {result.status for result in verify_archive(path)} == {CheckStatus.PASSED}
-    with open_archive(path) as archive:
+    assert {result.status for result in verify_archive(path, catalog.keys)} == {CheckStatus.PASSED}
+    with open_archive(path, catalog.keys) as archive:
         found = {entry.key: b"".join(archive.read_object(entry)) for entry in archive.read_entries()}
     assert found == bodies
     assert list((catalog.directory / STAGING_NAME).iterdir()) == []
@@ -114,6 +138,28 @@ def test_a_killed_capture_is_resumed(
     reused_count, packs = take(catalog, settings, bodies)
     assert reused_count >= OBJECT_COUNT // 6
     assert packs & before
+
+
+@pytest.mark.parametrize("recipients", [(HOST.public,)], ids=["encrypted"])
+@pytest.mark.parametrize("after", [HOST, make_key_pair()], ids=["the same key", "another key"])
+def test_a_killed_capture_into_encrypted_packs_is_resumed(
+    catalog: Catalog,
+    settings: BucketSettings,
+    bodies: dict[str, bytes],
+    recipients: tuple[str, ...],
+    after: KeyPair,
+) -> None:
+    packs = LocalPacks(catalog.directory)
+    before = {*packs.find_sizes()}
+    assert {name.endswith(".age") for name in before} == {True}
+    assert remove_unused_packs(catalog).names == ()
+    if after is HOST:
+        reused_count, used = take(catalog, settings, bodies, recipients)
+        assert used & before
+    else:
+        reused_count, used = take(catalog, settings, bodies, (*recipients, after.public))
+        assert not used & before, "what the other key cannot open is written again"
+    assert reused_count >= OBJECT_COUNT // 6
 
 
 def test_pruning_keeps_the_packs_of_a_killed_capture(

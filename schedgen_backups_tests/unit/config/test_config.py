@@ -10,6 +10,7 @@ from schedgen_backups.config.config import Config, load_config
 from schedgen_backups.config.targets import read_bucket_target, read_database_target
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES, VARIABLES
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.formats.pack_reader import NO_KEYS
 
 COMPLETE = {
     "POSTGRES_PASSWORD": "password-canary",
@@ -292,7 +293,7 @@ def test_a_login_within_an_address_is_refused(tmp_path: Path, name: str, value: 
 def test_points_in_another_directory_stay_there_when_the_settings_are_read_again(tmp_path: Path) -> None:
     """A drill reads the settings again; it must not find the site's own points then."""
     config = load(tmp_path, BACKUP_DIR="points")
-    fetched = config.with_points_in(tmp_path / "fetched", store="nas")
+    fetched = config.with_points_in(tmp_path / "fetched", store="nas", keys=NO_KEYS)
     for each in (fetched, fetched.reload()):
         assert (each.backup_directory, each.store) == (tmp_path / "fetched", "nas")
         assert each.site_directory == config.backup_directory

@@ -24,6 +24,9 @@ from schedgen_backups_tests.support.copies import (
 )
 from schedgen_backups_tests.support.memory_store import MemoryStore
 
+# Encrypted packs: test_encrypted_points.
+pytestmark = pytest.mark.parametrize("layout", [Layout.PACKS], indirect=True, ids=["packs"])
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> CopiedSite:

@@ -22,9 +22,13 @@ from schedgen_backups.core.copies.prune import Pruner
 from schedgen_backups.core.errors import BackupError, StoreUnreachableError
 from schedgen_backups.core.packs.encryption import PlainEncryptor
 from schedgen_backups.core.retention.plan import RetentionPolicy
+from schedgen_backups.core.settings import Layout
 from schedgen_backups.core.store.protocol import Store, StoredObject
 from schedgen_backups_tests.support.copies import FIRST_NIGHT, KEYS, CopiedSite, list_objects, make_point
 from schedgen_backups_tests.support.memory_store import MemoryStore
+
+# To the store, encrypted packs are others of the same kind, and these orders take seconds.
+pytestmark = pytest.mark.parametrize("layout", Layout, indirect=True, ids=[each.value for each in Layout])
 
 NIGHTS = 10
 _Result = TypeVar("_Result")

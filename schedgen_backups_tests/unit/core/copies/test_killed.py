@@ -12,6 +12,7 @@ import pytest
 
 from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.copies.proof import prove_listing
+from schedgen_backups.core.settings import Layout
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups_tests.support.copies import (
     KEYS,
@@ -21,7 +22,11 @@ from schedgen_backups_tests.support.copies import (
     make_point_id,
 )
 
-pytestmark = [pytest.mark.exhaustive]
+pytestmark = [
+    pytest.mark.exhaustive,
+    # The child process has other keys.
+    pytest.mark.parametrize("layout", Layout, indirect=True, ids=[each.value for each in Layout]),
+]
 
 _CHILD = """
 import os, signal, sys

@@ -31,6 +31,7 @@ from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.system.lock import FileLock
 from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.copies import (
+    HOST_KEYS,
     KEY_PAIR,
     KEYS,
     SITE_ID,
@@ -44,7 +45,7 @@ class CopiedFolder:
     """A backup directory, and a folder as its store."""
 
     def __init__(self, folder: Path, *, keep_days: int = 3650) -> None:
-        self.catalog = Catalog(folder / "backups")
+        self.catalog = Catalog(folder / "backups", HOST_KEYS)
         self.catalog.prepare()
         self.store = FolderStore(folder / "nas")
         self.store.prepare()
