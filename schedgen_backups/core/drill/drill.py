@@ -231,7 +231,9 @@ def _look(
             on_progress=lambda count: on_progress("sql checks", count),
         )
         if scratch.database is not None
-        else make_result(Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "the point has no database", {})
+        else make_result(
+            Check.OPERATOR_CHECKS_HOLD, CheckStatus.NOT_CONFIGURED, "the point has no database", {}
+        )
     )
     ended = time.monotonic()
     found = (sampled, held, _judge_time(ended - started, drill))

@@ -358,7 +358,7 @@ def _verify_unseen(
 
 
 _NO_REFERENCES = ReferenceSummary(
-    state=ReferenceState.NOT_CONFIGURED, note="there is no database with a bucket to which it refers"
+    state=ReferenceState.NOT_CONFIGURED, note="the point has no database with a bucket to which it refers"
 )
 
 
