@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,50 @@ _KEYS = frozenset(
         *(f"{name.lower()}{_ENV_SUFFIX}" for name in _SETTINGS),
     }
 )
+
+
+@dataclass(frozen=True)
+class UnusableValue:
+    """In the place of a setting's value: why there is none."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class DeclaredSite:
+    """A site that another file than the file of sites describes, such as the one of a Dagster component."""
+
+    file: Path
+    """Relative paths start at its directory."""
+    name: str
+    table: Mapping[str, Any] = field(repr=False)
+
+
+def load_declared_sites(declared: Sequence[DeclaredSite]) -> tuple[Config, ...]:
+    """Return the configuration of every declared site, in order; never raise.
+
+    What a site does not set comes from the environment and the environment file. A site with the name or the
+    directory of an earlier one is a site with that problem.
+    """
+    base = load_config()
+    sites: list[Config] = []
+    names: set[str] = set()
+    directories: dict[Path, str] = {}
+    for index, each in enumerate(declared):
+        site = _make_site(base, each.file, each.name, {}, each.table)
+        if site.site_name in names:
+            site = replace(
+                site.with_problems({"BACKUP_DIR": f"{each.file}: another site is named {each.name!r}, too"}),
+                site_name=_make_name(f"{each.file} {index}"),
+            )
+        site = replace(site, _reload=partial(_load_declared_site, declared, index))
+        names.add(site.site_name)
+        sites.append(_refuse_shared_directory(site, directories))
+    return tuple(sites)
+
+
+def _load_declared_site(declared: Sequence[DeclaredSite], index: int) -> Config:
+    return load_declared_sites(declared)[index]
 
 
 def load_sites() -> tuple[Config, ...]:
@@ -161,7 +206,7 @@ def _as_table(value: Any) -> _Table | None:
 
 def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Table | None) -> Config:
     # A site whose name nothing can bear has definitions, too, so that its work fails with that reason.
-    usable = name if _is_usable(name) else f"site_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    usable = name if _is_usable(name) else _make_name(name)
     folder = path if path.is_dir() else path.parent
     file = EnvironmentFile(path, (path,), folder.absolute())
     problems = _Problems(path)
@@ -193,6 +238,10 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
     )
 
 
+def _make_name(text: str) -> str:
+    return f"site_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def _is_usable(name: str) -> bool:
     return (
         SITE_NAME_PATTERN.fullmatch(name) is not None
@@ -221,6 +270,8 @@ class _Problems:
                 self.add("BACKUP_DIR", f"{where}: {value}")
             elif key not in _KEYS:
                 self._add_unknown(where, key)
+            elif isinstance(value, UnusableValue):
+                self.add(_name_of(key), f"{where}: {key} {value.reason}")
             elif (text := _to_text(value)) is None:
                 self.add(
                     _name_of(key), f"{where}: {key} is neither text, number, true, false nor a list of texts"
