@@ -13,6 +13,8 @@ COMMON_FIELDS: Mapping[str, str] = {
     "error": "if the command fails before it has a result: the reason, instead of the fields below",
     "hint": "with `error`: what to do",
     "exit_code": "with `error`: the exit code",
+    "sites": "with `--all-sites`, instead of the fields below: the answer for each site, by its name; "
+    "`settings_error` in it says why the settings of the site are wrong",
 }
 _POINT_ID = "ID of the recovery point"
 POINT_FIELDS: Mapping[str, str] = {

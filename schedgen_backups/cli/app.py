@@ -30,7 +30,7 @@ COMMAND_MODULES = {
     "doctor": "cli.monitor",
     "backup": "cli.backup",
     "last": "cli.deployment",
-    "list": "cli.points",
+    "list": "cli.listing",
     "show": "cli.points",
     "verify": "cli.points",
     "restore": "cli.restore",

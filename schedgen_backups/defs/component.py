@@ -88,7 +88,7 @@ class BackupSite(dg.Component, dg.Resolvable, dg.Model):
     def _find_all(self, context: dg.ComponentLoadContext) -> list[BackupSite]:
         """Return all components of this kind in the project, which must not share names and directories."""
         if self._path is None and context.path == context.defs_module_path:
-            return [self]  # Python code made it and builds it itself: there is no project
+            return [self]  # Python code made it and builds it itself, outside a project
         return context.component_tree.get_all_components(BackupSite)
 
     def _declare(self, fallback: Path) -> DeclaredSite:

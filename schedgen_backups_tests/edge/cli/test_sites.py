@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.demo.seed import SeedSummary
-from schedgen_backups_tests.support.copies import list_objects, make_point
+from schedgen_backups_tests.support.copies import FIRST_NIGHT, list_objects, make_point
 from schedgen_backups_tests.support.site_stores import UNREACHABLE
 from schedgen_backups_tests.support.sites import Application, Site, environment_of
 
@@ -82,3 +83,83 @@ def test_a_backup_of_a_site_is_taken_listed_and_drilled_by_its_name(
     answer = site.cli("--site", "blog", "backup")
     assert answer.code != 0
     assert "has no database blog" in answer.stderr
+
+
+@pytest.fixture
+def three(site: Site) -> Site:
+    """Return the site with a third one in the file, whose settings are wrong."""
+    path = site.folder / "sites.toml"
+    wrong = (
+        path.read_text()
+        .split("[sites.blog]")[0]
+        .replace("shop", "wrong")
+        .replace("postgres_db", "postgres_bd")
+    )
+    path.write_text(path.read_text() + wrong + '\n[sites.lost]\npostgres_db = "x"\nminio_bucket = "x"\n')
+    make_point(Catalog(site.folder / "wrong"), 2, list_objects(2))
+    return site
+
+
+def test_the_points_of_all_sites_are_listed_by_site_and_a_wrong_one_hides_none(three: Site) -> None:
+    answer = three.cli("list", "--all-sites", "--json")
+    assert answer.code == 4
+    sites = json.loads(answer.stdout)["sites"]
+    assert list(sites) == ["shop", "blog", "wrong", "lost"]
+    points = {name: [point["id"] for point in sites[name]["points"]] for name in ("shop", "blog", "wrong")}
+    assert points == {"shop": ["20261001_020000"], "blog": ["20261002_020000"], "wrong": ["20261003_020000"]}
+    assert "did you mean postgres_db?" in sites["wrong"]["settings_error"]
+    assert "does not set backup_dir" in sites["lost"]["error"]
+    assert sites["lost"]["exit_code"] == 4
+    text = three.cli("list", "--all-sites")
+    assert text.code == 4
+    parts = text.stdout.split("\nblog\n")
+    assert parts[0].startswith("shop\n")
+    assert "20261001_020000" in parts[0]
+    assert "20261002_020000" in parts[1].split("\nwrong\n")[0]
+    assert "did you mean postgres_db?" in parts[1]
+
+
+def test_the_options_of_a_list_are_those_of_each_site(three: Site) -> None:
+    answer = three.cli("list", "--all-sites", "--json", "--state", "damaged")
+    assert json.loads(answer.stdout)["sites"]["shop"]["points"] == []
+
+
+def test_the_status_of_all_sites_has_the_code_of_the_worst(site: Site) -> None:
+    secrets = {"POSTGRES_PASSWORD": "x", "MINIO_ACCESS_KEY": "x", "MINIO_SECRET_KEY": "x"}
+    path = site.folder / "sites.toml"
+    an_hour_ago = (datetime.now(timezone.utc) - FIRST_NIGHT) / timedelta(days=1) - 1 / 24
+    make_point(Catalog(site.folder / "shop"), an_hour_ago, list_objects(2))
+    answer = site.cli("status", "--all-sites", "--json", **secrets)
+    assert answer.code == 2
+    sites = json.loads(answer.stdout)["sites"]
+    assert {name: each["state"] for name, each in sites.items()} == {"shop": "OK", "blog": "CRITICAL"}
+    lines = site.cli("status", "--all-sites", **secrets).stdout.splitlines()
+    assert [lines[0], lines[2]] == ["shop", "blog"]
+    assert lines[1].startswith("OK: ")
+    path.write_text(path.read_text().split("[sites.blog]")[0])
+    assert site.cli("status", "--all-sites", **secrets).code == 0
+
+
+def test_the_reports_of_all_sites_are_files_with_their_names(three: Site) -> None:
+    answer = three.cli("report", "--all-sites", "--to", "report.json", "--month", "2026-10")
+    assert answer.code == 4
+    for name in ("shop", "blog", "wrong"):
+        report = json.loads((three.folder / f"report-{name}.json").read_text())
+        assert report["site"] == name
+        assert len(report["points"]) == 1
+    assert "does not set backup_dir" in answer.stdout
+
+
+def test_all_sites_and_one_site_exclude_each_other(site: Site) -> None:
+    for answer in (
+        site.cli("--site", "shop", "list", "--all-sites"),
+        site.cli("list", "--all-sites", "--from", "disk"),
+    ):
+        assert (answer.code, "exclude each other" in answer.stderr) == (4, True)
+
+
+def test_without_a_file_the_only_site_is_all_sites(site: Site) -> None:
+    site.set(BACKUP_SITES_FILE="", BACKUP_DIR=str(site.folder / "shop"))
+    answer = site.cli("list", "--all-sites", "--json")
+    assert answer.code == 0
+    assert list(json.loads(answer.stdout)["sites"]) == ["default"]

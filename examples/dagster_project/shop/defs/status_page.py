@@ -10,6 +10,6 @@ def status_page(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """State the newest recovery point, which exists only if its checks have passed."""
     event = context.instance.get_latest_materialization_event(RECOVERY_POINT)
     if event is None or event.asset_materialization is None:
-        raise dg.Failure("there is no recovery point")
+        raise dg.Failure("no recovery point exists")
     point = event.asset_materialization.metadata
     return dg.MaterializeResult(metadata={name: point[name] for name in ("recovery_point", "snapshot_at")})
