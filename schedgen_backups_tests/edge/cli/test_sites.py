@@ -129,6 +129,7 @@ def test_the_status_of_all_sites_has_the_code_of_the_worst(site: Site) -> None:
     path = site.folder / "sites.toml"
     an_hour_ago = (datetime.now(timezone.utc) - FIRST_NIGHT) / timedelta(days=1) - 1 / 24
     make_point(Catalog(site.folder / "shop"), an_hour_ago, list_objects(2))
+    secrets["BACKUP_MAX_AGE_HOURS"] = "26"
     answer = site.cli("status", "--all-sites", "--json", **secrets)
     assert answer.code == 2
     sites = json.loads(answer.stdout)["sites"]
