@@ -40,6 +40,7 @@ COMMAND_MODULES = {
     "log": "cli.restore",
     "audit": "cli.monitor",
     "drill": "cli.drill",
+    "sites": "setup.sites",
     "stores": "cli.stores",
     "fetch": "cli.stores",
     "heal": "cli.heal",

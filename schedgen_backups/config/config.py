@@ -89,6 +89,12 @@ class Config:
     site_name: str = ""
     """Name in the file of sites; empty for the site that the environment describes."""
     _reload: Callable[[], Config] | None = None
+    _installation_file: EnvironmentFile | None = None
+
+    @property
+    def installation_file(self) -> EnvironmentFile:
+        """The environment file of the installation, also if another file describes the site."""
+        return self._installation_file or self.file
 
     def reload(self) -> Config:
         """Read the configuration of the same site again; never raise.

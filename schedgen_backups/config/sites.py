@@ -38,6 +38,7 @@ from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.site_names import RESERVED_SITE_NAMES, SITE_NAME_PATTERN
 
 _NAME_LIMIT = 31
+SITE_NAME_HINT = "use at most 31 small letters, digits and single underscores, and begin with a letter"
 _ENV_SUFFIX = "_env"
 _DEFAULTS = "defaults"
 _UNREADABLE = ""
@@ -45,7 +46,7 @@ _UNREADABLE = ""
 _Table = Mapping[str, Any]
 _HINT = "docs/sites.md shows how sites are described."
 _SECRETS = frozenset(variable.name for variable in VARIABLES if variable.is_secret)
-_OWN = frozenset({"BACKUP_DIR", "POSTGRES_DB", "MINIO_BUCKET"})
+OWN_SETTINGS = frozenset({"BACKUP_DIR", "POSTGRES_DB", "MINIO_BUCKET"})
 """Without these in its own table, a site would be the one of the environment, or another one."""
 _SETTINGS = frozenset(variable.name for variable in VARIABLES) - {SITES_VARIABLE} | frozenset(LIBPQ_VARIABLES)
 _KEYS = frozenset(
@@ -109,8 +110,11 @@ def load_sites() -> tuple[Config, ...]:
     """
     base = load_config()
     path = _find_path(base)
-    if path is None:
-        return (base,)
+    return (base,) if path is None else read_sites(base, path)
+
+
+def read_sites(base: Config, path: Path) -> tuple[Config, ...]:
+    """Return the configuration of every site of this file or directory; errors as `load_sites`."""
     defaults, tables = _read_folder(path) if path.is_dir() else _read_tables(path)
     sites: list[Config] = []
     directories: dict[Path, str] = {}
@@ -206,27 +210,26 @@ def _as_table(value: Any) -> _Table | None:
 
 def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Table | None) -> Config:
     # A site whose name nothing can bear has definitions, too, so that its work fails with that reason.
-    usable = name if _is_usable(name) else _make_name(name)
+    usable = name if is_site_name(name) else _make_name(name)
     folder = path if path.is_dir() else path.parent
     file = EnvironmentFile(path, (path,), folder.absolute())
     problems = _Problems(path)
-    if not _is_usable(name):
+    if not is_site_name(name):
         problems.add(
             "BACKUP_DIR",
-            f"{name!r} cannot be the name of a site: use at most 31 small letters, digits and single "
-            "underscores, and begin with a letter",
+            f"{name!r} cannot be the name of a site: {SITE_NAME_HINT}",
         )
     if table is None:
         problems.add("BACKUP_DIR", f"it holds no table [sites.{name}]")
     own = problems.translate(f"site {name}", table or {})
-    for each in _OWN - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
+    for each in OWN_SETTINGS - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
         problems.add(each, f"site {name} does not set {each.lower()}")
     settings = {"BACKUP_NAME": name, **problems.translate("defaults", defaults), **own}
     named = {plain for key in settings for plain in list_names(key)}
     inherited = {
         key: value
         for key, value in base.values.items()
-        if key != SITES_VARIABLE and key not in _OWN and key not in named
+        if key != SITES_VARIABLE and key not in OWN_SETTINGS and key not in named
     }
     values, unreadable = read_value_files({**inherited, **settings}, file)
     return Config(
@@ -235,6 +238,7 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
         MappingProxyType({**unreadable, **problems.found}),
         site_name=usable,
         _reload=partial(load_site, usable),
+        _installation_file=base.file,
     )
 
 
@@ -242,7 +246,8 @@ def _make_name(text: str) -> str:
     return f"site_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _is_usable(name: str) -> bool:
+def is_site_name(name: str) -> bool:
+    """Return whether a site can have this name."""
     return (
         SITE_NAME_PATTERN.fullmatch(name) is not None
         and len(name) <= _NAME_LIMIT

@@ -193,3 +193,14 @@ def test_without_a_file_the_environment_is_the_only_site(
     with pytest.raises(ConfigurationError) as caught:
         load_site("shop")
     assert "BACKUP_SITES_FILE describes sites" in caught.value.hint
+
+
+def test_a_site_knows_the_environment_file_of_the_installation(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's directory depends on it, whichever site a command works on."""
+    (tmp_path / "env").touch(mode=0o600)
+    monkeypatch.setenv("BACKUP_ENV_FILE", str(tmp_path / "env"))
+    (shop,) = write(file, SHOP)
+    assert (shop.file.path, shop.installation_file.path) == (file, tmp_path / "env")
+    assert shop.reload().installation_file.path == tmp_path / "env"
