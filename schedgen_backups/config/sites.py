@@ -41,6 +41,7 @@ _NAME_LIMIT = 31
 SITE_NAME_HINT = "use at most 31 small letters, digits and single underscores, and begin with a letter"
 _ENV_SUFFIX = "_env"
 _DEFAULTS = "defaults"
+_METRICS_VARIABLE = "BACKUP_METRICS_FILE"
 _UNREADABLE = ""
 """In the place of a setting: why the file of a site cannot be read."""
 _Table = Mapping[str, Any]
@@ -232,6 +233,10 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
         if key != SITES_VARIABLE and key not in OWN_SETTINGS and key not in named
     }
     values, unreadable = read_value_files({**inherited, **settings}, file)
+    shared = Path(values.get(_METRICS_VARIABLE, ""))
+    if shared.name and _METRICS_VARIABLE not in own:
+        # Sites that share the setting would overwrite each other's file.
+        values[_METRICS_VARIABLE] = str(shared.with_name(f"{shared.stem}-{usable}{shared.suffix}"))
     return Config(
         file,
         MappingProxyType(values),
