@@ -110,7 +110,7 @@ def load_sites() -> tuple[Config, ...]:
     is read on its own, and one that cannot be used is a site with that problem.
     """
     base = load_config()
-    path = _find_path(base)
+    path = find_sites_file(base)
     return (base,) if path is None else read_sites(base, path)
 
 
@@ -137,6 +137,12 @@ def load_installation() -> tuple[Config, ...]:
         return (load_config().with_problems({"BACKUP_DIR": error.message}),)
 
 
+def inherit_settings(base: Config, path: Path, name: str) -> Config:
+    """Return what a site of this name has before its own table is written; errors as `read_sites`."""
+    defaults, _tables = _read_tables(path)
+    return _make_site(base, path, name, defaults, {})
+
+
 def load_site(name: str) -> Config:
     """Return the configuration of this site; ConfigurationError if it is not described."""
     sites = {site.site_name: site for site in load_sites()}
@@ -159,7 +165,8 @@ def require_one_site(sites: Sequence[Config]) -> Config:
     )
 
 
-def _find_path(base: Config) -> Path | None:
+def find_sites_file(base: Config) -> Path | None:
+    """Return the file or directory of sites; None without one, ConfigurationError if the path is wrong."""
     if base.file.error is not None:  # each part of the site reports it
         return None
     reader = base.open_reader()
@@ -225,7 +232,12 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
     own = problems.translate(f"site {name}", table or {})
     for each in OWN_SETTINGS - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
         problems.add(each, f"site {name} does not set {each.lower()}")
-    settings = {"BACKUP_NAME": name, **problems.translate("defaults", defaults), **own}
+    shared = {
+        key: value
+        for key, value in problems.translate("defaults", defaults).items()
+        if list_names(key).isdisjoint(own)
+    }
+    settings = {"BACKUP_NAME": name, **shared, **own}
     named = {plain for key in settings for plain in list_names(key)}
     inherited = {
         key: value
@@ -233,10 +245,10 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
         if key != SITES_VARIABLE and key not in OWN_SETTINGS and key not in named
     }
     values, unreadable = read_value_files({**inherited, **settings}, file)
-    shared = Path(values.get(_METRICS_VARIABLE, ""))
-    if shared.name and _METRICS_VARIABLE not in own:
+    metrics = Path(values.get(_METRICS_VARIABLE, ""))
+    if metrics.name and _METRICS_VARIABLE not in own:
         # Sites that share the setting would overwrite each other's file.
-        values[_METRICS_VARIABLE] = str(shared.with_name(f"{shared.stem}-{usable}{shared.suffix}"))
+        values[_METRICS_VARIABLE] = str(metrics.with_name(f"{metrics.stem}-{usable}{metrics.suffix}"))
     return Config(
         file,
         MappingProxyType(values),
@@ -325,6 +337,14 @@ def _to_text(value: object) -> str | None:
         texts = [each for each in cast("list[object]", value) if isinstance(each, str)]
         return ",".join(texts) if len(texts) == len(cast("list[object]", value)) else None
     return None
+
+
+def refuse_shared_directory(site: Config, others: Sequence[Config]) -> Config:
+    """Return the site; with a problem if one of the others has its directory, or one above or below it."""
+    directories: dict[Path, str] = {}
+    for other in others:
+        _refuse_shared_directory(other, directories)
+    return _refuse_shared_directory(site, directories)
 
 
 def _refuse_shared_directory(site: Config, directories: dict[Path, str]) -> Config:

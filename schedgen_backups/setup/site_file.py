@@ -13,7 +13,13 @@ from typing import Any
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.reader import resolve_path
 from schedgen_backups.config.sites import OWN_SETTINGS
-from schedgen_backups.config.variables import FILE_SUFFIX, LIBPQ_VARIABLES, SITES_VARIABLE, VARIABLE_GROUPS
+from schedgen_backups.config.variables import (
+    FILE_SUFFIX,
+    LIBPQ_VARIABLES,
+    SITES_VARIABLE,
+    VARIABLE_GROUPS,
+    VARIABLES,
+)
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.setup.store_file import format_value
 
@@ -80,6 +86,23 @@ def make_site(name: str, config: Config) -> NewSite:
             else:
                 table[f"{key}_env"] = variable.name
     table.update({each.lower(): config.values[each] for each in LIBPQ_VARIABLES if config.values.get(each)})
+    return NewSite(name, table, files)
+
+
+def make_added_site(name: str, inherited: Config, answers: Mapping[str, str]) -> NewSite:
+    """Return the site of this name with those answers that differ from what it inherits."""
+    table: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    for variable in VARIABLES:
+        key, answer = variable.name.lower(), answers.get(variable.name)
+        known = inherited.values.get(variable.name, "").strip() or variable.default
+        if answer is None or (answer == known and variable.name not in OWN_SETTINGS):
+            continue
+        if answer and variable.is_secret:
+            table[f"{key}_file"] = f"{name}.{key}"
+            files[f"{name}.{key}"] = f"{answer}\n".encode()
+        elif not variable.is_secret:
+            table[key] = answer
     return NewSite(name, table, files)
 
 
