@@ -31,7 +31,7 @@ from schedgen_backups.setup.site_file import NewSite, add_site, make_added_site
 def add_site_by_questions(name: str, flags: Mapping[str, str], *, is_interactive: bool, is_dry: bool) -> None:
     """Ask for the settings of the site, try each answer, and add its table and secrets.
 
-    `flags` maps variables to values. ConfigurationError if there is no file of sites, it has the site, or,
+    `flags` maps variables to values. ConfigurationError without a file of sites, if it has the site, or,
     without a terminal, an answer is wrong.
     """
     base = load_config()
@@ -75,7 +75,7 @@ def _require_file(base: Config) -> Path:
     path = find_sites_file(base)
     if path is None:
         raise ConfigurationError(
-            f"{SITES_VARIABLE} is not set: there is no file of sites",
+            f"{SITES_VARIABLE} is not set: no file of sites exists",
             hint="`schedgen-backups sites import-env NAME --to FILE` moves this installation into one.",
         )
     if path.is_dir():
