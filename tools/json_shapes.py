@@ -13,6 +13,8 @@ COMMON_FIELDS: Mapping[str, str] = {
     "error": "if the command fails before it has a result: the reason, instead of the fields below",
     "hint": "with `error`: what to do",
     "exit_code": "with `error`: the exit code",
+    "sites": "with `--all-sites`, instead of the fields below: the answer for each site, by its name; "
+    "`settings_error` in it says why the settings of the site are wrong",
 }
 _POINT_ID = "ID of the recovery point"
 POINT_FIELDS: Mapping[str, str] = {
@@ -121,6 +123,14 @@ SHAPES: Mapping[str, Mapping[str, str]] = {
         "written": "for each table: rows added and changed, with `--write`",
     },
     "show": POINT_FIELDS,
+    "sites": {
+        "sites": "with `list`, for each site: `name`, `directory`, `problem` (of its settings); or null",
+        "name": "with `import-env`: the name of the site",
+        "file": "with `import-env`: the file of sites",
+        "secrets": "with `import-env`: the files of its secrets",
+        "table": "with `import-env`: the settings in the file",
+        "is_written": "with `import-env`: whether the files were written, false with `--dry-run`",
+    },
     "status": {
         "state": "`OK`, `WARNING` or `CRITICAL`",
         "id": "newest verified point, or null",

@@ -9,8 +9,15 @@ from typing import Annotated
 
 import typer
 
+from schedgen_backups.cli.all_sites import (
+    AllSitesOption,
+    SiteAnswer,
+    print_answer,
+    print_answers_of_all_sites,
+)
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, get_config, out, print_json
 from schedgen_backups.cli.text import escape
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, VerificationError
 from schedgen_backups.core.receipts.keys import (
@@ -156,14 +163,31 @@ def report(
     context: typer.Context,
     *,
     to: Annotated[
-        Path, typer.Option(metavar="FILE", help="File to write: .html for a page, .json for its values.")
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="File to write: .html for a page, .json for its values. With --all-sites, each site's file "
+            "has its name: with report.html, the site shop has report-shop.html.",
+        ),
     ],
     month: Annotated[str, typer.Option(metavar="YYYY-MM", help="Month; by default the last whole one.")] = "",
+    all_sites: AllSitesOption = False,
 ) -> None:
     """Write a month's evidence: points, drills, incidents, copies, removals (docs/report.md)."""
-    made = make_report(get_config(context), month)
-    write_report(made, to)
-    out.print(escape(f"{to}: {describe_counts(made)}"))
-    if made.unreadable_lines:
-        number = made.unreadable_lines
-        out.print(f"{count(number, 'line')} of the history {be(number)} not readable")
+    if all_sites:
+        print_answers_of_all_sites(
+            context,
+            lambda config: _write_report(config, month, to.with_stem(f"{to.stem}-{config.site_name}")),
+            as_json=False,
+        )
+    else:
+        print_answer(_write_report(get_config(context), month, to), as_json=False)
+
+
+def _write_report(config: Config, month: str, path: Path) -> SiteAnswer:
+    made = make_report(config, month)
+    write_report(made, path)
+    lines = [escape(f"{path}: {describe_counts(made)}")]
+    if number := made.unreadable_lines:
+        lines.append(f"{count(number, 'line')} of the history {be(number)} not readable")
+    return SiteAnswer({}, lines)

@@ -9,11 +9,14 @@ from typing import Annotated
 
 import typer
 
-from schedgen_backups.cli.app import app, err, get_config
+from schedgen_backups.cli.app import app, err
 from schedgen_backups.cli.text import escape
+from schedgen_backups.config.config import Config
+from schedgen_backups.config.sites import load_site, load_sites
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.metrics.exposition import render_metrics, serve_metrics
-from schedgen_backups.evidence.metrics import measure
+from schedgen_backups.core.metrics.samples import Sample
+from schedgen_backups.evidence.metrics import measure_sites
 
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})")
 _LAST_PORT = 65535
@@ -32,14 +35,19 @@ def metrics(
         ),
     ] = "",
 ) -> None:
-    """Print the metrics of this site in the format of Prometheus (docs/reference/metrics.md)."""
-    config = get_config(context)
+    """Print the metrics of every site in the format of Prometheus (docs/reference/metrics.md)."""
+    named = context.find_object(Config)
+    name = named.site_name if named is not None else ""
+
+    def measure_now() -> dict[str, tuple[Sample, ...]]:
+        return measure_sites((load_site(name),) if name else load_sites())
+
     if not listen:
-        typer.echo(render_metrics(measure(config)).decode(), nl=False)
+        typer.echo(render_metrics(measure_now()).decode(), nl=False)
         return
     host, port = _parse_address(listen)
     try:
-        end = serve_metrics(lambda: measure(config.reload()), host, port)
+        end = serve_metrics(measure_now, host, port)
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on {listen}: {error.strerror or error}", hint="Use another address or port."

@@ -8,10 +8,17 @@ import typer
 from rich.table import Table
 
 from schedgen_backups.alerts.service import AlertService, send_test_alert
+from schedgen_backups.cli.all_sites import (
+    AllSitesOption,
+    SiteAnswer,
+    print_answer,
+    print_answers_of_all_sites,
+)
 from schedgen_backups.cli.app import CommandEnd, JsonOption, app, err, get_config, out, print_json
 from schedgen_backups.cli.copy_status import KnownCopies, list_store_troubles
 from schedgen_backups.cli.progress import print_precondition_results, show_work
 from schedgen_backups.cli.text import escape, escape_value
+from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.selection import list_verified, look_over
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.verify.live_system import check_consistency, describe_consistency
@@ -28,14 +35,21 @@ _LISTED_KEYS = 200
 
 
 @app.command()
-def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
+def status(context: typer.Context, *, all_sites: AllSitesOption = False, as_json: JsonOption = False) -> None:
     """Print in one line whether the newest verified recovery point is recent enough, and its copies.
 
     A line for each store follows, with the age of each proof. Exit code 0 if the point is recent enough; 1 if
     it is almost too old, a point is damaged, something is wrong with the copies or an incident is open; 2 if
-    it is too old or there is none.
+    it is too old or there is none; with --all-sites also 4 if the settings of a site are wrong.
     """
-    config, now = get_config(context), datetime.now(timezone.utc)
+    if all_sites:
+        print_answers_of_all_sites(context, _answer_status, as_json=as_json)
+    else:
+        print_answer(_answer_status(get_config(context)), as_json=as_json)
+
+
+def _answer_status(config: Config) -> SiteAnswer:
+    now = datetime.now(timezone.utc)
     write_metrics_file(config)
     service, copies = AlertService(config), KnownCopies(config)
     overview = look_over(service.catalog, now)
@@ -55,35 +69,34 @@ def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
     )
     exit_code = _STATUS_CRITICAL if freshness.is_too_old(max_age) else _STATUS_WARNING if is_warning else 0
     word = {0: "OK", _STATUS_WARNING: "WARNING", _STATUS_CRITICAL: "CRITICAL"}[exit_code]
-    if as_json:
-        print_json(
-            {
-                "state": word,
-                "id": freshness.newest.point_id.text if freshness.newest is not None else None,
-                "age_seconds": freshness.age.total_seconds() if freshness.age is not None else None,
-                "max_age_seconds": max_age.total_seconds(),
-                "damaged": [point.point_id.text for point in overview.broken],
-                "ahead": [point.point_id.text for point in overview.ahead],
-                "to_be_read_again": overview.due_count,
-                "open_incidents": incidents,
-                "copies": copies.spread_to_json(newest, now),
-                "stores": copies.stores_to_json(verified, now),
-            }
-        )
-    else:
-        parts = [overview.describe_freshness(max_age)]
-        if not overview.is_intact or overview.due_count:
-            parts.append(overview.describe_intactness())
-        if spread := copies.describe_spread(newest, now):
-            parts.append(spread)
-        if troubles and not copies.error:
-            parts.append("; ".join(troubles))
-        if incidents:
-            parts.append(f"open incidents: {', '.join(incidents)}")
-        out.print(escape(f"{word}: {'; '.join(parts)}"))
-        for store in copies.stores:
-            out.print(escape(f"{store.name}: {store.describe(now)}"))
-    raise CommandEnd(exit_code)
+    parts = [overview.describe_freshness(max_age)]
+    if not overview.is_intact or overview.due_count:
+        parts.append(overview.describe_intactness())
+    if spread := copies.describe_spread(newest, now):
+        parts.append(spread)
+    if troubles and not copies.error:
+        parts.append("; ".join(troubles))
+    if incidents:
+        parts.append(f"open incidents: {', '.join(incidents)}")
+    return SiteAnswer(
+        {
+            "state": word,
+            "id": freshness.newest.point_id.text if freshness.newest is not None else None,
+            "age_seconds": freshness.age.total_seconds() if freshness.age is not None else None,
+            "max_age_seconds": max_age.total_seconds(),
+            "damaged": [point.point_id.text for point in overview.broken],
+            "ahead": [point.point_id.text for point in overview.ahead],
+            "to_be_read_again": overview.due_count,
+            "open_incidents": incidents,
+            "copies": copies.spread_to_json(newest, now),
+            "stores": copies.stores_to_json(verified, now),
+        },
+        (
+            escape(f"{word}: {'; '.join(parts)}"),
+            *(escape(f"{store.name}: {store.describe(now)}") for store in copies.stores),
+        ),
+        exit_code,
+    )
 
 
 @app.command()

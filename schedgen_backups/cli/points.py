@@ -1,4 +1,4 @@
-"""The commands for recovery points: `list`, `show`, `verify`, `pin`, `adopt`, `prune` and others."""
+"""The commands for recovery points: `show`, `verify`, `pin`, `adopt`, `prune` and others."""
 
 from __future__ import annotations
 
@@ -30,13 +30,11 @@ from schedgen_backups.cli.copies import (
     fetch_indexes,
     fetch_whole,
     open_point,
-    print_copies,
 )
 from schedgen_backups.cli.copy_status import KnownCopies
 from schedgen_backups.cli.progress import (
     describe_levels,
     draw_plan,
-    draw_points,
     draw_results,
     draw_tables,
     show_progress,
@@ -47,12 +45,12 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remove_pin, write_pin
 from schedgen_backups.core.catalog.points import PointListing, PointState
-from schedgen_backups.core.catalog.selection import has_label, resolve_point
+from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.formats.records import describe_left_out
 from schedgen_backups.core.model import AcceptedObject, Adoption, ArtifactKind, ArtifactName, Manifest
 from schedgen_backups.core.retention.prune import plan_pruning, remove_points
-from schedgen_backups.core.units import count, describe_labels, format_bytes, parse_span
+from schedgen_backups.core.units import count, describe_labels, format_bytes
 from schedgen_backups.core.verify.commit import check_point, verify_point
 from schedgen_backups.core.verify.files import (
     verify_archive,
@@ -63,65 +61,6 @@ from schedgen_backups.core.verify.files import (
 from schedgen_backups.core.verify.live_system import LiveSystem
 from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.exit_codes import VERIFICATION_EXIT_CODE
-
-
-@app.command(name="list")
-def list_points(
-    context: typer.Context,
-    *,
-    label: Annotated[str, typer.Option(help="Only points with this label: key, or key=value.")] = "",
-    since: Annotated[
-        str,
-        typer.Option(metavar="DURATION", help="Only points taken within this time, such as 36h, 30d or 4w."),
-    ] = "",
-    state: Annotated[PointState | None, typer.Option(help="Only points in this state.")] = None,
-    from_store: FromOption = "",
-    identity: IdentityOption = None,
-    version_time: VersionTimeOption = "",
-    site: SiteOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """List the recovery points, oldest first, with state, copies, pin, labels and reason."""
-    config = get_config(context)
-    source = CopySource.from_options(from_store, identity, version_time, site)
-    if source.store:
-        print_copies(config, source, as_json=as_json)
-        return
-    catalog, copies = config.open_catalog(), KnownCopies(config)
-    now = datetime.now(timezone.utc)
-    begins_at = now - parse_span(since) if since else None
-    points = [
-        point
-        for point in catalog.list_points()
-        if has_label(point, label)
-        and (begins_at is None or point.point_id.taken_at >= begins_at)
-        and state in {None, point.state}
-    ]
-    unmanaged = catalog.list_unmanaged()
-    if as_json:
-        print_json(
-            {
-                "points": [_point_to_json(catalog, point, copies) for point in points],
-                "unmanaged": [path.name for path in unmanaged],
-                "copies": [],
-            }
-        )
-        return
-    if points:
-        holders = {
-            point.point_id: ", ".join(status.name for status, _copied in copies.list_holders(point.point_id))
-            for point in points
-        }
-        pins = {point.point_id: describe_pin(catalog, point.point_id) for point in points}
-        out.print(draw_points(points, now, pins, holders if copies.stores else None))
-    else:
-        wanted = "matching " if label or since or state else ""
-        out.print(f"no {wanted}recovery points in {escape(str(catalog.directory))}")
-    if copies.error:
-        out.print(f"copies are unknown: {escape(copies.error)}")
-    if unmanaged:
-        names = ", ".join(path.name for path in unmanaged)
-        out.print(f"unmanaged (not made by schedgen-backups, never touched): {escape_value(names)}")
 
 
 @app.command()
@@ -155,7 +94,7 @@ def show(
 def _show(catalog: Catalog, point: PointListing, copies: KnownCopies, *, store: str, as_json: bool) -> None:
     """Print the point; of a copy, only the index of each file was fetched, into a folder that goes."""
     if as_json:
-        print_json(_point_to_json(catalog, point, copies))
+        print_json(point_to_json(catalog, point, copies))
         return
     out.print(
         f"[bold]{point.point_id}[/]  {point.state.value}  taken "
@@ -473,7 +412,8 @@ def _find_live(config: Config) -> LiveSystem | None:
         return None
 
 
-def _point_to_json(catalog: Catalog, point: PointListing, copies: KnownCopies) -> dict[str, object]:
+def point_to_json(catalog: Catalog, point: PointListing, copies: KnownCopies) -> dict[str, object]:
+    """Return the fields of a point in `list --json` and `show --json`."""
     try:
         found = read_pin(catalog, point.point_id)
         pin_answer: object = found.model_dump(mode="json") if found is not None else None

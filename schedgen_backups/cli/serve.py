@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from schedgen_backups.cli.app import CommandEnd, app, get_config, out
+from schedgen_backups.cli.app import CommandEnd, app, out
+from schedgen_backups.config.config import load_config
 from schedgen_backups.core.servers.loopback import LOOPBACK
 from schedgen_backups.runs.home import hold_home, prepare_home
 
@@ -25,7 +26,6 @@ WorkspaceOption = Annotated[
 
 @app.command()
 def serve(
-    context: typer.Context,
     *,
     host: HostOption = LOOPBACK,
     port: PortOption = 3000,
@@ -39,7 +39,7 @@ def serve(
         run_ui_and_daemon,
     )
 
-    config = get_config(context)
+    config = load_config()
     config.check("ui")
     check_port_free(host, port)
     with hold_home(config.file) as home:
@@ -51,7 +51,6 @@ def serve(
 
 @app.command()
 def webserver(
-    context: typer.Context,
     *,
     host: HostOption = LOOPBACK,
     port: PortOption = 3000,
@@ -61,7 +60,7 @@ def webserver(
     from schedgen_backups.ui.processes import find_workspace  # noqa: PLC0415
     from schedgen_backups.ui.webserver import run_webserver  # noqa: PLC0415 - imports Dagster
 
-    config = get_config(context)
+    config = load_config()
     settings = config.ui
     found = workspace.absolute() if workspace is not None else find_workspace()
     # The .env of Dagster's working directory would override the environment: use a directory without one.

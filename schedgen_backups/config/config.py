@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from schedgen_backups.config.alerts import AlertSettings, read_alerts
+from schedgen_backups.config.capture import read_capture
 from schedgen_backups.config.drill import read_drill
 from schedgen_backups.config.encryption import check_encryption, read_identity_file, read_staging
 from schedgen_backups.config.env_file import EnvironmentFile, find_environment_file
-from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.config.reader import Reader, list_names, read_value_files
 from schedgen_backups.config.schedules import (
     DefinitionSettings,
@@ -22,7 +22,6 @@ from schedgen_backups.config.schedules import (
     ScheduleSettings,
     read_definition_settings,
     read_housekeeping,
-    read_layout,
     read_schedule,
     read_timezone,
 )
@@ -34,7 +33,6 @@ from schedgen_backups.config.variables import (
     ENV_FILE_VARIABLE,
     NAMES,
     PACK_IDENTITY_VARIABLE,
-    PACK_RECIPIENTS_VARIABLE,
 )
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.copies.settings import StoreSettings
@@ -50,9 +48,6 @@ from schedgen_backups.core.settings import (
     CommandSettings,
     DatabaseSettings,
     DrillSettings,
-    Exclusions,
-    References,
-    TransferSettings,
 )
 from schedgen_backups.core.verify.live_system import LiveApplication
 
@@ -73,10 +68,6 @@ Part = Literal[
 ]
 """A property of Config that may raise."""
 METRICS_VARIABLE = "BACKUP_METRICS_FILE"
-_MOST_THREADS = 64
-_CORES_FOR_TWO_DUMPS = 4
-"""Number of cores from which two pg_dump run by default. One pg_dump, its server and the compression keep two
-cores busy; there, a second one gained nothing (2026-11-25: 6.6 s with one and with two)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +94,7 @@ class Config:
     _parts: tuple[Config, ...] = ()
     part: PartName | None = None
     """Which part of a site of several databases or buckets this is; None for a whole site."""
+    _installation_file: EnvironmentFile | None = None
 
     @property
     def parts(self) -> tuple[Config, ...]:
@@ -142,6 +134,11 @@ class Config:
             f"the site {self.site_name} has no part {name!r}",
             hint=f"Its parts are {names}." if names else "It has one database and one bucket: name the site.",
         )
+
+    @property
+    def installation_file(self) -> EnvironmentFile:
+        """The environment file of the installation, also if another file describes the site."""
+        return self._installation_file or self.file
 
     def reload(self) -> Config:
         """Read the configuration of the same site again; never raise.
@@ -293,24 +290,7 @@ class Config:
     def capture(self) -> CaptureSettings:
         """Settings of taking a recovery point and of transferring data."""
         reader = self.open_reader()
-        query = reader.text("BACKUP_REFERENCE_QUERY")
-        preset = reader.parsed(
-            "BACKUP_PRESET", PRESETS.__getitem__, f"one of {', '.join(PRESETS)}", PRESETS["schedgen"]
-        )
-        settings = CaptureSettings(
-            transfer=_read_transfer(reader),
-            references=References(query, built_in=None) if query and query != preset.query else preset,
-            exclusions=Exclusions(
-                tables=_read_patterns(reader, "BACKUP_EXCLUDE_TABLE_DATA"),
-                objects=_read_patterns(reader, "BACKUP_EXCLUDE_OBJECTS"),
-            ),
-            is_empty_allowed=reader.yes_or_no("BACKUP_ALLOW_EMPTY"),
-            is_new_source_allowed=reader.yes_or_no("BACKUP_ALLOW_NEW_SOURCE"),
-            reread_days=reader.number("BACKUP_REREAD_DAYS", 0, 3650),
-            layout=read_layout(reader),
-            pack_reread_days=reader.number("BACKUP_PACK_REREAD_DAYS", 1, 3650),
-            pack_recipients=_read_patterns(reader, PACK_RECIPIENTS_VARIABLE),
-        )
+        settings = read_capture(reader)
         reader.check()
         check_encryption(settings, reader.text(PACK_IDENTITY_VARIABLE))
         return settings
@@ -510,24 +490,3 @@ def _load(file: EnvironmentFile, named: Path | None) -> Config:
     }
     values, problems = read_value_files({**from_file, **from_process}, file)
     return Config(file, MappingProxyType(values), MappingProxyType(problems), named)
-
-
-def _read_patterns(reader: Reader, name: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in reader.text(name).split(",") if part.strip())
-
-
-def _read_transfer(reader: Reader) -> TransferSettings:
-    threads, jobs = reader.text("BACKUP_COMPRESSION_THREADS"), reader.text("BACKUP_DUMP_JOBS")
-    cores = os.cpu_count() or 1
-    return TransferSettings(
-        compression_threads=reader.number("BACKUP_COMPRESSION_THREADS", 1, _MOST_THREADS)
-        if threads
-        else min(cores, 8),
-        dump_jobs=reader.number("BACKUP_DUMP_JOBS", 1, _MOST_THREADS)
-        if jobs
-        else 1 + (cores >= _CORES_FOR_TWO_DUMPS),
-        download_threads=reader.number("BACKUP_DOWNLOAD_THREADS", 1, _MOST_THREADS),
-        stall_timeout_seconds=reader.number("BACKUP_STALL_TIMEOUT_SECONDS", 1, 24 * 3600),
-        max_mb_per_second=reader.number("BACKUP_MAX_MB_PER_SECOND", 0, 100_000),
-        postgres_bin_dir=reader.path("PG_BIN_DIR"),
-    )

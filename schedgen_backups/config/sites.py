@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -39,14 +39,16 @@ from schedgen_backups.core.model import PartName
 from schedgen_backups.site_names import RESERVED_SITE_NAMES, SITE_NAME_PATTERN
 
 _NAME_LIMIT = 31
+SITE_NAME_HINT = "use at most 31 small letters, digits and single underscores, and begin with a letter"
 _ENV_SUFFIX = "_env"
 _DEFAULTS = "defaults"
+_METRICS_VARIABLE = "BACKUP_METRICS_FILE"
 _UNREADABLE = ""
 """In the place of a setting: why the file of a site cannot be read."""
 _Table = Mapping[str, Any]
 _HINT = "docs/sites.md shows how sites are described."
 _SECRETS = frozenset(variable.name for variable in VARIABLES if variable.is_secret)
-_OWN = frozenset({"BACKUP_DIR", "POSTGRES_DB", "MINIO_BUCKET"})
+OWN_SETTINGS = frozenset({"BACKUP_DIR", "POSTGRES_DB", "MINIO_BUCKET"})
 """Without these in its own table, a site would be the one of the environment, or another one."""
 _SETTINGS = frozenset(variable.name for variable in VARIABLES) - {SITES_VARIABLE} | frozenset(LIBPQ_VARIABLES)
 _KEYS = frozenset(
@@ -58,6 +60,50 @@ _KEYS = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class UnusableValue:
+    """In the place of a setting's value: why there is none."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class DeclaredSite:
+    """A site that another file than the file of sites describes, such as the one of a Dagster component."""
+
+    file: Path
+    """Relative paths start at its directory."""
+    name: str
+    table: Mapping[str, Any] = field(repr=False)
+
+
+def load_declared_sites(declared: Sequence[DeclaredSite]) -> tuple[Config, ...]:
+    """Return the configuration of every declared site, in order; never raise.
+
+    What a site does not set comes from the environment and the environment file. A site with the name or the
+    directory of an earlier one is a site with that problem.
+    """
+    base = load_config()
+    sites: list[Config] = []
+    names: set[str] = set()
+    directories: dict[Path, str] = {}
+    for index, each in enumerate(declared):
+        site = _make_site(base, each.file, each.name, {}, each.table)
+        if site.site_name in names:
+            site = replace(
+                site.with_problems({"BACKUP_DIR": f"{each.file}: another site is named {each.name!r}, too"}),
+                site_name=_make_name(f"{each.file} {index}"),
+            )
+        site = replace(site, _reload=partial(_load_declared_site, declared, index))
+        names.add(site.site_name)
+        sites.append(_refuse_shared_directory(site, directories))
+    return tuple(sites)
+
+
+def _load_declared_site(declared: Sequence[DeclaredSite], index: int) -> Config:
+    return load_declared_sites(declared)[index]
+
+
 def load_sites() -> tuple[Config, ...]:
     """Return the configuration of every site, in order; without a file of sites, that of the only one.
 
@@ -65,9 +111,12 @@ def load_sites() -> tuple[Config, ...]:
     is read on its own, and one that cannot be used is a site with that problem.
     """
     base = load_config()
-    path = _find_path(base)
-    if path is None:
-        return (base,)
+    path = find_sites_file(base)
+    return (base,) if path is None else read_sites(base, path)
+
+
+def read_sites(base: Config, path: Path) -> tuple[Config, ...]:
+    """Return the configuration of every site of this file or directory; errors as `load_sites`."""
     defaults, tables = _read_folder(path) if path.is_dir() else _read_tables(path)
     sites: list[Config] = []
     directories: dict[Path, str] = {}
@@ -87,6 +136,12 @@ def load_installation() -> tuple[Config, ...]:
         return load_sites()
     except ConfigurationError as error:
         return (load_config().with_problems({"BACKUP_DIR": error.message}),)
+
+
+def inherit_settings(base: Config, path: Path, name: str) -> Config:
+    """Return what a site of this name has before its own table is written; errors as `read_sites`."""
+    defaults, _tables = _read_tables(path)
+    return _make_site(base, path, name, defaults, {})
 
 
 def load_site(name: str) -> Config:
@@ -115,7 +170,8 @@ def require_one_site(sites: Sequence[Config]) -> Config:
     )
 
 
-def _find_path(base: Config) -> Path | None:
+def find_sites_file(base: Config) -> Path | None:
+    """Return the file or directory of sites; None without one, ConfigurationError if the path is wrong."""
     if base.file.error is not None:  # each part of the site reports it
         return None
     reader = base.open_reader()
@@ -167,15 +223,14 @@ def _as_table(value: Any) -> _Table | None:
 
 def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Table | None) -> Config:
     # A site whose name nothing can bear has definitions, too, so that its work fails with that reason.
-    usable = name if _is_usable(name) else f"site_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    usable = name if is_site_name(name) else _make_name(name)
     folder = path if path.is_dir() else path.parent
     file = EnvironmentFile(path, (path,), folder.absolute())
     problems = _Problems(path)
-    if not _is_usable(name):
+    if not is_site_name(name):
         problems.add(
             "BACKUP_DIR",
-            f"{name!r} cannot be the name of a site: use at most 31 small letters, digits and single "
-            "underscores, and begin with a letter",
+            f"{name!r} cannot be the name of a site: {SITE_NAME_HINT}",
         )
     if table is None:
         problems.add("BACKUP_DIR", f"it holds no table [sites.{name}]")
@@ -184,31 +239,46 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
     )
     sources = _SourceTables.read(name, table or {}, problems)
     if sources is not None:
-        for each in sorted(_OWN & own.keys() - {"BACKUP_DIR"}):
+        for each in sorted(OWN_SETTINGS & own.keys() - {"BACKUP_DIR"}):
             problems.add(each, f"site {name} sets {each.lower()} beside its tables of databases and buckets")
             del own[each]
-    for each in _OWN - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
+    for each in OWN_SETTINGS - {key.removesuffix(FILE_SUFFIX) for key in own} - problems.found.keys():
         if sources is None or each == "BACKUP_DIR":
             problems.add(each, f"site {name} does not set {each.lower()}")
-    settings = {"BACKUP_NAME": name, **problems.translate("defaults", defaults), **own}
+    shared = {
+        key: value
+        for key, value in problems.translate("defaults", defaults).items()
+        if list_names(key).isdisjoint(own)
+    }
+    settings = {"BACKUP_NAME": name, **shared, **own}
     named = {plain for key in settings for plain in list_names(key)}
     inherited = {
         key: value
         for key, value in base.values.items()
-        if key != SITES_VARIABLE and key not in _OWN and key not in named
+        if key != SITES_VARIABLE and key not in OWN_SETTINGS and key not in named
     }
     values, unreadable = read_value_files({**inherited, **settings}, file)
+    metrics = Path(values.get(_METRICS_VARIABLE, ""))
+    if metrics.name and _METRICS_VARIABLE not in own:
+        # Sites that share the setting would overwrite each other's file.
+        values[_METRICS_VARIABLE] = str(metrics.with_name(f"{metrics.stem}-{usable}{metrics.suffix}"))
     site = Config(
         file,
         MappingProxyType(values),
         MappingProxyType({**unreadable, **problems.found}),
         site_name=usable,
         _reload=partial(load_site, usable),
+        _installation_file=base.file,
     )
     return site if sources is None else sources.divide(site, {**inherited, **settings})
 
 
-def _is_usable(name: str) -> bool:
+def _make_name(text: str) -> str:
+    return f"site_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def is_site_name(name: str) -> bool:
+    """Return whether a site can have this name."""
     return (
         SITE_NAME_PATTERN.fullmatch(name) is not None
         and len(name) <= _NAME_LIMIT
@@ -236,6 +306,8 @@ class _Problems:
                 self.add("BACKUP_DIR", f"{where}: {value}")
             elif key not in _KEYS:
                 self._add_unknown(where, key)
+            elif isinstance(value, UnusableValue):
+                self.add(_name_of(key), f"{where}: {key} {value.reason}")
             elif (text := _to_text(value)) is None:
                 self.add(
                     _name_of(key), f"{where}: {key} is neither text, number, true, false nor a list of texts"
@@ -297,7 +369,7 @@ class _SourceTables:
             found[kind] = {name: _as_table(each) or {} for name, each in (tables or {}).items()}
         names = [name for tables in found.values() for name in tables]
         for name in dict.fromkeys(names):
-            if not _is_usable(name):
+            if not is_site_name(name):
                 problems.add(
                     "BACKUP_DIR", f"site {site}: {name!r} cannot be the name of a database or a bucket"
                 )
@@ -366,6 +438,14 @@ def _to_text(value: object) -> str | None:
         texts = [each for each in cast("list[object]", value) if isinstance(each, str)]
         return ",".join(texts) if len(texts) == len(cast("list[object]", value)) else None
     return None
+
+
+def refuse_shared_directory(site: Config, others: Sequence[Config]) -> Config:
+    """Return the site; with a problem if one of the others has its directory, or one above or below it."""
+    directories: dict[Path, str] = {}
+    for other in others:
+        _refuse_shared_directory(other, directories)
+    return _refuse_shared_directory(site, directories)
 
 
 def _refuse_shared_directory(site: Config, directories: dict[Path, str]) -> Config:

@@ -45,12 +45,22 @@ def build_installation_definitions(configs: Sequence[Config]) -> dg.Definitions:
     return dg.Definitions.merge(*(sites if len(sites) == 1 else map(_isolate, sites)), shared)
 
 
+def build_embedded_definitions(config: Config) -> dg.Definitions:
+    """Return the definitions of a site in a code location that also has definitions of others.
+
+    Nothing in them concerns runs of others: neither alerts of their failures nor the removal of old runs.
+    """
+    # Every name that is not this site's belongs to a site without a name, which the location does not have.
+    installation = InstallationNames((SiteNames(), SiteNames(config.site_name)))
+    return _isolate(_build_site(config, installation))
+
+
 def _isolate(site: dg.Definitions) -> dg.Definitions:
     """Return the site's definitions with jobs that know its own assets and resources only.
 
     Otherwise Dagster searches all assets of the location for each job, and binds every site's resource to it:
     the time to load would grow with the square of the number of sites (200 sites: 54 s of processor time
-    instead of 15 s, 2026-11-30).
+    instead of 15 s, 2026-11-30). The jobs keep the site's executor; a code location has one, its owner's.
     """
     return dg.Definitions(
         assets=site.assets,
@@ -59,7 +69,6 @@ def _isolate(site: dg.Definitions) -> dg.Definitions:
         sensors=site.sensors,
         schedules=site.schedules,
         resources=site.resources,
-        executor=site.executor,
     )
 
 
@@ -75,6 +84,7 @@ def _build_shared(keeper: Config, sites: Iterable[dg.Definitions]) -> dg.Definit
     return dg.Definitions(
         jobs=[make_run_removal_job(SiteNames(keeper.site_name), check_keys)],
         schedules=[make_run_removal_schedule(keeper.definitions.timezone)],
+        executor=dg.in_process_executor,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.errors import BackupError
+from schedgen_backups.core.errors import BackupError, ConfigurationError
+from schedgen_backups.core.metrics import families
 from schedgen_backups.core.metrics.exposition import render_metrics
 from schedgen_backups.core.metrics.samples import MonitoredSite, Sample, measure_site
 from schedgen_backups.core.notify.channels import make_channels
@@ -18,6 +20,25 @@ _UNNAMED = "default"
 _READABLE_BY_ALL = 0o644
 """node_exporter runs as another user. It contains no secret."""
 _LOG = logging.getLogger(__name__)
+
+
+def measure_sites(sites: Sequence[Config]) -> dict[str, tuple[Sample, ...]]:
+    """Return the samples of every site, by a name that no other site has.
+
+    The only site raises errors as `measure` does. A site among others that cannot be measured has one sample,
+    by which an alarm knows it.
+    """
+    if len(sites) == 1:
+        return measure(sites[0])
+    found: dict[str, tuple[Sample, ...]] = {}
+    for site in sites:
+        try:
+            [(name, samples)] = measure(site).items()
+        except (BackupError, OSError) as error:
+            _LOG.warning("the site %s cannot be measured: %s", site.site_name, error)
+            name, samples = site.site_name, (Sample(families.SETTINGS_WRONG, 1),)
+        found[f"{name} ({site.site_name})" if name in found else name] = samples
+    return found
 
 
 def measure(config: Config) -> dict[str, tuple[Sample, ...]]:
@@ -37,8 +58,17 @@ def measure(config: Config) -> dict[str, tuple[Sample, ...]]:
         layout=planned.layout,
         channels=tuple(make_channels(settings.webhook_urls, settings.mail_recipients, settings.mail)),
         stores=tuple(config.read_store_statuses()),
+        has_wrong_settings=_has_wrong_settings(config),
     )
     return {site.name: measure_site(site, datetime.now(timezone.utc))}
+
+
+def _has_wrong_settings(config: Config) -> bool:
+    try:
+        config.check("database", "bucket", "capture", "schedule", "retention", "commands")
+    except ConfigurationError:
+        return True
+    return False
 
 
 def write_metrics_file(config: Config) -> None:

@@ -116,7 +116,7 @@ def _open_instance(config: Config, job_name: str) -> Generator[dg.DagsterInstanc
     try:
         with ExitStack() as stack:
             try:
-                with hold_home(config.file):
+                with hold_home(config.installation_file):
                     instance = stack.enter_context(dg.DagsterInstance.get())
                 yield instance
             except BackupError:

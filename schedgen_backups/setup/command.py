@@ -18,6 +18,7 @@ from schedgen_backups.cli.app import CommandEnd, app, get_config, out
 from schedgen_backups.config.variables import VARIABLES, Variable
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.exit_codes import CANCELLED_EXIT_CODE
+from schedgen_backups.setup.added_site import add_site_by_questions
 from schedgen_backups.setup.plan import LOG_AT, SERVICE_USER, STATE_AT, Deployment
 from schedgen_backups.setup.run import UNIT_DIR, Wishes, set_up
 from schedgen_backups.setup.run import remove as remove_deployment
@@ -92,6 +93,15 @@ def setup(
             "--dry-run", help="Print what would be written, with masked secrets, without writing anything."
         ),
     ] = False,
+    site: Annotated[
+        str,
+        typer.Option(
+            "--site",
+            metavar="NAME",
+            help="Add a site of this name to the file of sites, with the same questions; install nothing "
+            "(docs/sites.md).",
+        ),
+    ] = "",
     remove: Annotated[
         bool,
         typer.Option(
@@ -126,6 +136,9 @@ def setup(
         given = {
             _ASKED[name].name: _read_answer(value) for name, value in answers.items() if value is not None
         }
+        if site:
+            add_site_by_questions(site, given, is_interactive=not yes, is_dry=dry_run)
+            return
         set_up(given, wishes, deployment, get_config(context).file, is_interactive=not yes, is_dry=dry_run)
     except (typer.Abort, KeyboardInterrupt):
         # typer would exit with 1, the code of database errors.

@@ -21,6 +21,7 @@ from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.presets import NO_PRESET
 from schedgen_backups.config.reader import DEFAULTS
+from schedgen_backups.config.sites import refuse_shared_directory
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.s3.client import BucketClient
@@ -76,6 +77,8 @@ class Interview:
     draft: Draft | None = None
     """File in which answers are kept after each group of questions; None to keep none."""
     answers: dict[str, str] = field(default_factory=dict[str, str])
+    others: tuple[Config, ...] = ()
+    """The other sites, which must not share the directory."""
 
     def ask_all(self, deployment: Deployment) -> dict[str, str]:
         """Return the tested value of every variable that setup asks for.
@@ -307,7 +310,8 @@ class Interview:
         return size_bytes, True
 
     def _try_times(self, deployment: Deployment) -> None:
-        self.config.check("backup_directory", "capture", "schedule", "retention")
+        config = refuse_shared_directory(self.config, self.others)
+        config.check("backup_directory", "capture", "schedule", "retention")
         if deployment in {Deployment.SYSTEMD, Deployment.CRON}:
             check_path(self.config.backup_directory)
         if deployment is Deployment.SYSTEMD:

@@ -45,7 +45,7 @@ class NewStore:
     @property
     def text(self) -> str:
         """Its table as TOML."""
-        lines = [f"{name} = {_format(value)}" for name, value in self.table.items()]
+        lines = [f"{name} = {format_value(value)}" for name, value in self.table.items()]
         return "\n".join([f"[stores.{self.name}]", *lines, ""])
 
 
@@ -80,12 +80,13 @@ def add_store(text: str, store: NewStore) -> str:
     return merged
 
 
-def _format(value: str | int | Sequence[str]) -> str:
+def format_value(value: str | int | Sequence[str]) -> str:
+    """Return a value as TOML."""
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace(_DELETE, "\\u007f")
-    return f"[{', '.join(_format(each) for each in value)}]"
+    return f"[{', '.join(format_value(each) for each in value)}]"
 
 
 def _parse(text: str) -> dict[str, Any]:

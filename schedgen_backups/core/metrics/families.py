@@ -32,6 +32,10 @@ BUILD_INFO = MetricFamily("build_info", "1, with the version of the program", ("
 WRITTEN = MetricFamily(
     "metrics_written_timestamp_seconds", "When these values were computed, in seconds since 1970"
 )
+SETTINGS_WRONG = MetricFamily(
+    "settings_wrong",
+    "1 if settings that a backup needs are wrong, else 0; other metrics of the site may be absent then",
+)
 LAST_VERIFIED = MetricFamily(
     "last_verified_timestamp_seconds",
     "When the newest verified recovery point was taken; absent if there is none",

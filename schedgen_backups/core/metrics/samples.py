@@ -49,6 +49,7 @@ class MonitoredSite:
     """Of new recovery points."""
     channels: tuple[Channel, ...] = ()
     stores: tuple[StoreStatus, ...] = ()
+    has_wrong_settings: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def measure_site(site: MonitoredSite, now: datetime) -> tuple[Sample, ...]:
     return (
         Sample(families.BUILD_INFO, 1, (TOOL_VERSION,)),
         Sample(families.WRITTEN, now.timestamp()),
+        Sample(families.SETTINGS_WRONG, site.has_wrong_settings),
         *_measure_promises(site),
         *_measure_points(site, points, now),
         *_measure_levels(points),

@@ -202,6 +202,34 @@ def test_a_folder_for_copies_reaches_runs_and_command_line(folder: str, kind: st
     ]
 
 
+def test_a_file_of_sites_reaches_every_container_that_reads_it_and_cannot_be_changed_there() -> None:
+    text = (PROJECT / "docker/compose.yaml").read_text(encoding="utf-8")
+    [file] = re.findall(r"BACKUP_SITES_FILE=(\S+?)\.? ", text)
+    found = read_compose("docker/compose.yaml", BACKUP_SITES_FILE=file)["services"]
+    for name in ("backup-code", "backup-cli", "backup-metrics"):
+        mounts = {volume["target"]: volume.get("read_only", False) for volume in found[name]["volumes"]}
+        assert mounts[str(Path(file).parent)] is True, name
+        assert found[name]["environment"]["BACKUP_SITES_FILE"] == file
+    secrets = found["backup-daemon"]["environment"]["BACKUP_RUN_SECRETS"]
+    assert secrets.endswith(f":{Path(file).parent}:ro")
+    assert {"env": "BACKUP_RUN_SECRETS"} in read_yaml("docker/dagster.yaml")["run_launcher"]["config"][
+        "volumes"
+    ]
+
+
+def test_without_a_file_of_sites_the_stack_is_as_it_was() -> None:
+    found = read_compose("docker/compose.yaml")
+    assert set(found["volumes"]) == {
+        "backups-points",
+        "backups-copies",
+        "backups-state",
+        "backups-login",
+        "backups-db",
+    }
+    for service in found["services"].values():
+        assert service.get("environment", {}).get("BACKUP_SITES_FILE", "") == ""
+
+
 @pytest.fixture
 def installed_units(tmp_path: Path) -> list[Path]:
     """Return the units, with this checkout and this Python in place of the paths they name."""
@@ -371,14 +399,15 @@ def test_the_chart_has_the_pools_of_a_single_host() -> None:
     assert "config" not in values["dagsterDaemon"]["runCoordinator"]
 
 
-def test_the_chart_mounts_a_file_of_stores_that_may_be_missing() -> None:
+@pytest.mark.parametrize("kind", ["stores", "sites"])
+def test_the_chart_mounts_a_file_of_stores_and_one_of_sites_that_may_be_missing(kind: str) -> None:
     text = (PROJECT / "deploy/kubernetes/values.yaml").read_text(encoding="utf-8")
-    [file] = re.findall(r"# - \{name: BACKUP_STORES_FILE, value: (\S+)\}", text)
+    [file] = re.findall(rf"# - \{{name: BACKUP_{kind.upper()}_FILE, value: (\S+)\}}", text)
     deployment = yaml.safe_load(text)["dagster-user-deployments"]["deployments"][0]
     mounts = {mount["name"]: mount for mount in deployment["volumeMounts"]}
-    [secret] = [volume["secret"] for volume in deployment["volumes"] if volume["name"] == "stores"]
-    assert Path(file).parent == Path(mounts["stores"]["mountPath"])
-    assert (secret["optional"], mounts["stores"]["readOnly"]) == (True, True)
+    [secret] = [volume["secret"] for volume in deployment["volumes"] if volume["name"] == kind]
+    assert Path(file).parent == Path(mounts[kind]["mountPath"])
+    assert (secret["optional"], mounts[kind]["readOnly"]) == (True, True)
 
 
 def test_kubernetes_knows_every_key_of_the_secret_and_the_claim() -> None:

@@ -39,6 +39,7 @@ GIB = 1 << 30
 
 HEALTHY: Mapping[str, float | str] = {
     "metrics_written_timestamp_seconds": ADVANCING,
+    "settings_wrong": 0,
     "last_verified_timestamp_seconds": NOW - 10 * HOUR,
     "oldest_verified_timestamp_seconds": NOW - 30 * DAY,
     "last_attempt_timestamp_seconds": NOW - 10 * HOUR + 5,
@@ -124,6 +125,9 @@ CASES: tuple[tuple[str, Mapping[str, float | str], set[str]], ...] = (
     ("26.5 hours old", {"last_verified_timestamp_seconds": NOW - 26.5 * HOUR}, {"BackupTooOld"}),
     ("25.9 hours old", {"last_verified_timestamp_seconds": NOW - 25.9 * HOUR}, set()),
     ("no verified point at all", {"last_verified_timestamp_seconds": ABSENT}, {"BackupTooOld"}),
+    # BackupSettingsWrong
+    ("wrong settings", {"settings_wrong": 1}, {"BackupSettingsWrong"}),
+    ("settings that were wrong for three minutes", {"settings_wrong": "0x60 1x3 0x177"}, set()),
     # BackupFailing
     (
         "attempts for more than two days without a point, and a weekly limit",

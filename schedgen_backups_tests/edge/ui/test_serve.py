@@ -83,10 +83,14 @@ def test_the_helm_charts_command_is_the_webserver_behind_the_gate(tmp_path: Path
         assert ask(port, "GET", "/", [("Host", "evil.example")]).status == 400
 
 
+@pytest.mark.parametrize("sites", ["", "[sites.shop]\n[sites.blog]\n"], ids=["one site", "two sites"])
 @pytest.mark.parametrize("command", ["serve", "webserver"])
-def test_nothing_is_served_with_a_wrong_setting(command: str, tmp_path: Path) -> None:
+def test_nothing_is_served_with_a_wrong_setting(command: str, sites: str, tmp_path: Path) -> None:
+    """The UI is the installation's, whatever its sites are."""
+    (tmp_path / "sites.toml").write_text(sites)
     environment = {
         **os.environ,
+        "BACKUP_SITES_FILE": str(tmp_path / "sites.toml") if sites else "",
         "DAGSTER_HOME": str(tmp_path),
         "BACKUP_UI_USER_HEADER": "X-User",
         "BACKUP_UI_PROXIES": "",

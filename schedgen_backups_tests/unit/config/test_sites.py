@@ -193,3 +193,29 @@ def test_without_a_file_the_environment_is_the_only_site(
     with pytest.raises(ConfigurationError) as caught:
         load_site("shop")
     assert "BACKUP_SITES_FILE describes sites" in caught.value.hint
+
+
+def test_a_site_knows_the_environment_file_of_the_installation(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's directory depends on it, whichever site a command works on."""
+    (tmp_path / "env").touch(mode=0o600)
+    monkeypatch.setenv("BACKUP_ENV_FILE", str(tmp_path / "env"))
+    (shop,) = write(file, SHOP)
+    assert (shop.file.path, shop.installation_file.path) == (file, tmp_path / "env")
+    assert shop.reload().installation_file.path == tmp_path / "env"
+
+
+def test_a_site_overrides_a_default_that_says_otherwise_where_the_value_is(file: Path) -> None:
+    defaults = '[defaults]\npostgres_password_env = "BLOG_SECRET"\nminio_secret_key_file = "blog.password"\n'
+    (shop,) = write(file, defaults, SHOP)
+    assert (shop.database.password, shop.bucket.secret_key) == ("password of shop", "secret of shop")
+
+
+def test_an_inherited_file_of_metrics_gets_the_name_of_the_site(file: Path, tmp_path: Path) -> None:
+    own = f'{BLOG}\nbackup_metrics_file = "b.prom"'
+    shop, blog = write(file, '[defaults]\nbackup_metrics_file = "metrics/m.prom"', SHOP, own)
+    assert shop.metrics_file == tmp_path / "metrics" / "m-shop.prom"
+    assert blog.metrics_file == tmp_path / "b.prom"
+    (wrong,) = write(file, '[defaults]\nbackup_metrics_file = "/"', SHOP)
+    assert "does not end with .prom" in find_problem(wrong, "metrics_file")

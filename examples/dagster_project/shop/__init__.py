@@ -1,0 +1,1 @@
+"""The Dagster project of a shop, which backs up its own database and bucket."""
