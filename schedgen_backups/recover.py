@@ -42,7 +42,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar, cast
@@ -275,6 +275,7 @@ class DumpRecord:
     reference_state: str
     reference_count: int
     snapshot_opened_at: str | None = None
+    source_name: str = ""
     missing_tables: list[str] = field(default_factory=list[str])
     excluded_tables: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
@@ -317,6 +318,7 @@ class ArchiveRecord:
     size_bytes: int
     deleted_count: int
     failed_count: int
+    source_name: str = ""
     excluded_patterns: list[str] = field(default_factory=list[str])
     excluded_count: int = 0
 
@@ -1008,6 +1010,15 @@ class Point:
     directory: Path
     files: dict[str, Path]
     """`db` and `minio` → the file, if there is one."""
+    part: str = ""
+    """Which part of a point of several databases or buckets this is; empty for a whole point."""
+    kinds: tuple[str, ...] = ("db", "minio")
+    """What it has to have, if it is committed."""
+
+    @property
+    def label(self) -> str:
+        """What the operator calls it: ID, or ID/PART."""
+        return f"{self.point_id}/{self.part}" if self.part else self.point_id
 
     @property
     def manifest_path(self) -> Path:
@@ -1030,6 +1041,15 @@ class Point:
                 entry["file_name"]: (entry["size_bytes"], entry["sha256"]) for entry in manifest["artifacts"]
             }
             references = manifest["references"]
+            if self.part:
+                # Only what concerns this part.
+                names = {path.name for path in self.files.values()}
+                named = {name: stated for name, stated in named.items() if name in names}
+                references = next(
+                    part["references"]
+                    for part in manifest["parts"]
+                    if self.part == (part["database"] or part["bucket"])
+                )
             if not named or not all(isinstance(digest, str) for _size, digest in named.values()):
                 raise ValueError
             return {
@@ -1037,7 +1057,15 @@ class Point:
                 "missing": references.get("missing_sha256", ""),
                 "verdicts": references.get("verdict_counts", {}),
             }
-        except (RecoverError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (
+            RecoverError,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            StopIteration,
+        ):
             hint = (
                 "The other files can be verified without it: `verify FILE`. To restore without the manifest, "
                 "move it away and give the id."
@@ -1047,7 +1075,7 @@ class Point:
     def get(self, kind: str) -> Path:
         """Return the file of this kind; exit 3 if there is none."""
         if kind not in self.files:
-            raise damaged(f"recovery point {self.point_id} has no {kind}_… file")
+            raise damaged(f"recovery point {self.label} has no {kind}_… file")
         return self.files[kind]
 
     def describe(self) -> str:
@@ -1081,8 +1109,12 @@ def find_points(directory: Path) -> list[Point]:
         if (name := FILE_NAME.fullmatch(path.name)) and path.is_file()
     ]
     known = found.keys() | {name["id"] for name, path in named if has_footer(path)}
+    divided = {point_id: parts for point_id in known if (parts := read_parts(directory, point_id))}
+    several: dict[str, dict[tuple[str, str], Path]] = {}
     for name, path in named:
-        if name["id"] in known:
+        if name["id"] in divided:
+            several.setdefault(name["id"], {})[name["kind"], unquote(name["source"])] = path
+        elif name["id"] in known:
             files = found.setdefault(name["id"], {})
             if name["kind"] in files:
                 raise RecoverError(
@@ -1091,7 +1123,39 @@ def find_points(directory: Path) -> list[Point]:
                     "Move one of the two to another directory.",
                 )
             files[name["kind"]] = path
-    return [Point(point_id, directory, found[point_id]) for point_id in sorted(found)]
+    whole = [
+        Point(point_id, directory, found.get(point_id, {}))
+        for point_id in known | found.keys()
+        if point_id not in divided
+    ]
+    parts = [
+        make_part(point_id, directory, names, several.get(point_id, {}))
+        for point_id, listed in divided.items()
+        for names in listed
+    ]
+    return sorted((*whole, *parts), key=lambda point: point.point_id)
+
+
+def make_part(
+    point_id: str, directory: Path, names: tuple[str, str], files: dict[tuple[str, str], Path]
+) -> Point:
+    """Return a part of a point, with what it has of the point's files."""
+    wanted = {kind: name for kind, name in zip(("db", "minio"), names, strict=True) if name}
+    own = {kind: path for kind, name in wanted.items() if (path := files.get((kind, name))) is not None}
+    return Point(point_id, directory, own, names[0] or names[1], tuple(sorted(wanted)))
+
+
+def read_parts(directory: Path, point_id: str) -> list[tuple[str, str]]:
+    """Return database and bucket of each part of a committed point; none for a point of one part.
+
+    A manifest that cannot be read is reported when its point is used.
+    """
+    try:
+        with open_file(directory / f"manifest_{point_id}.json") as file:
+            parts = json.loads(file.read()).get("parts", [])
+        return [(str(part["database"]), str(part["bucket"])) for part in parts]
+    except (RecoverError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def has_footer(path: Path) -> bool:
@@ -1106,15 +1170,22 @@ def has_footer(path: Path) -> bool:
 
 def choose_point(directory: Path, point_id: str | None) -> Point:
     """Return the point with this id, or the newest committed one; exit 4 if there is none."""
+    wanted, _slash, part = (point_id or "latest").partition("/")
+    is_newest = wanted == "latest"
     points = [
         point
         for point in find_points(directory)
-        if (point.is_committed if point_id in {None, "latest"} else point.point_id == point_id)
+        if (point.is_committed if is_newest else point.point_id == wanted) and part in {"", point.part}
     ]
-    if not points:
-        what = (
-            f"recovery point {point_id}" if point_id not in {None, "latest"} else "committed recovery point"
+    newest = [point.label for point in points if point.point_id == points[-1].point_id]
+    if len(newest) > 1:
+        raise RecoverError(
+            EXIT_USAGE,
+            f"recovery point {points[-1].point_id} has several parts",
+            f"Give one of them: {', '.join(newest)}.",
         )
+    if not points:
+        what = "committed recovery point" if is_newest and not part else f"recovery point {point_id}"
         raise RecoverError(
             EXIT_USAGE,
             f"no {what} in {directory}",
@@ -1139,6 +1210,8 @@ class Copy:
     """Size and SHA-256 of each pack's stored bytes, by its name."""
     files: dict[str, tuple[int, str]] = field(default_factory=dict[str, "tuple[int, str]"])
     """The same of the files in the folder of the point."""
+    part: str = ""
+    """The wanted part of a point of several databases or buckets."""
 
     def find_missing(self, names: Iterable[str]) -> list[str]:
         """Return which of these packs are missing or have another size than they had in the store."""
@@ -1246,16 +1319,17 @@ def choose_copy(site: Path, point_id: str | None) -> Copy:
 
     Exit 4 if there is none, exit 3 if it cannot be used: an older one is never taken instead.
     """
-    is_newest = point_id in {None, "latest"}
+    wanted, _slash, part = (point_id or "latest").partition("/")
+    is_newest = wanted == "latest"
     copies = [
-        copy for copy in find_copies(site) if (copy.is_committed if is_newest else copy.point_id == point_id)
+        copy for copy in find_copies(site) if (copy.is_committed if is_newest else copy.point_id == wanted)
     ]
     if not copies:
-        what = "committed copy" if is_newest else f"copy of recovery point {point_id}"
+        what = "committed copy" if is_newest else f"copy of recovery point {wanted}"
         raise RecoverError(EXIT_USAGE, f"no {what} in {site}", "`list` shows the copies.")
     if copies[-1].problem:
         raise damaged_copy(f"the copy of {copies[-1].point_id} cannot be used: {copies[-1].problem}")
-    return copies[-1]
+    return replace(copies[-1], part=part)
 
 
 def read_limited(path: Path, limit_bytes: int) -> bytes:
@@ -1334,7 +1408,7 @@ def read_stored_manifest(copy: Copy, data: bytes) -> dict[str, StoredArtifact]:
     found: dict[str, StoredArtifact] = {}
     try:
         manifest = json.loads(data)
-        for entry in manifest["artifacts"]:
+        for entry in choose_entries(copy, manifest):
             name = FILE_NAME.fullmatch(entry["file_name"])
             is_ours = (
                 name is not None
@@ -1359,6 +1433,23 @@ def read_stored_manifest(copy: Copy, data: bytes) -> dict[str, StoredArtifact]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise damaged_copy(f"the manifest of the copy of {copy.point_id} is damaged") from None
     return found
+
+
+def choose_entries(copy: Copy, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the artifacts of the wanted part; exit 4 that names the parts if none of several is wanted."""
+    entries: list[dict[str, Any]] = manifest["artifacts"]
+    parts = {part["database"] or part["bucket"]: part for part in manifest.get("parts", [])}
+    if not parts:
+        return entries
+    if copy.part not in parts:
+        raise RecoverError(
+            EXIT_USAGE,
+            f"recovery point {copy.point_id} has several parts",
+            f"Give one of them: {', '.join(f'{copy.point_id}/{name}' for name in parts)}.",
+        )
+    part = parts[copy.part]
+    names = {"database": part["database"], "bucket": part["bucket"]}
+    return [entry for entry in entries if names[entry["kind"]] == entry["source_name"]]
 
 
 class Plan:
@@ -1656,7 +1747,8 @@ def verify_file(path: Path, named: dict[str, tuple[int, str]]) -> Dump | Archive
     try:
         check_stored(path, named)
         opened = Dump(path) if is_dump else Archive(path)
-        source = opened.record.database if isinstance(opened, Dump) else opened.record.bucket
+        record = opened.record
+        source = record.source_name or (record.database if isinstance(record, DumpRecord) else record.bucket)
         if name is not None and (name["id"], unquote(name["source"])) != (opened.record.point_id, source):
             raise damaged(
                 f"it contains {source} of point {opened.record.point_id}: the file was swapped or renamed"
@@ -1736,7 +1828,7 @@ def verify_point(point: Point, kinds: tuple[str, ...]) -> tuple[dict[str, Any], 
     """
     taken_at = datetime.strptime(point.point_id, "%Y%m%d_%H%M%S").replace(tzinfo=timezone.utc)
     say(
-        f"recovery point {point.point_id}, taken {taken_at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"recovery point {point.label}, taken {taken_at:%Y-%m-%d %H:%M:%S} UTC, "
         f"{'committed' if point.is_committed else 'NOT committed'}"
     )
     manifest = point.read_manifest()
@@ -2436,7 +2528,7 @@ def command_list(options: argparse.Namespace) -> None:
     for point in find_points(options.directory):
         sizes = ", ".join(f"{path.name} {measure_file(path)} bytes" for path in point.files.values())
         say(
-            f"{point.point_id}  {describe_age(point.point_id):>8} old  "
+            f"{point.label}  {describe_age(point.point_id):>8} old  "
             f"{point.describe():<10}  {sizes or 'no files'}"
         )
 
@@ -2465,7 +2557,7 @@ def command_verify(options: argparse.Namespace) -> None:
 def verify_directory(directory: Path, point_id: str | None) -> list[str]:
     """Verify the files of a point in a directory; return what they are known to lack."""
     point = choose_point(directory, point_id)
-    named = {"db", "minio"} if point.is_committed or not point.files else set(point.files)
+    named = set(point.kinds) if point.is_committed or not point.files else set(point.files)
     return verify_point(point, tuple(sorted(named)))[1]
 
 

@@ -149,15 +149,12 @@ class Config:
         try:
             current = self._reload() if self._reload is not None else load_config(self._named_file)
         except ConfigurationError as error:
-            current = self.with_problems(dict.fromkeys(("POSTGRES_DB", "MINIO_BUCKET"), error.message))
-        return replace(
-            current,
-            _points_directory=self._points_directory,
-            _points_keys=self._points_keys,
-            store=self.store,
-            site_name=self.site_name,
-            _reload=self._reload,
-        )
+            # Without its parts, which would go on with the settings of before.
+            whole = replace(self, _parts=())
+            current = whole.with_problems(dict.fromkeys(("POSTGRES_DB", "MINIO_BUCKET"), error.message))
+        if self._points_directory is not None and self._points_keys is not None:
+            current = current.with_points_in(self._points_directory, store=self.store, keys=self._points_keys)
+        return replace(current, site_name=self.site_name, _reload=self._reload)
 
     def with_points_in(self, directory: Path, *, store: str, keys: PackKeys) -> Config:
         """Return a copy whose recovery points are in this directory, also after `reload`.

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.model import ArtifactKind, PartName
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.support.artifacts import damage
+from schedgen_backups_tests.support.recover import SCRIPT
 from schedgen_backups_tests.support.servers import client_of
 from schedgen_backups_tests.support.sites import Application, Site, environment_of
 
@@ -175,3 +180,50 @@ def test_a_part_cannot_be_backed_up_or_pruned_alone(parts: Parts) -> None:
         answer = parts.site.cli("--site", "shop/main", command)
         assert answer.code == 4
         assert "whole site" in answer.stderr
+
+
+@pytest.mark.parametrize("layout", ["files", "packs"])
+def test_a_copy_is_complete_and_each_part_is_used_from_it(parts: Parts, layout: str, tmp_path: Path) -> None:
+    parts.write(layout=layout)
+    site = parts.site
+    store = tmp_path / "nas"
+    (tmp_path / "stores.toml").write_text(f'[stores.nas]\nurl = "file://{store}"\nencryption = "none"\n')
+    site.set(BACKUP_STORES_FILE=str(tmp_path / "stores.toml"))
+    for command in (("backup",), ("stores", "prepare", "nas"), ("stores", "copy", "nas")):
+        answer = site.cli(*command)
+        assert answer.code == 0, answer
+    [point] = site.points()
+    for command in (("verify", "latest"), ("drill", "latest"), ("fetch", "latest", "--to", tmp_path / "out")):
+        answer = site.cli(*map(str, command), "--from", "nas")
+        assert answer.code == 0, (command, answer.stdout, answer.stderr)
+    [fetched] = Catalog(tmp_path / "out").list_points()
+    assert (fetched.problems, len(fetched.artifacts)) == ((), 4)
+    images = read_bodies(parts.buckets["images"])
+    key = next(iter(images))
+    words = ("restore-objects", "latest", key, "--to", str(tmp_path / "one"), "--from", "nas")
+    answer = site.cli(*words)
+    assert answer.code == 4
+    assert "has several buckets: pdfs, images" in answer.stderr
+    answer = site.cli("--site", "shop/images", *words)
+    assert answer.code == 0, answer
+    assert (tmp_path / "one" / key).read_bytes() == images[key]
+
+    [copy] = [path for path in store.iterdir() if path.is_dir()]
+    for directory in (site.directory, copy):
+        done = recover("verify", directory)
+        assert done.returncode == 4
+        names = ", ".join(f"{point.point_id}/{name}" for name in ("main", "reports", "images"))
+        assert f"Give one of them: {names}" in done.stderr
+        for name in ("main", "reports", "images"):
+            done = recover("verify", directory, f"{point.point_id}/{name}")
+            assert done.returncode == 0, done.stderr
+    done = recover("objects", site.directory, "latest/images", "--folder", tmp_path / "unpacked")
+    assert done.returncode == 0, done.stderr
+    assert {each: (tmp_path / "unpacked" / each).read_bytes() for each in images} == images
+
+
+def recover(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command, *rest = words
+    return subprocess.run(
+        [sys.executable, "-I", "-S", SCRIPT, command, *rest], capture_output=True, text=True, check=False
+    )
