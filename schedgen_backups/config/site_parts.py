@@ -58,6 +58,17 @@ def read_live_parts(config: Config) -> tuple[SitePart, ...]:
     )
 
 
+def find_database_server(config: Config) -> str:
+    """Return `host:port` of the first database server of the site; empty without one, and while unknown."""
+    for part in config.parts:
+        if part.part is None or part.part.database:
+            try:
+                return f"{part.database_server.host}:{part.database_server.port}"
+            except ConfigurationError:  # the backup reports it
+                return ""
+    return ""
+
+
 def find_kinds(config: Config) -> frozenset[ArtifactKind]:
     """Return whether the site has databases, buckets or both."""
     names = read_part_names(config)

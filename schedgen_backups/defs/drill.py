@@ -313,7 +313,7 @@ def make_drill_job(names: SiteNames, max_minutes: int) -> dg.JobDefinition:
         executor_def=dg.in_process_executor,
         description="Restore a recovery point into scratch servers, compare it, open PDFs by key and "
         "measure the time.",
-        tags={MAX_RUNTIME_TAG: str(max_minutes * PIN_TIME_FACTOR * 60)},
+        tags={MAX_RUNTIME_TAG: str(max_minutes * PIN_TIME_FACTOR * 60), run_tags.DRILL: "true"},
     )
     def restore_drill_job() -> None:
         drilled = drill_recovery_point()

@@ -41,8 +41,12 @@ _REREAD_SECONDS = 1800
 _OpFunction = Callable[[dg.OpExecutionContext, BackupResource, SiteNames], None]
 
 
-def make_backup_job(names: SiteNames, settings: DefinitionSettings, kinds: frozenset[ArtifactKind]) -> Any:
+def make_backup_job(
+    names: SiteNames, settings: DefinitionSettings, kinds: frozenset[ArtifactKind], database_server: str
+) -> Any:
     """Return the job that takes a recovery point of databases, buckets or both, with the site's time limit.
+
+    Its runs bear the name of the database server, so that their number can be limited.
 
     The return type has no public name in Dagster.
     """
@@ -53,7 +57,10 @@ def make_backup_job(names: SiteNames, settings: DefinitionSettings, kinds: froze
             names.make_asset_path(RECOVERY_POINT),
         ),
         description="Take a recovery point of the database and the bucket, verify it and commit it.",
-        tags={MAX_RUNTIME_TAG: str(settings.max_hours * 3600)},
+        tags={
+            MAX_RUNTIME_TAG: str(settings.max_hours * 3600),
+            **({run_tags.DATABASE_SERVER: database_server} if database_server else {}),
+        },
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import dagster as dg
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.site_parts import find_kinds
+from schedgen_backups.config.site_parts import find_database_server, find_kinds
 from schedgen_backups.defs.assets import make_assets
 from schedgen_backups.defs.audit import make_audit_check, make_audit_job
 from schedgen_backups.defs.checks import make_checks, make_condition_checks
@@ -109,7 +109,7 @@ def _build_site(config: Config, installation: InstallationNames) -> dg.Definitio
         # The watch reports what is wrong with copies: it knows the store, and a warning only the check.
         asset_checks=[*checks, *make_condition_checks(names), *copies.checks],
         jobs=[
-            make_backup_job(names, settings, kinds),
+            make_backup_job(names, settings, kinds, find_database_server(config)),
             make_drill_job(names, settings.drill_max_minutes),
             make_prune_job(names),
             make_verify_job(names),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 
 from schedgen_backups.config.config import Config, load_config
 from schedgen_backups.config.sites import load_installation
@@ -208,6 +209,19 @@ def test_each_job_of_a_site_belongs_to_this_site_alone(whole: Config) -> None:
         for job in JOBS:
             nodes = definitions.resolve_job_def(f"{site}__{job}").nodes
             assert {node.name.partition("__")[0] for node in nodes} == {site}
+
+
+def test_the_queue_knows_the_database_server_of_a_backup_and_what_is_a_drill(whole: Config) -> None:
+    """The limits of dagster.yaml are for these tags."""
+    path = Path(__file__).resolve().parents[3] / "dagster.yaml"
+    limits = yaml.safe_load(path.read_text())["concurrency"]["runs"]["tag_concurrency_limits"]
+    definitions = build_site_definitions(whole)
+    tags = {job: definitions.resolve_job_def(job).tags for job in ("backup_job", "restore_drill_job")}
+    server, drill = (limit["key"] for limit in limits)
+    settings = whole.database_server
+    assert tags["backup_job"][server] == f"{settings.host}:{settings.port}"
+    assert drill in tags["restore_drill_job"]
+    assert drill not in tags["backup_job"]
 
 
 @dataclass(frozen=True)

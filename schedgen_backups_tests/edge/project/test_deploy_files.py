@@ -390,7 +390,10 @@ def test_the_chart_has_the_pools_of_a_single_host() -> None:
     chart, own = values["concurrency"], read_yaml("dagster.yaml")["concurrency"]
     assert chart == {
         "enabled": True,
-        "runs": {"maxConcurrentRuns": own["runs"]["max_concurrent_runs"]},
+        "runs": {
+            "maxConcurrentRuns": own["runs"]["max_concurrent_runs"],
+            "tagConcurrencyLimits": own["runs"]["tag_concurrency_limits"],
+        },
         "pools": {
             "defaultLimit": own["pools"]["default_limit"],
             "granularity": own["pools"]["granularity"],
