@@ -109,7 +109,7 @@ def _examine_sources(parts: Iterable[tuple[Config, bool, bool]]) -> Iterator[Pre
         if has_bucket:
             yield from examine_bucket(part.bucket, part.capture.transfer)
         if has_database and has_bucket:
-            yield from yield_with_errors("restore", partial(examine_restores, part, part.open_catalog()))
+            yield from yield_with_errors("restore", partial(examine_restores, part, part.make_catalog()))
 
 
 def _read_sources(part: Config) -> Generator[PreconditionResult, None, tuple[bool, bool]]:
