@@ -270,8 +270,8 @@ def test_an_unforeseen_error_fails_the_step_unchanged(
     site: Site, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that is not one of core's must neither pass as success nor lose its traceback."""
-    for name in ("take_database_dump", "take_bucket_archive"):
-        monkeypatch.setattr(assets, name, lambda *_arguments: 1 // 0)
+    for name in ("take_database_dumps", "take_bucket_archive"):
+        monkeypatch.setattr(assets, name, lambda *_arguments, **_options: 1 // 0)
     failures = failures_of(site.run(instance))
     assert failures.keys() == BOTH_CAPTURES
     for failed in failures.values():
