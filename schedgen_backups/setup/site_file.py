@@ -33,6 +33,8 @@ PATHS = frozenset(
         "BACKUP_DIR",
         "BACKUP_GIT_DIRECTORY",
         "BACKUP_METRICS_FILE",
+        "BACKUP_PACK_IDENTITY_FILE",
+        "BACKUP_STAGING_DIR",
         "BACKUP_STORES_FILE",
         "DRILL_DIR",
         "DRILL_SQL_CHECKS",

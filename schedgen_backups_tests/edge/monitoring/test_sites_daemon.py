@@ -60,7 +60,7 @@ def write_sites(
     both = describe_database(first) + describe_bucket(pdfs)
     text = f"""
 [defaults]
-backup_alert_webhook_url = "{inbox.url}"
+backup_alert_webhook_url_env = "WEBHOOK_URL"
 backup_compression_threads = 1
 backup_nice = 0
 
@@ -99,6 +99,7 @@ bucket = "pdfs"
     site.set(
         BACKUP_SITES_FILE=str(path),
         DATABASE_PASSWORD=first.password,
+        WEBHOOK_URL=inbox.url,
         BUCKET_SECRET_KEY=pdfs.secret_key,
     )
 

@@ -180,7 +180,12 @@ def test_the_list_has_every_site_with_its_problem(site: Site) -> None:
 def test_every_setting_that_is_a_path_is_known() -> None:
     """A relative path would start at another directory after the move."""
     package = Path(__file__).resolve().parents[3] / "schedgen_backups" / "config"
-    constants = {"METRICS_VARIABLE": "BACKUP_METRICS_FILE", "STORES_VARIABLE": "BACKUP_STORES_FILE"}
+    constants = {
+        "METRICS_VARIABLE": "BACKUP_METRICS_FILE",
+        "PACK_IDENTITY_VARIABLE": "BACKUP_PACK_IDENTITY_FILE",
+        "STAGING_VARIABLE": "BACKUP_STAGING_DIR",
+        "STORES_VARIABLE": "BACKUP_STORES_FILE",
+    }
     found: set[str] = set()
     for path in package.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
