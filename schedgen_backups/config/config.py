@@ -94,6 +94,8 @@ class Config:
     _parts: tuple[Config, ...] = ()
     part: PartName | None = None
     """Which part of a site of several databases or buckets this is; None for a whole site."""
+    part_count: int = 1
+    """How many parts the site has of which this is one."""
     _installation_file: EnvironmentFile | None = None
 
     @property
@@ -106,16 +108,22 @@ class Config:
         """Whether the site has several databases or buckets, or only one of the two kinds."""
         return bool(self._parts)
 
-    def with_parts(self, parts: Sequence[tuple[PartName, Mapping[str, str], Mapping[str, str]]]) -> Config:
-        """Return a copy of a site that has these parts: name, values and problems of each."""
+    def with_parts(
+        self,
+        parts: Sequence[tuple[PartName, Mapping[str, str], Mapping[str, str]]],
+        problems: Mapping[str, str],
+    ) -> Config:
+        """Return a copy with these parts: name, values and problems of each. `problems` are of the whole."""
         return replace(
             self,
+            _file_problems=MappingProxyType({**self._file_problems, **problems}),
             _parts=tuple(
                 replace(
                     self,
                     values=MappingProxyType({**self.values, **values}),
                     _file_problems=MappingProxyType({**self._file_problems, **problems}),
                     part=name,
+                    part_count=len(parts),
                 )
                 for name, values, problems in parts
             ),
@@ -150,14 +158,10 @@ class Config:
             current = self._reload() if self._reload is not None else load_config(self._named_file)
         except ConfigurationError as error:
             current = self.with_problems(dict.fromkeys(("POSTGRES_DB", "MINIO_BUCKET"), error.message))
-        return replace(
-            current,
-            _points_directory=self._points_directory,
-            _points_keys=self._points_keys,
-            store=self.store,
-            site_name=self.site_name,
-            _reload=self._reload,
-        )
+        if self._points_directory is not None:
+            keys = self._points_keys or NO_KEYS
+            current = current.with_points_in(self._points_directory, store=self.store, keys=keys)
+        return replace(current, site_name=self.site_name, _reload=self._reload)
 
     def with_points_in(self, directory: Path, *, store: str, keys: PackKeys) -> Config:
         """Return a copy whose recovery points are in this directory, also after `reload`.
@@ -183,8 +187,12 @@ class Config:
         )
 
     def with_problems(self, problems: Mapping[str, str]) -> Config:
-        """Return a copy in which these settings, given by name, are wrong for these reasons."""
-        return replace(self, _file_problems=MappingProxyType({**self._file_problems, **problems}))
+        """Return a copy in which these settings, given by name, are wrong for these reasons, in each part."""
+        return replace(
+            self,
+            _file_problems=MappingProxyType({**self._file_problems, **problems}),
+            _parts=tuple(part.with_problems(problems) for part in self._parts),
+        )
 
     def check(self, *parts: Part) -> None:
         """Raise one ConfigurationError that names everything that is wrong with these parts.

@@ -24,7 +24,7 @@ from schedgen_backups.core.catalog.check_results import (
     CheckStatus,
     Verification,
 )
-from schedgen_backups.core.catalog.part_results import name_source
+from schedgen_backups.core.catalog.part_results import name_source, select_part_results
 from schedgen_backups.core.catalog.points import FoundArtifact, PointListing
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive, open_archive
@@ -82,7 +82,8 @@ def verify_point(
     results, summary = check_point(
         catalog, point, checked_by=checked_by, live=live, parts=parts, on_progress=on_progress
     )
-    return catalog.record_results(point.point_id, results), summary
+    verification = catalog.record_results(point.point_id, results)
+    return select_part_results(verification, point.part) if point.part else verification, summary
 
 
 def check_point(
@@ -131,7 +132,9 @@ def _divide(point: PointListing, parts: Sequence[SitePart]) -> tuple[PointListin
 
 
 def _find_live(point: PointListing, live: LiveSystem | None, parts: Sequence[SitePart]) -> LiveSystem | None:
-    return next((part.live for part in parts if part.name == point.part), None) if point.part else live
+    if point.part is not None:
+        return next((part.live for part in parts if part.name == point.part), None)
+    return parts[0].live if len(parts) == 1 else live
 
 
 def _sign(results: Iterable[CheckResult], checked_by: str) -> tuple[CheckResult, ...]:
