@@ -107,7 +107,7 @@ def draw_results(results: Iterable[CheckResult]) -> Table:
     table.add_column("details", overflow="fold")
     for result in results:
         table.add_row(
-            escape_value(f"{result.check.value} {result.source}".rstrip()),
+            escape_value(result.name),
             f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]",
             escape(result.summary),
         )

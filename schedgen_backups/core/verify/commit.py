@@ -299,8 +299,8 @@ def commit_point(
             size_bytes=sum(artifact.whole_bytes for artifact in manifest.artifacts),
             run_id=origin.run_id,
             outcomes=tuple(
-                Outcome(check=result.check.value, status=result.status.value, summary=result.summary)
-                for result in committed.verification.results
+                Outcome(check=result.name, status=result.status.value, summary=result.summary)
+                for result in (committed.recorded or committed.verification).results
             ),
             versions=_read_versions(point),
         ),
@@ -314,6 +314,8 @@ def _find_kinds(point: PointListing, parts: Sequence[SitePart]) -> frozenset[Art
     """Return what the point, or this part of it, must have."""
     if point.part is not None:
         return point.part.kinds
+    if point.manifest is not None:
+        return frozenset(artifact.kind for artifact in point.manifest.artifacts)
     return parts[0].name.kinds if parts else frozenset(ArtifactKind)
 
 

@@ -234,7 +234,7 @@ def test_every_file_of_a_partial_point_is_verified_and_listed(parts: Parts) -> N
     pdfs.path.write_bytes(damage(data, len(data) * 4))
     answer = parts.site.cli("verify", point.point_id.text)
     assert answer.code == 3
-    assert "archive_is_stored pdfs" in answer.stdout
+    assert "archive_is_stored of pdfs" in answer.stdout
 
 
 def test_objects_are_accepted_as_missing_for_one_part(parts: Parts) -> None:

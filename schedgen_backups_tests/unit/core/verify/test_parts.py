@@ -14,6 +14,8 @@ from schedgen_backups.core.catalog.part_results import name_source
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.drill.report import DrillReport, DrillSeconds, find_replaced, merge_reports
 from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.history.events import PointChecked, PointCommitted
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.metrics.exposition import render_metrics
 from schedgen_backups.core.metrics.samples import MonitoredSite, measure_site
 from schedgen_backups.core.model import (
@@ -216,6 +218,16 @@ def test_the_only_part_asks_its_live_system_about_missing_objects(tmp_path: Path
     assert (manifest.format_version, manifest.parts) == (2, ())
 
 
+def test_a_point_of_before_the_site_had_other_parts_is_verified_by_what_it_has(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "backups")
+    catalog.prepare()
+    write_files(catalog, [REPORTS])
+    first = commit(catalog, [REPORTS])
+    again, verification = commit_point(catalog, ID, origin=RUN, parts=list_parts([IMAGES]))
+    assert again == first
+    assert verification.is_verified
+
+
 def test_every_file_of_a_point_that_is_not_committed_is_verified(catalog: Catalog) -> None:
     path = find_path(catalog, ArtifactKind.BUCKET, "images")
     path.write_bytes(path.read_bytes()[:-100])
@@ -257,6 +269,26 @@ def test_each_size_is_one_sample(catalog: Catalog) -> None:
     assert len({name for name, _value in lines}) == len(lines)
     total = sum(each.size_bytes for each in manifest.artifacts if each.kind is ArtifactKind.BUCKET)
     assert [float(value) for name, value in lines if "last_size" in name and "bucket" in name] == [total]
+
+
+def test_the_history_names_the_part_that_failed(catalog: Catalog) -> None:
+    """The report counts by name: what passed for one part must not hide what failed for another."""
+    commit(catalog)
+    history = History(catalog.directory)
+    committed = history.find_last(PointCommitted)
+    assert committed is not None
+    names = {outcome.check for outcome in committed.outcomes}
+    assert {"dump_is_stored of main", "archive_is_stored of images"} <= names
+    path = find_path(catalog, ArtifactKind.BUCKET, "pdfs")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    verify_point(catalog, catalog.get_point(ID), checked_by="test")
+    checked = history.find_last(PointChecked)
+    assert checked is not None
+    statuses = {outcome.check: outcome.status for outcome in checked.outcomes}
+    assert len(statuses) == len(checked.outcomes)
+    assert statuses.keys() <= names
+    assert statuses["archive_is_stored of pdfs"] == "failed"
+    assert statuses["archive_is_stored of images"] == "passed"
 
 
 def make_report(*results: CheckResult) -> DrillReport:
