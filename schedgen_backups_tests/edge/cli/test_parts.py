@@ -85,10 +85,15 @@ def parts(
     return found
 
 
-@pytest.mark.parametrize("layout", ["files", "packs"])
+@pytest.mark.parametrize("layout", ["files", "packs", "encrypted"])
 def test_one_point_holds_every_database_and_bucket_and_each_is_restored(parts: Parts, layout: str) -> None:
-    parts.write(layout=layout)
     site = parts.site
+    if layout == "encrypted":
+        key_pair, identity = make_key_pair(), site.folder / "pack.key"
+        identity.write_text(f"{key_pair.private}\n")
+        identity.chmod(0o600)
+        site.set(BACKUP_PACK_RECIPIENTS=key_pair.public, BACKUP_PACK_IDENTITY_FILE=str(identity))
+    parts.write(layout="files" if layout == "files" else "packs")
     answer = site.cli("backup", "--json")
     assert answer.code == 0, answer
     [point] = site.points()
