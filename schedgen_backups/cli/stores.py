@@ -17,6 +17,7 @@ from schedgen_backups.cli.app import (
     app,
     err,
     get_config,
+    get_whole_config,
     out,
     print_json,
 )
@@ -96,7 +97,7 @@ def stores(
             + (" and the id of a writer" if action is StoreAction.FORGET_WRITER else ""),
             hint="`schedgen-backups stores` lists them.",
         )
-    answer, is_good = _ACTIONS[action](config, store, writer)
+    answer, is_good = _ACTIONS[action](get_whole_config(context), store, writer)
     if as_json:
         print_json({"store": store, **answer})
     else:

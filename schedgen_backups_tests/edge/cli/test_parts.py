@@ -253,8 +253,13 @@ def test_objects_are_accepted_as_missing_for_one_part(parts: Parts) -> None:
     assert found == {"a.pdf"}
 
 
-def test_a_part_cannot_be_backed_up_or_pruned_alone(parts: Parts) -> None:
-    for command in ("backup", "prune"):
-        answer = parts.site.cli("--site", "shop/main", command)
-        assert answer.code == 4
-        assert "whole site" in answer.stderr
+@pytest.mark.parametrize(
+    "command",
+    [("backup",), ("prune",), ("heal",), ("stores", "copy", "nas"), ("report", "--to", "report.html")],
+    ids=lambda command: command[0],
+)
+def test_what_concerns_the_whole_site_refuses_a_part(parts: Parts, command: tuple[str, ...]) -> None:
+    """A copy of one part would be listed as the copy of the point."""
+    answer = parts.site.cli("--site", "shop/main", *command)
+    assert answer.code == 4
+    assert "whole site" in answer.stderr

@@ -16,6 +16,7 @@ import pytest
 from schedgen_backups.core.catalog.check_results import BUCKET_CHECKS, CheckResult
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.pack_reader import PackKeys
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.defs import checks
@@ -143,12 +144,12 @@ def test_an_archive_that_is_touched_after_its_capture_is_read_again_before_the_c
     """The bit flips behind the check's back: between the capture and the commit of one run."""
     verify_every = checks.verify_every_object
 
-    def flip_first(path: Path) -> CheckResult:
+    def flip_first(path: Path, keys: PackKeys) -> CheckResult:
         before = path.stat()
         data = path.read_bytes()
         path.write_bytes(damage(data, len(data) * 4))
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        return verify_every(path)
+        return verify_every(path, keys)
 
     monkeypatch.setattr(checks, "verify_every_object", flip_first)
     result = site.run(instance)
