@@ -24,7 +24,8 @@ POINT_FIELDS: Mapping[str, str] = {
     "pin": "the pin, or null",
     "problems": "what is wrong with it",
     "unread_files": "files that were copied or modified since they were last read",
-    "artifacts": "its files, with path and size",
+    "artifacts": "its files, with path and size, by `database` and `bucket`; if there are several, also by "
+    "their names",
     "copies": "for each store that held it when last listed: `store`, `size_bytes`, `sent_at`, `listed_at`, "
     "`read_back_since` (since when every pack of the store was read back, or null), `opened_at` (when a "
     "drill restored this point from the store, or null)",

@@ -85,6 +85,7 @@ def _drill_copy(config: Config, source: CopySource, point_id: str) -> DrillResul
     is_whole = outcome.report is not None and not any(
         result.status is CheckStatus.SAMPLED for result in outcome.report.results
     )
+    is_whole = is_whole and config.part is None
     if outcome.exit_code == 0 and is_whole and is_own and not source.version_time:
         service = CopyService(config.open_catalog(), config.find_store(source.store))
         service.record_opened(point.point_id, datetime.now(timezone.utc))

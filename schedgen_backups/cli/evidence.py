@@ -15,7 +15,15 @@ from schedgen_backups.cli.all_sites import (
     print_answer,
     print_answers_of_all_sites,
 )
-from schedgen_backups.cli.app import CommandEnd, JsonOption, app, get_config, out, print_json
+from schedgen_backups.cli.app import (
+    CommandEnd,
+    JsonOption,
+    app,
+    get_config,
+    get_whole_config,
+    out,
+    print_json,
+)
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.core.catalog.catalog import Catalog
@@ -181,7 +189,7 @@ def report(
             as_json=False,
         )
     else:
-        print_answer(_write_report(get_config(context), month, to), as_json=False)
+        print_answer(_write_report(get_whole_config(context), month, to), as_json=False)
 
 
 def _write_report(config: Config, month: str, path: Path) -> SiteAnswer:

@@ -41,6 +41,7 @@ from schedgen_backups.cli.progress import (
 )
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.site_parts import find_baseline_source, read_known_live_parts
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remove_pin, write_pin
@@ -274,7 +275,8 @@ def accept_missing(
     now = datetime.now(timezone.utc)
     user = getpass.getuser()
     accepted = [AcceptedObject(key=key, reason=reason, accepted_by=user, accepted_at=now) for key in keys]
-    get_config(context).open_catalog().accept_missing(accepted)
+    config = get_config(context)
+    config.open_catalog().accept_missing(accepted, source=find_baseline_source(config))
     if as_json:
         print_json({"accepted": [each.model_dump(mode="json") for each in accepted]})
     else:
@@ -382,6 +384,7 @@ def _verify_listed(config: Config, catalog: Catalog, point: PointListing) -> tup
             point,
             checked_by=CHECKED_BY,
             live=_find_live(config) if point.manifest is None else None,
+            parts=read_known_live_parts(config) if point.manifest is None else (),
             on_progress=lambda size_bytes: bars.advance("verify", size_bytes),
         )
     return verification.results
@@ -427,7 +430,12 @@ def point_to_json(catalog: Catalog, point: PointListing, copies: KnownCopies) ->
         "problems": list(point.problems),
         "unread_files": list(point.unread_files),
         "artifacts": {
-            artifact.name.kind.value: {"path": str(artifact.path), "size_bytes": artifact.size_bytes}
+            artifact.name.kind.value
+            if len(point.list_sources(artifact.name.kind)) == 1
+            else f"{artifact.name.kind.value} {artifact.name.source_name}": {
+                "path": str(artifact.path),
+                "size_bytes": artifact.size_bytes,
+            }
             for artifact in point.artifacts
         },
         "copies": copies.point_to_json(point.point_id),

@@ -107,7 +107,7 @@ def draw_results(results: Iterable[CheckResult]) -> Table:
     table.add_column("details", overflow="fold")
     for result in results:
         table.add_row(
-            result.check.value,
+            escape_value(result.name),
             f"[{_STATUS_STYLES[result.status]}]{result.status.value}[/]",
             escape(result.summary),
         )

@@ -17,6 +17,7 @@ from schedgen_backups.cli.app import (
     app,
     err,
     get_config,
+    get_whole_config,
     out,
     print_json,
 )
@@ -35,6 +36,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import resolve_point
 from schedgen_backups.core.copies.service import CopyService, list_pins
 from schedgen_backups.core.errors import ConfigurationError, StorageError, VerificationError
+from schedgen_backups.core.formats.records import ArtifactFile
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups.core.store.open import open_store
@@ -95,7 +97,7 @@ def stores(
             + (" and the id of a writer" if action is StoreAction.FORGET_WRITER else ""),
             hint="`schedgen-backups stores` lists them.",
         )
-    answer, is_good = _ACTIONS[action](config, store, writer)
+    answer, is_good = _ACTIONS[action](get_whole_config(context), store, writer)
     if as_json:
         print_json({"store": store, **answer})
     else:
@@ -156,7 +158,7 @@ def _put_together(catalog: Catalog, point_id: str, to: Path, *, as_json: bool) -
         path = to / found.name.to_file_name()
         with (
             show_progress(err, {"fetch": (found.name.to_file_name(), None)}) as bars,
-            point.open_file(found.name.kind) as file,
+            ArtifactFile(found.path, point.keys) as file,
         ):
             file.write_to(path, on_progress=partial(bars.advance, "fetch"))
         verify = verify_dump if found.name.kind is ArtifactKind.DATABASE else verify_archive

@@ -94,6 +94,8 @@ class Config:
     _parts: tuple[Config, ...] = ()
     part: PartName | None = None
     """Which part of a site of several databases or buckets this is; None for a whole site."""
+    part_count: int = 1
+    """How many parts the site has of which this is one."""
     _installation_file: EnvironmentFile | None = None
 
     @property
@@ -106,16 +108,22 @@ class Config:
         """Whether the site has several databases or buckets, or only one of the two kinds."""
         return bool(self._parts)
 
-    def with_parts(self, parts: Sequence[tuple[PartName, Mapping[str, str], Mapping[str, str]]]) -> Config:
-        """Return a copy of a site that has these parts: name, values and problems of each."""
+    def with_parts(
+        self,
+        parts: Sequence[tuple[PartName, Mapping[str, str], Mapping[str, str]]],
+        problems: Mapping[str, str],
+    ) -> Config:
+        """Return a copy with these parts: name, values and problems of each. `problems` are of the whole."""
         return replace(
             self,
+            _file_problems=MappingProxyType({**self._file_problems, **problems}),
             _parts=tuple(
                 replace(
                     self,
                     values=MappingProxyType({**self.values, **values}),
                     _file_problems=MappingProxyType({**self._file_problems, **problems}),
                     part=name,
+                    part_count=len(parts),
                 )
                 for name, values, problems in parts
             ),
@@ -152,8 +160,9 @@ class Config:
             # Without its parts, which would go on with the settings of before.
             whole = replace(self, _parts=())
             current = whole.with_problems(dict.fromkeys(("POSTGRES_DB", "MINIO_BUCKET"), error.message))
-        if self._points_directory is not None and self._points_keys is not None:
-            current = current.with_points_in(self._points_directory, store=self.store, keys=self._points_keys)
+        if self._points_directory is not None:
+            keys = self._points_keys or NO_KEYS
+            current = current.with_points_in(self._points_directory, store=self.store, keys=keys)
         return replace(current, site_name=self.site_name, _reload=self._reload)
 
     def with_points_in(self, directory: Path, *, store: str, keys: PackKeys) -> Config:
@@ -180,8 +189,12 @@ class Config:
         )
 
     def with_problems(self, problems: Mapping[str, str]) -> Config:
-        """Return a copy in which these settings, given by name, are wrong for these reasons."""
-        return replace(self, _file_problems=MappingProxyType({**self._file_problems, **problems}))
+        """Return a copy in which these settings, given by name, are wrong for these reasons, in each part."""
+        return replace(
+            self,
+            _file_problems=MappingProxyType({**self._file_problems, **problems}),
+            _parts=tuple(part.with_problems(problems) for part in self._parts),
+        )
 
     def check(self, *parts: Part) -> None:
         """Raise one ConfigurationError that names everything that is wrong with these parts.

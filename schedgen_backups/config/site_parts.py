@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from schedgen_backups.config.config import Config
+from schedgen_backups.core.catalog.check_results import BOTH_KINDS
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import ArtifactKind, PartName
 from schedgen_backups.core.settings import BucketSource, DatabaseSource
@@ -49,6 +50,34 @@ def read_buckets(
     return tuple(found.values()), errors
 
 
+def find_baseline_source(config: Config) -> str:
+    """Return of which part objects are accepted as missing; empty for a site of one part.
+
+    ConfigurationError for a whole site of several.
+    """
+    if config.part is not None:
+        return str(config.part) if config.part_count > 1 else ""
+    if len(config.parts) > 1:
+        names = (name.database or name.bucket for name in read_part_names(config))
+        raise ConfigurationError(
+            f"the site {config.site_name} has several databases or buckets: name the one that lacks objects",
+            hint="Add --site before the command: "
+            f"{', '.join(f'{config.site_name}/{name}' for name in names)}.",
+        )
+    return ""
+
+
+def read_known_live_parts(config: Config) -> tuple[SitePart, ...]:
+    """Return the same as `read_live_parts`, without the live system of a part whose settings are wrong."""
+    found: list[SitePart] = []
+    for part in config.parts:
+        try:
+            found += read_live_parts(part)
+        except ConfigurationError:
+            found += [SitePart(name, None) for name in read_part_names(part)]
+    return tuple(found)
+
+
 def read_live_parts(config: Config) -> tuple[SitePart, ...]:
     """Return each part with its live system; none for a site of one database and one bucket."""
     return tuple(
@@ -73,6 +102,11 @@ def find_kinds(config: Config) -> frozenset[ArtifactKind]:
     """Return whether the site has databases, buckets or both."""
     names = read_part_names(config)
     return frozenset(kind for name in names for kind in name.kinds) if names else frozenset(ArtifactKind)
+
+
+def has_referring_part(config: Config) -> bool:
+    """Return whether the site has a database that can refer to one of its buckets."""
+    return any(part.part is None or part.part.kinds == BOTH_KINDS for part in config.parts)
 
 
 def read_part_names(config: Config) -> tuple[PartName, ...]:

@@ -347,6 +347,18 @@ _BUCKET_KEY = "bucket"
 """In the table of a database: to which bucket of the site its rows refer."""
 
 
+_FOREIGN_PREFIXES = {"database": ("MINIO_",), "bucket": ("POSTGRES_",)}
+
+
+def _may_set(kind: str, key: str) -> bool:
+    """Return whether the table of a database or a bucket can have this key.
+
+    A wrong one must not be overlooked, and none may change the other half or where the points are.
+    """
+    name = _name_of(key)
+    return key in _KEYS and name != "BACKUP_DIR" and not name.startswith(_FOREIGN_PREFIXES[kind])
+
+
 @dataclass(frozen=True)
 class _SourceTables:
     """The databases and buckets of a site that does not have exactly one of each."""
@@ -388,8 +400,10 @@ class _SourceTables:
         parts = [PartName(name, self._find_bucket(table)) for name, table in self.databases.items()]
         referred = {part.bucket for part in parts}
         parts += [PartName("", name) for name in self.buckets if name not in referred]
-        divided = site.with_parts([(name, *self._read_part(name, site, settings)) for name in parts])
-        return divided.with_problems(dict.fromkeys(("POSTGRES_DB", "MINIO_BUCKET"), several))
+        return site.with_parts(
+            [(name, *self._read_part(name, site, settings)) for name in parts],
+            dict.fromkeys(("POSTGRES_DB", "MINIO_BUCKET"), several),
+        )
 
     def _find_bucket(self, table: _Table) -> str:
         """Return the bucket to which the database refers; empty for none, or one that does not exist."""
@@ -413,6 +427,13 @@ class _SourceTables:
                 problems.add(required, f"site {self.site}: {name} has no {kind}")
                 continue
             table = {key: value for key, value in tables[source].items() if key != _BUCKET_KEY}
+            for key in sorted(key for key in table if not _may_set(kind, key)):
+                guess = "".join(get_close_matches(key, [_BUCKET_KEY, *sorted(_KEYS)], n=1))
+                is_known = key in _KEYS
+                reason = "belongs elsewhere" if is_known else "is not a setting"
+                reason += f"; did you mean {guess}?" if guess and not is_known else ""
+                problems.add(required, f"{where}: {key} {reason}")
+                del table[key]
             own |= problems.translate(where, table)
             if required not in problems.found and required not in {
                 key.removesuffix(FILE_SUFFIX) for key in own

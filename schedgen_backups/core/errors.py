@@ -51,6 +51,14 @@ class BackupError(Exception):
         self.message = message
         self.hint = hint
 
+    def restate(self, message: str, *, hint: str) -> BackupError:
+        """Return an error of the same class that says this instead."""
+        # Not by its constructor: a class may need other values, which are kept.
+        restated = type(self).__new__(type(self), message)
+        vars(restated).update(vars(self))
+        restated.message, restated.hint = message, hint
+        return restated
+
 
 class ConfigurationError(BackupError):
     """A setting is missing or wrong. Permanent until the setting is changed."""

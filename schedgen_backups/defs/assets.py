@@ -241,7 +241,7 @@ def _raise_failures(errors: Mapping[str, BackupError], *, is_alone: bool) -> Non
     first = next(iter(errors.values()))
     if is_alone:
         raise first
-    raise type(first)(
+    raise first.restate(
         "; ".join(f"{name}: {error.message}" for name, error in errors.items()),
         hint=" ".join(dict.fromkeys(error.hint for error in errors.values() if error.hint)),
     ) from first

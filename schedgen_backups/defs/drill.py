@@ -26,7 +26,7 @@ from schedgen_backups.core.catalog.check_results import KINDS_BY_CHECK, Check, C
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point, find_drill_point
-from schedgen_backups.core.drill.report import DrillReport, merge_reports
+from schedgen_backups.core.drill.report import DrillReport, find_replaced, merge_reports
 from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.core.history.events import DrillEnded, Outcome
 from schedgen_backups.core.model import RecoveryPointId
@@ -101,15 +101,22 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
             for part in _choose_parts(site, catalog, chosen)
         }
         report = merge_reports(reports)
-        event = _make_event(report, catalog, context.run_id, site.store)
-        own = catalog.read_site()
-        record_with_receipt(
-            site.site_directory,
-            event,
-            list_subjects(catalog.directory, [report.point_id]),
-            site_id=own.site_id if own is not None else "",
-        )
+        if len(reports) > 1 and (replaced := find_replaced(reports)):
+            catalog.record_results(chosen, replaced)
+        # The drill of one part does not prove that the point can be restored.
+        if site.part is None:
+            _record_event(site, catalog, _make_event(report, catalog, context.run_id, site.store))
         return report, time.monotonic() - started
+
+
+def _record_event(site: Config, catalog: Catalog, event: DrillEnded) -> None:
+    own = catalog.read_site()
+    record_with_receipt(
+        site.site_directory,
+        event,
+        list_subjects(catalog.directory, [event.point_id]),
+        site_id=own.site_id if own is not None else "",
+    )
 
 
 def _require_server(part: Config) -> tuple[Part, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import dagster as dg
 
 from schedgen_backups.config.config import Config
-from schedgen_backups.config.site_parts import find_database_server, find_kinds
+from schedgen_backups.config.site_parts import find_database_server, find_kinds, has_referring_part
 from schedgen_backups.defs.assets import make_assets
 from schedgen_backups.defs.audit import make_audit_check, make_audit_job
 from schedgen_backups.defs.checks import make_checks, make_condition_checks
@@ -90,7 +90,7 @@ def _build_shared(keeper: Config, sites: Iterable[dg.Definitions]) -> dg.Definit
 
 def _build_site(config: Config, installation: InstallationNames) -> dg.Definitions:
     names, settings, kinds = SiteNames(config.site_name), config.definitions, find_kinds(config)
-    if len(kinds) == 1:
+    if not has_referring_part(config):
         settings = replace(settings, has_references=False)
     assets = make_assets(names, kinds)
     audit_checks = [make_audit_check(names)] if settings.has_references else []

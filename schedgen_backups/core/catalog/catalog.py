@@ -320,7 +320,7 @@ class Catalog:
                 point_id=point_id.text,
                 checked_by=results[0].checked_by if results else "",
                 outcomes=tuple(
-                    Outcome(check=result.check.value, status=result.status.value, summary=result.summary)
+                    Outcome(check=result.name, status=result.status.value, summary=result.summary)
                     for result in results
                 ),
             )

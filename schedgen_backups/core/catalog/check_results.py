@@ -117,6 +117,11 @@ class CheckResult(FrozenModel):
     """Of an artifact in packs: when the pack was read whose reading is longest ago; None for at the check."""
 
     @property
+    def name(self) -> str:
+        """The check, and in a point of several databases or buckets its source."""
+        return f"{self.check.value} of {self.source}" if self.source else self.check.value
+
+    @property
     def is_passed(self) -> bool:
         """Whether the check passed; false for unknown and not configured."""
         return self.status is CheckStatus.PASSED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from schedgen_backups.core.catalog.check_results import (
     BOTH_KINDS,
@@ -36,6 +36,16 @@ def label_results(results: Sequence[CheckResult], part: PartName) -> tuple[Check
     return tuple(result.model_copy(update={"source": name_source(result.check, part)}) for result in results)
 
 
+def keep_worst(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
+    """Return one result per check and source: the worst, such as of a bucket that two parts have."""
+    worst: dict[tuple[Check, str], CheckResult] = {}
+    for result in results:
+        other = worst.setdefault((result.check, result.source), result)
+        if _WORST_FIRST.index(result.status) < _WORST_FIRST.index(other.status):
+            worst[result.check, result.source] = result
+    return tuple(worst.values())
+
+
 def select_part_results(verification: Verification, part: PartName) -> Verification:
     """Return the results of one part, as if it were a point of its own."""
     own = tuple(
@@ -53,8 +63,14 @@ def combine_parts(verification: Verification, parts: Sequence[PartName]) -> Veri
     """
     combined: list[CheckResult] = []
     for check in Check:
-        wanted = dict.fromkeys(name_source(check, part) for part in parts if _is_concerned(check, part))
-        found = {result.source: result for result in verification.results if result.check is check}
+        concerned = [part for part in parts if _is_concerned(check, part)]
+        if check is Check.REFERENCED_PDFS_OPEN:
+            # A drill says of each part that no rows refer to objects.
+            concerned = concerned or [*parts]
+        wanted = dict.fromkeys(name_source(check, part) for part in concerned)
+        found = {
+            result.source: result for result in keep_worst(verification.results) if result.check is check
+        }
         known = [found[source] for source in wanted if source in found]
         if known:
             combined.append(_combine(known, [source for source in wanted if source not in found]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local
 from schedgen_backups.core.formats.recipe import StatedPack
 from schedgen_backups.core.formats.records import ArtifactFile, open_artifact
 from schedgen_backups.core.model import (
+    PARTS_FORMAT_VERSION,
     Artifact,
     ArtifactKind,
     ArtifactName,
@@ -281,7 +283,10 @@ def judge_point(
     ordered = tuple(
         sorted(_choose_files(artifacts, manifest), key=lambda found: found.name.kind.value, reverse=True)
     )
-    problems, unread = list(unreadable), list[str]()
+    problems, unread = (
+        [*unreadable, *(_find_part_problems(manifest) if manifest is not None else ())],
+        list[str](),
+    )
     part_names = [part.name for part in manifest.parts] if manifest is not None else []
 
     def find_reading(artifact: Artifact) -> CheckResult | None:
@@ -303,7 +308,8 @@ def judge_point(
             unread.append(artifact.file_name)
     is_foreign = manifest is not None and site is not None and not site.owns(manifest)
     is_ahead = point_id.taken_at > datetime.now(timezone.utc) + CLOCK_TOLERANCE
-    if manifest is not None and not part_names:
+    # A manifest of an older format has both: what it does not name is missing.
+    if manifest is not None and not part_names and manifest.format_version >= PARTS_FORMAT_VERSION:
         kinds = frozenset(artifact.kind for artifact in manifest.artifacts)
         verification = verification.model_copy(update={"kinds": kinds})
     return PointListing(
@@ -317,6 +323,43 @@ def judge_point(
         is_ahead=is_ahead,
         recorded=verification if part_names else None,
         keys=keys,
+    )
+
+
+def _find_part_problems(manifest: Manifest) -> tuple[str, ...]:
+    """Return why its parts do not prove everything that the manifest names; empty if they do.
+
+    Checks of a point are those of its parts: an artifact of none of them would never be missed.
+    """
+    named = Counter((each.kind, each.source_name) for each in manifest.artifacts)
+    if not manifest.parts:
+        kinds = Counter(each.kind for each in manifest.artifacts)
+        return tuple(
+            f"the manifest names several {kind.value}s and no parts" for kind in kinds if kinds[kind] > 1
+        )
+    wanted = {(kind, part.name.get_source(kind)) for part in manifest.parts for kind in part.name.kinds}
+    misnamed = [
+        each.file_name
+        for each in manifest.artifacts
+        if (name := ArtifactName.from_file_name(each.file_name)) is None
+        or (name.kind, name.source_name) != (each.kind, each.source_name)
+    ]
+    return (
+        *(
+            f"the {kind.value} {source} of the manifest belongs to none of its parts"
+            for kind, source in named
+            if (kind, source) not in wanted
+        ),
+        *(
+            f"the manifest names no file of the {kind.value} {source}"
+            for kind, source in sorted(wanted - named.keys())
+        ),
+        *(
+            f"the manifest names several files of the {kind.value} {source}"
+            for (kind, source), count in named.items()
+            if count > 1
+        ),
+        *(f"{name} is not named after its database or bucket" for name in misnamed),
     )
 
 

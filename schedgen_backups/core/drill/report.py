@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pydantic import AwareDatetime
 
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus, Verification
-from schedgen_backups.core.catalog.part_results import combine_parts, label_results
+from schedgen_backups.core.catalog.part_results import combine_parts, keep_worst, label_results
 from schedgen_backups.core.model import FrozenModel, PartName
 
 
@@ -61,17 +61,35 @@ class DrillReport(FrozenModel):
         )
 
 
-def merge_reports(reports: Mapping[PartName | None, DrillReport]) -> DrillReport:
-    """Return one report of drills of all parts of a point, one after the other."""
-    first = next(iter(reports.values()))
-    if len(reports) == 1:
-        return first
-    labelled = tuple(
+def find_replaced(reports: Mapping[PartName | None, DrillReport]) -> tuple[CheckResult, ...]:
+    """Return the results, as they are stored, that a later drill replaced by a better one.
+
+    A bucket to which two databases refer is restored with each.
+    """
+    labelled = _label_reports(reports)
+    newest = {(result.check, result.source): result for result in labelled}
+    return tuple(
+        result
+        for result in keep_worst(labelled)
+        if result.status is not newest[result.check, result.source].status
+    )
+
+
+def _label_reports(reports: Mapping[PartName | None, DrillReport]) -> tuple[CheckResult, ...]:
+    return tuple(
         result
         for name, report in reports.items()
         if name is not None
         for result in label_results(report.results, name)
     )
+
+
+def merge_reports(reports: Mapping[PartName | None, DrillReport]) -> DrillReport:
+    """Return one report of drills of all parts of a point, one after the other."""
+    first = next(iter(reports.values()))
+    if len(reports) == 1:
+        return first
+    labelled = keep_worst(_label_reports(reports))
     names = [name for name in reports if name is not None]
     combined = combine_parts(Verification(point_id=first.point_id).with_results(labelled), names)
     return DrillReport(

@@ -256,8 +256,9 @@ def _measure_store(store: StoreStatus, points: Sequence[PointListing]) -> Iterat
 
 
 def _list_sizes(point: PointListing) -> Iterator[tuple[ArtifactKind, int]]:
-    for artifact in point.artifacts:
-        yield artifact.name.kind, point.measure(artifact)
+    for kind in ArtifactKind:
+        if (size_bytes := point.measure_kind(kind)) is not None:
+            yield kind, size_bytes
 
 
 def _is_pinned(catalog: Catalog, point: PointListing, now: datetime) -> bool:

@@ -24,7 +24,7 @@ from schedgen_backups.core.catalog.check_results import (
     CheckStatus,
     Verification,
 )
-from schedgen_backups.core.catalog.part_results import name_source
+from schedgen_backups.core.catalog.part_results import name_source, select_part_results
 from schedgen_backups.core.catalog.points import FoundArtifact, PointListing
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.formats.archive_file import CapturedArchive, open_archive
@@ -82,7 +82,8 @@ def verify_point(
     results, summary = check_point(
         catalog, point, checked_by=checked_by, live=live, parts=parts, on_progress=on_progress
     )
-    return catalog.record_results(point.point_id, results), summary
+    verification = catalog.record_results(point.point_id, results)
+    return select_part_results(verification, point.part) if point.part else verification, summary
 
 
 def check_point(
@@ -131,7 +132,9 @@ def _divide(point: PointListing, parts: Sequence[SitePart]) -> tuple[PointListin
 
 
 def _find_live(point: PointListing, live: LiveSystem | None, parts: Sequence[SitePart]) -> LiveSystem | None:
-    return next((part.live for part in parts if part.name == point.part), None) if point.part else live
+    if point.part is not None:
+        return next((part.live for part in parts if part.name == point.part), None)
+    return parts[0].live if len(parts) == 1 else live
 
 
 def _sign(results: Iterable[CheckResult], checked_by: str) -> tuple[CheckResult, ...]:
@@ -296,8 +299,8 @@ def commit_point(
             size_bytes=sum(artifact.whole_bytes for artifact in manifest.artifacts),
             run_id=origin.run_id,
             outcomes=tuple(
-                Outcome(check=result.check.value, status=result.status.value, summary=result.summary)
-                for result in committed.verification.results
+                Outcome(check=result.name, status=result.status.value, summary=result.summary)
+                for result in (committed.recorded or committed.verification).results
             ),
             versions=_read_versions(point),
         ),
@@ -311,6 +314,8 @@ def _find_kinds(point: PointListing, parts: Sequence[SitePart]) -> frozenset[Art
     """Return what the point, or this part of it, must have."""
     if point.part is not None:
         return point.part.kinds
+    if point.manifest is not None:
+        return frozenset(artifact.kind for artifact in point.manifest.artifacts)
     return parts[0].name.kinds if parts else frozenset(ArtifactKind)
 
 

@@ -100,7 +100,7 @@ def reread_sources(catalog: Catalog, paths: Iterable[Path], *, checked_by: str) 
         source = artifact.source_name if point.manifest is not None and point.manifest.parts else ""
         results = tuple(
             result.model_copy(update={"checked_by": checked_by, "source": source})
-            for result in verify(path, expected_sha256=artifact.sha256)
+            for result in verify(path, point.keys, expected_sha256=artifact.sha256)
         )
         if not path.exists():  # removed meanwhile
             continue

@@ -13,7 +13,10 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.history.events import DrillEnded
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import ArtifactKind, PartName
+from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.support.artifacts import damage
@@ -85,10 +88,15 @@ def parts(
     return found
 
 
-@pytest.mark.parametrize("layout", ["files", "packs"])
+@pytest.mark.parametrize("layout", ["files", "packs", "encrypted"])
 def test_one_point_holds_every_database_and_bucket_and_each_is_restored(parts: Parts, layout: str) -> None:
-    parts.write(layout=layout)
     site = parts.site
+    if layout == "encrypted":
+        key_pair, identity = make_key_pair(), site.folder / "pack.key"
+        identity.write_text(f"{key_pair.private}\n")
+        identity.chmod(0o600)
+        site.set(BACKUP_PACK_RECIPIENTS=key_pair.public, BACKUP_PACK_IDENTITY_FILE=str(identity))
+    parts.write(layout="files" if layout == "files" else "packs")
     answer = site.cli("backup", "--json")
     assert answer.code == 0, answer
     [point] = site.points()
@@ -103,6 +111,9 @@ def test_one_point_holds_every_database_and_bucket_and_each_is_restored(parts: P
     assert point.manifest.references.resolved_count == point.manifest.parts[0].references.resolved_count > 0
     answer = site.cli("verify", "latest")
     assert answer.code == 0, answer
+    answer = site.cli("fetch", "latest", "--to", str(site.folder / f"fetched-{layout}"), "--json")
+    assert answer.code == 0, answer
+    assert len(json.loads(answer.stdout)["files"]) == 4
     answer = site.cli("drill", "--json")
     assert answer.code == 0, answer
     [point] = site.points()
@@ -227,3 +238,85 @@ def recover(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-I", "-S", SCRIPT, command, *rest], capture_output=True, text=True, check=False
     )
+
+
+def keep_tables(parts: Parts, *names: str) -> None:
+    """Leave only these databases and buckets in the file of sites."""
+    path = parts.site.folder / "sites.toml"
+    head, *tables = path.read_text().split("[sites.shop.")
+    kept = [table for table in tables if table.split("]")[0].split(".")[1] in names]
+    path.write_text("[sites.shop.".join([head, *kept]))
+
+
+def test_databases_without_buckets_are_drilled(parts: Parts) -> None:
+    parts.write(**{'bucket = "pdfs"': ""})
+    keep_tables(parts, "main", "reports")
+    for command in (("backup",), ("drill",)):
+        answer = parts.site.cli(*command)
+        assert answer.code == 0, (command, answer.stdout, answer.stderr)
+    [point] = parts.site.points()
+    assert [level.status.value for level in point.verification.levels()][3:] == ["passed", "passed"]
+
+
+def test_the_drill_of_a_copy_restores_the_copy_of_every_part(parts: Parts, tmp_path: Path) -> None:
+    site = parts.site
+    key_pair = make_key_pair()
+    (tmp_path / "key.txt").write_text(f"{key_pair.private}\n")
+    stores = f'[stores.nas]\nurl = "file://{tmp_path / "nas"}"\nrecipients = ["{key_pair.public}"]\n'
+    (tmp_path / "stores.toml").write_text(stores)
+    site.set(BACKUP_STORES_FILE=str(tmp_path / "stores.toml"))
+    for command in (("backup",), ("stores", "prepare", "nas"), ("stores", "copy", "nas")):
+        answer = site.cli(*command)
+        assert answer.code == 0, (command, answer.stdout, answer.stderr)
+    [point] = site.points()
+    for found in point.artifacts:
+        found.path.unlink()
+    source = ("--from", "nas", "--identity", str(tmp_path / "key.txt"))
+    answer = site.cli("--site", "shop/images", "drill", *source)
+    assert answer.code == 0, (answer.stdout, answer.stderr)
+    assert History(site.directory).find_last(DrillEnded) is None
+    [store] = json.loads(site.cli("stores", "--json").stdout)["stores"]
+    assert store["state"]["opened_at"] is None, "only a part of it was restored"
+    answer = site.cli("drill", *source)
+    assert answer.code == 0, (answer.stdout, answer.stderr)
+    [store] = json.loads(site.cli("stores", "--json").stdout)["stores"]
+    assert store["state"]["opened_at"] is not None
+    assert History(site.directory).find_last(DrillEnded) is not None
+
+
+def test_every_file_of_a_partial_point_is_verified_and_listed(parts: Parts) -> None:
+    name = parts.databases["reports"].database
+    parts.write(**{f'postgres_db = "{name}"': 'postgres_db = "gone"'})
+    assert parts.site.cli("backup").code != 0
+    [point] = parts.site.points()
+    [listed] = json.loads(parts.site.cli("list", "--json").stdout)["points"]
+    assert list(listed["artifacts"]) == ["database", "bucket images", "bucket pdfs"]
+    pdfs = next(found for found in point.artifacts if found.name.source_name == "pdfs")
+    data = pdfs.path.read_bytes()
+    pdfs.path.write_bytes(damage(data, len(data) * 4))
+    answer = parts.site.cli("verify", point.point_id.text)
+    assert answer.code == 3
+    assert "archive_is_stored of pdfs" in answer.stdout
+
+
+def test_objects_are_accepted_as_missing_for_one_part(parts: Parts) -> None:
+    assert parts.site.cli("backup").code == 0
+    answer = parts.site.cli("accept-missing", "a.pdf", "--reason", "lost")
+    assert answer.code == 4
+    assert "shop/main" in answer.stderr
+    answer = parts.site.cli("--site", "shop/main", "accept-missing", "a.pdf", "--reason", "lost")
+    assert answer.code == 0
+    found = Catalog(parts.site.directory).settle_baseline(["a.pdf"], source=str(PartName("main", "pdfs")))
+    assert found == {"a.pdf"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("backup",), ("prune",), ("heal",), ("stores", "copy", "nas"), ("report", "--to", "report.html")],
+    ids=lambda command: command[0],
+)
+def test_what_concerns_the_whole_site_refuses_a_part(parts: Parts, command: tuple[str, ...]) -> None:
+    """A copy of one part would be listed as the copy of the point."""
+    answer = parts.site.cli("--site", "shop/main", *command)
+    assert answer.code == 4
+    assert "whole site" in answer.stderr

@@ -6,6 +6,7 @@ each, an earlier point is untouched and the staging is gone.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 
+from schedgen_backups.core.capture.capture import take_database_dumps
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.errors import (
@@ -23,13 +25,16 @@ from schedgen_backups.core.errors import (
     DatabaseUnreachableError,
     DumpError,
 )
+from schedgen_backups.core.model import RecoveryPointId
 from schedgen_backups.core.postgres.client_programs import find_all_clients, find_client
 from schedgen_backups.core.servers.loopback import free_ports
-from schedgen_backups.core.settings import DatabaseSettings
+from schedgen_backups.core.settings import DatabaseSettings, DatabaseSource
 from schedgen_backups.core.verify.files import verify_dump, verify_dump_against_snapshot
 from schedgen_backups_tests.support.artifacts import (
+    POINT,
     TableText,
     list_files,
+    make_capture,
     publish_dump,
     spoken_by,
     write_dump,
@@ -335,3 +340,45 @@ def test_a_server_that_ends_the_session_midway_is_reported(
     bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=script)
     error = assert_refused(catalog, database, DumpError, postgres_bin_dir=bin_dir)
     assert "pg_dump failed" in error.message
+
+
+@pytest.mark.parametrize("ended", ["waiting", "dumped"])
+def test_a_session_that_ends_harms_no_other_database(
+    catalog: Catalog,
+    database: DatabaseSettings,
+    second_database: DatabaseSettings,
+    tmp_path: Path,
+    postgres_bin_dir: Path,
+    ended: str,
+) -> None:
+    """While the first is dumped, the server ends the session of one of both."""
+    for each in (database, second_database):
+        run(each, FILL)
+    victim = database if ended == "dumped" else second_database
+    kill = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+        f"'schedgen_backups' AND datname = '{victim.database}' AND pid <> pg_backend_pid()"
+    )
+    once = tmp_path / "once"
+    script = f"""if mkdir {once} 2> /dev/null; then
+{postgres_bin_dir}/psql -X -q -A -t -c "{kill}" > /dev/null 2>&1; sleep 2; fi; exec {{real}} "$@" """
+    bin_dir = make_pg_bin_dir(tmp_path, postgres_bin_dir, pg_dump_script=script)
+    capture = make_capture(postgres_bin_dir=bin_dir, stall_timeout_seconds=20, is_new_source_allowed=True)
+    sources = [
+        DatabaseSource("first", database, capture),
+        DatabaseSource("second", replace(second_database, port=1), capture),
+        DatabaseSource("third", second_database, capture),
+    ]
+    began = time.monotonic()
+    taken = take_database_dumps(catalog, sources, RecoveryPointId(POINT))
+    assert time.monotonic() - began < 60
+    failed, kept = ("first", "third") if ended == "dumped" else ("third", "first")
+    assert sorted(taken.errors) == sorted(["second", failed])
+    assert list(taken.captured) == [kept]
+    path = catalog.directory / f"db_{kept}_{POINT}.sql.gz"
+    assert {result.status for result in verify_dump(path)} == {CheckStatus.PASSED}
+    left = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'schedgen_backups' AND datname = '{}'"
+    )
+    for each in (database, second_database):
+        assert run(each, left.format(each.database) + " AND pid <> pg_backend_pid()") == [(0,)]

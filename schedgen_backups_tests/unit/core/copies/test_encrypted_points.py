@@ -20,6 +20,7 @@ from schedgen_backups.core.packs.encryption import AgeEncryptor, Decryptor
 from schedgen_backups.core.packs.local_packs import LocalPacks
 from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups.core.verify.files import verify_archive
+from schedgen_backups.core.verify.reread import reread_sources
 from schedgen_backups_tests.support.artifacts import damage, make_result
 from schedgen_backups_tests.support.copies import (
     ENCRYPTION,
@@ -184,3 +185,16 @@ def test_the_script_in_the_store_reads_both_with_debians_age(tmp_path: Path) -> 
                 whole = file.open_reader().read()
             out = folder / "store" / KEYS.site_id / "out"
             assert (out / artifact.name.to_file_name()).read_bytes() == whole
+
+
+def test_a_point_that_is_read_again_with_the_key_stays_known(tmp_path: Path) -> None:
+    site = make_site(tmp_path, "the same")
+    point = make_point(site.catalog, 0, list_objects(20))
+    before = point.verification.levels()
+    paths = [artifact.path for artifact in point.artifacts]
+    assert reread_sources(site.catalog, paths, checked_by="test") == ()
+    after = site.catalog.get_point(make_point_id(0)).verification
+    assert [(each.level, each.status) for each in after.levels()] == [
+        (each.level, each.status) for each in before
+    ]
+    assert {each.status for each in after.results if each.checked_by == "test"} == {CheckStatus.PASSED}
