@@ -268,10 +268,11 @@ class _Subject:
         self, context: dg.AssetCheckExecutionContext, results: Sequence[CheckResult]
     ) -> dg.AssetCheckResult:
         """Store the results with the point; return them as that of the asset's check."""
-        self.catalog.record_results(
-            self.point.point_id,
-            tuple(result.model_copy(update={"checked_by": context.run.run_id}) for result in results),
-        )
+        signed = (result.model_copy(update={"checked_by": context.run.run_id}) for result in results)
+        known = (self.point.recorded or self.point.verification).results
+        # What the capture of this run found is stored already.
+        if new := tuple(result for result in signed if result not in known):
+            self.catalog.record_results(self.point.point_id, new)
         return _make_check_result(self.point, results)
 
     def list_artifacts(self, kind: ArtifactKind) -> Iterator[tuple[PointListing, FoundArtifact]]:

@@ -16,6 +16,8 @@ from schedgen_backups.config.config import load_config
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckStatus, VerificationLevel
 from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.history.events import PointChecked
+from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.definitions import defs
 from schedgen_backups.defs.assets import find_point_id
@@ -31,7 +33,7 @@ pytestmark = [pytest.mark.edge]
 CHECK_NAMES = {
     next(iter(check.check_keys)).name
     for check in [
-        *make_checks(SiteNames(), load_config().definitions),
+        *make_checks(SiteNames(), load_config().definitions, frozenset(ArtifactKind)),
         *make_condition_checks(SiteNames()),
     ]
 }
@@ -98,6 +100,15 @@ def test_every_check_is_recorded_as_passed_on_its_asset(site: Site, instance: dg
         if evaluation.check_name not in CONDITIONS
     } == {point.point_id.text}
     assert {found.checked_by for found in point.verification.results} == {result.run_id}
+
+
+def test_the_reading_of_a_new_archive_is_one_event(site: Site, instance: dg.DagsterInstance) -> None:
+    assert site.run(instance).success
+    events = History(site.directory).read().events
+    checked = [event for event in events if isinstance(event, PointChecked)]
+    names = [outcome.check for event in checked for outcome in event.outcomes]
+    assert names.count("archive_is_stored") == 1
+    assert len(names) == len(set(names))
 
 
 def test_the_dump_shows_its_figures(site: Site, instance: dg.DagsterInstance, seeded: SeedSummary) -> None:
