@@ -105,7 +105,7 @@ bucket = "pdfs"
 
 
 @pytest.mark.timeout(900)
-def test_no_site_waits_for_another_and_each_tells_its_own_story(
+def test_no_site_waits_for_another_and_each_alert_is_of_one_site(
     site: Site, hanging: Path, database: DatabaseSettings, weed_bucket: BucketSettings
 ) -> None:
     seed_application(database, weed_bucket, user_count=5, job_count=7, seed=3)
