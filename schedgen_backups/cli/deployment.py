@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,48 +17,30 @@ from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import find_newest_verified
 from schedgen_backups.core.errors import ConfigurationError, PointNotFoundError, StorageError
+from schedgen_backups.core.model import ArtifactKind
 from schedgen_backups.core.system.files import write_atomically
 from schedgen_backups.core.units import describe_labels
 
 
-@dataclass(frozen=True)
-class Rollback:
-    """Commands that replace the live database and bucket with a recovery point."""
+def list_rollbacks(point: PointListing, config: Config) -> dict[ArtifactKind, tuple[str, ...]]:
+    """Return the shell commands for every database and every bucket that are backed up."""
+    found: dict[ArtifactKind, dict[str, None]] = {kind: {} for kind in ArtifactKind}
+    for part in config.parts:
+        for kind in part.part.kinds if part.part is not None else ArtifactKind:
+            found[kind][_make_rollback(point, part, kind)] = None
+    return {kind: tuple(commands) for kind, commands in found.items()}
 
-    database: str
-    bucket: str
 
-
-def make_rollback(point: PointListing, config: Config) -> Rollback:
-    """Return the shell commands for the database and the bucket that are backed up."""
+def _make_rollback(point: PointListing, config: Config, kind: ArtifactKind) -> str:
     reader = config.open_reader()
-    database, bucket = reader.text("POSTGRES_DB"), reader.text("MINIO_BUCKET")
     point_id = point.point_id.text
-    swap = [
-        "schedgen-backups",
-        "restore",
-        point_id,
-        "--database",
-        database,
-        "--swap",
-        "--confirm",
-        database,
-        "--reason",
-        "rollback",
-    ]
-    back = [
-        "schedgen-backups",
-        "restore-objects",
-        point_id,
-        "*",
-        "--back",
-        "--overwrite",
-        "--confirm",
-        bucket,
-        "--reason",
-        "rollback",
-    ]
-    return Rollback(shlex.join(swap), shlex.join(back))
+    if kind is ArtifactKind.DATABASE:
+        target = reader.text("POSTGRES_DB")
+        words = ["restore", point_id, "--database", target, "--swap", "--confirm", target]
+    else:
+        target = reader.text("MINIO_BUCKET")
+        words = ["restore-objects", point_id, "*", "--back", "--overwrite", "--confirm", target]
+    return shlex.join([*config.command_words, *words, "--reason", "rollback"])
 
 
 def check_marker_folder(path: Path) -> None:
@@ -121,7 +102,7 @@ def last(
             f"no verified recovery point{asked} in {catalog.directory}",
             hint="Take one: schedgen-backups backup",
         )
-    rollback = make_rollback(point, config)
+    rollbacks = list_rollbacks(point, config)
     origin, pin = point.manifest.origin, read_pin(catalog, point.point_id)
     pinned_until = pin.expires_at.isoformat() if pin is not None and pin.expires_at is not None else None
     if as_json:
@@ -136,7 +117,7 @@ def last(
                 "git_branch": origin.git_branch,
                 "is_pinned": pin is not None,
                 "pinned_until": pinned_until,
-                "rollback": {"database": rollback.database, "bucket": rollback.bucket},
+                "rollback": {kind.value: "; ".join(commands) for kind, commands in rollbacks.items()},
             }
         )
         return
@@ -153,5 +134,5 @@ def last(
         if value:
             out.print(f"  {name:7} {escape(value)}", soft_wrap=True)
     out.print("To roll back, stop the application and run:", soft_wrap=True)
-    for command in (rollback.database, rollback.bucket):
+    for command in (command for commands in rollbacks.values() for command in commands):
         out.print(f"  {escape(command)}", soft_wrap=True)

@@ -129,6 +129,14 @@ class Config:
             ),
         )
 
+    @property
+    def command_words(self) -> tuple[str, ...]:
+        """How a command on this site, or on this part of one, begins."""
+        if not self.site_name:
+            return ("schedgen-backups",)
+        part = f"/{self.part.database or self.part.bucket}" if self.part is not None else ""
+        return ("schedgen-backups", "--site", f"{self.site_name}{part}")
+
     def select_part(self, name: str) -> Config:
         """Return the part with the database or the bucket of this name, whose catalog shows only its files.
 

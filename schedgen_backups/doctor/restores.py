@@ -25,8 +25,8 @@ def examine_restores(config: Config, catalog: Catalog) -> Iterator[PreconditionR
     if point is not None:
         database, bucket = config.database.database, config.bucket.bucket
         command = (
-            f"schedgen-backups restore {point.point_id} --database {database}_restored --bucket "
-            f"{bucket}-restored"
+            f"{' '.join(config.command_words)} restore {point.point_id} --database {database}_restored "
+            f"--bucket {bucket}-restored"
         )
         yield PreconditionResult("restore", Verdict.OK, f"to try one next to the live system: {command}")
     yield from yield_with_errors("restore of the database", lambda: _examine_role(config))

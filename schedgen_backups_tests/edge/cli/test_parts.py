@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -152,6 +153,20 @@ def test_damage_of_one_archive_is_damage_of_the_point_and_is_named(parts: Parts)
     assert [each["state"] for each in json.loads(answer.stdout)["points"]] == ["verified"]
     answer = site.cli("--site", "shop/images", "list", "--json")
     assert [each["state"] for each in json.loads(answer.stdout)["points"]] == ["failed"]
+
+
+def test_the_commands_of_a_rollback_are_printed_for_every_part_and_work(parts: Parts) -> None:
+    site = parts.site
+    assert site.cli("backup").code == 0
+    rollback = json.loads(site.cli("last", "--json").stdout)["rollback"]
+    commands = [command for kind in ("database", "bucket") for command in rollback[kind].split("; ")]
+    assert [command.split()[1:3] for command in commands] == [
+        ["--site", f"shop/{name}"] for name in ("main", "reports", "main", "images")
+    ]
+    for command in commands:
+        answer = site.cli(*shlex.split(command)[1:])
+        assert answer.code == 0, (command, answer)
+    assert "--site shop/main restore " in site.cli("doctor").stdout
 
 
 def test_what_worked_is_kept_when_one_database_fails(parts: Parts) -> None:
