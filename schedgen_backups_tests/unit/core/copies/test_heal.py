@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from schedgen_backups.core.copies.access import CopyAccess
 from schedgen_backups.core.copies.heal import HealReport, heal_packs
 from schedgen_backups.core.formats.packed_file import PACKS_NAME, open_packed_file
 from schedgen_backups.core.model import ArtifactKind
-from schedgen_backups.core.packs.encryption import Decryptor, make_key_pair
+from schedgen_backups.core.packs.encryption import Decryptor, PlainEncryptor, make_key_pair
 from schedgen_backups.core.settings import Layout
+from schedgen_backups.core.store.folder import FolderStore
 from schedgen_backups_tests.support.artifacts import damage, make_result
 from schedgen_backups_tests.support.copies import (
     KEYS,
@@ -23,6 +25,7 @@ from schedgen_backups_tests.support.copies import (
     make_point_id,
 )
 from schedgen_backups_tests.support.memory_store import MemoryStore
+from schedgen_backups_tests.unit.core.copies.test_killed import act
 
 # Encrypted packs: test_encrypted_points.
 pytestmark = pytest.mark.parametrize("layout", [Layout.PACKS], indirect=True, ids=["packs"])
@@ -99,3 +102,26 @@ def test_a_point_without_its_recipe_is_reported(site: CopiedSite, how: str) -> N
         path.unlink()
     report = heal_packs(site.catalog, None)
     assert [each.point_id for each in report.points] == [make_point_id(0)]
+
+
+@pytest.mark.exhaustive
+def test_healing_killed_at_every_write_makes_nothing_worse(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store, encryptor=PlainEncryptor())
+    point = make_point(site.catalog, 0, list_objects(20), layout=Layout.PACKS)
+    site.copy(0)
+    packs = site.catalog.directory / PACKS_NAME
+    whole = {path: path.read_bytes() for path in packs.iterdir() if not path.name.startswith(".")}
+    spoilt = {path: damage(data, 8 * (len(data) // 2)) for path, data in whole.items()}
+    for writes in count():
+        for path, data in spoilt.items():
+            path.write_bytes(data)
+        check = STORED_CHECKS[ArtifactKind.BUCKET]
+        site.catalog.record_results(point.point_id, (make_result(check, CheckStatus.FAILED),))
+        ended = act(tmp_path, writes, "heal")
+        assert all(path.read_bytes() in {data, spoilt[path]} for path, data in whole.items())
+        if ended:
+            break
+    assert {path: path.read_bytes() for path in whole} == whole
+    assert writes > 1

@@ -1,7 +1,11 @@
-"""SIGKILL at every write to the store, while copying and while pruning: what is committed stays whole."""
+"""SIGKILL at every write to the store or to the disk: what is committed stays whole.
+
+While copying, pruning, fetching and healing.
+"""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.copies.layout import list_copies
 from schedgen_backups.core.copies.proof import prove_listing
+from schedgen_backups.core.packs.encryption import PlainEncryptor
 from schedgen_backups.core.settings import Layout
 from schedgen_backups.core.store.folder import FolderStore
+from schedgen_backups.core.verify.commit import check_point
 from schedgen_backups_tests.support.copies import (
     KEYS,
     CopiedSite,
@@ -31,6 +39,8 @@ pytestmark = [
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
+from schedgen_backups.core.copies.access import CopyAccess
+from schedgen_backups.core.copies.heal import heal_packs
 from schedgen_backups.core.packs.encryption import PlainEncryptor
 from schedgen_backups.core.copies.prune import Pruner
 from schedgen_backups.core.retention.plan import RetentionPolicy
@@ -54,6 +64,27 @@ class DyingStore(FolderStore):
         if writes_left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
+def count_syncs():
+    # Between two of these, a crash may lose either.
+    sync = os.fsync
+    def die_later(descriptor):
+        global writes_left
+        sync(descriptor)
+        writes_left -= 1
+        if writes_left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.fsync = die_later
+
+if what in {"fetch", "heal"}:
+    count_syncs()
+    site = CopiedSite(folder / "backups", FolderStore(folder / "store"), encryptor=PlainEncryptor())
+    if what == "fetch":
+        site.open_reader(0).fetch_into(folder / "fetched")
+    else:
+        with site.catalog.lock.held("a test"):
+            report = heal_packs(site.catalog, CopyAccess(site.store, KEYS, site.decryptor))
+        assert not report.damaged, report
+    sys.exit()
 store = DyingStore(folder / "store")
 if what == "copy":
     CopiedSite(folder / "backups", store, encryptor=PlainEncryptor()).copy(1)
@@ -109,3 +140,30 @@ def test_pruning_killed_at_every_write_loses_nothing(tmp_path: Path) -> None:
     assert writes > 2, "the clock, the commit mark, and what is condemned"
     assert list(list_copies(store, KEYS)) == [make_point_id(1)]
     site.assert_equal(1, tmp_path / "fetched")
+
+
+def test_a_fetch_killed_at_every_write_leaves_no_point_that_is_not_whole(
+    tmp_path: Path, layout: Layout
+) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.prepare()
+    site = CopiedSite(tmp_path / "backups", store, encryptor=PlainEncryptor())
+    point = make_point(site.catalog, 0, list_objects(8), layout=layout)
+    site.copy(0)
+    target = tmp_path / "fetched"
+    for writes in count():
+        ended = act(tmp_path, writes, "fetch")
+        committed = [
+            each
+            for each in (Catalog(target).list_points() if target.exists() else ())
+            if each.manifest is not None
+        ]
+        assert all(each.problems == () for each in committed)
+        if ended:
+            break
+        # What lies there of the point must be moved away, as the next fetch says.
+        shutil.rmtree(target, ignore_errors=True)
+    assert [each.manifest for each in committed] == [point.manifest]
+    assert writes > 4
+    results, _summary = check_point(Catalog(target), committed[0], checked_by="a test")
+    assert {result.status for result in results} <= {CheckStatus.PASSED, CheckStatus.NOT_CONFIGURED}
