@@ -1,13 +1,16 @@
-"""Settings of alerts: recipients, channels and what else an alert contains."""
+"""Where the operators learn of a site: recipients and channels of alerts, and the file of metrics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.schedules import read_max_age
+from schedgen_backups.config.variables import METRICS_VARIABLE
+from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.settings import LOOPBACK_HOSTS, MailSettings
 
 
@@ -82,3 +85,23 @@ def _parse_heartbeat_url(text: str) -> str:
     if text and parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK_HOSTS):
         raise ValueError(text)
     return text.rstrip("/")
+
+
+def read_metrics_file(reader: Reader, directory: Path) -> Path | None:
+    """Return the file into which metrics are written; None if there is none.
+
+    ConfigurationError if it lies in the backup directory, which other users cannot read.
+    """
+    path = reader.path(METRICS_VARIABLE)
+    reader.check()
+    if path is not None and path.suffix != ".prom":
+        raise ConfigurationError(
+            f"{METRICS_VARIABLE} {path} does not end with .prom",
+            hint="The textfile collector reads only such files.",
+        )
+    if path is not None and directory in path.parents:
+        raise ConfigurationError(
+            f"{METRICS_VARIABLE} {path} is inside BACKUP_DIR, which other users cannot read",
+            hint="Use a directory of its own, such as /var/lib/node_exporter/schedgen.prom.",
+        )
+    return path

@@ -8,7 +8,13 @@ from schedgen_backups.config.presets import PRESETS
 from schedgen_backups.config.reader import Reader
 from schedgen_backups.config.schedules import read_layout
 from schedgen_backups.config.variables import PACK_RECIPIENTS_VARIABLE
-from schedgen_backups.core.settings import CaptureSettings, Exclusions, References, TransferSettings
+from schedgen_backups.core.settings import (
+    CaptureSettings,
+    CommandSettings,
+    Exclusions,
+    References,
+    TransferSettings,
+)
 
 _MOST_THREADS = 64
 _CORES_FOR_TWO_DUMPS = 4
@@ -35,6 +41,16 @@ def read_capture(reader: Reader) -> CaptureSettings:
         layout=read_layout(reader),
         pack_reread_days=reader.number("BACKUP_PACK_REREAD_DAYS", 1, 3650),
         pack_recipients=_read_patterns(reader, PACK_RECIPIENTS_VARIABLE),
+    )
+
+
+def read_commands(reader: Reader) -> CommandSettings:
+    """Return the commands that run before and after a backup."""
+    return CommandSettings(
+        before=reader.text("BACKUP_BEFORE_COMMAND"),
+        after=reader.text("BACKUP_AFTER_COMMAND"),
+        on_failure=reader.text("BACKUP_FAILURE_COMMAND"),
+        timeout_seconds=reader.number("BACKUP_COMMAND_TIMEOUT_SECONDS", 1, 24 * 3600),
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from schedgen_backups.config.alerts import AlertSettings, read_alerts
-from schedgen_backups.config.capture import read_capture
+from schedgen_backups.config.alerts import AlertSettings, read_alerts, read_metrics_file
+from schedgen_backups.config.capture import read_capture, read_commands
 from schedgen_backups.config.drill import read_drill
 from schedgen_backups.config.encryption import check_encryption, read_identity_file, read_staging
 from schedgen_backups.config.env_file import EnvironmentFile, find_environment_file
@@ -22,6 +22,7 @@ from schedgen_backups.config.schedules import (
     ScheduleSettings,
     read_definition_settings,
     read_housekeeping,
+    read_retention,
     read_schedule,
     read_timezone,
 )
@@ -39,7 +40,7 @@ from schedgen_backups.core.copies.settings import StoreSettings
 from schedgen_backups.core.copies.status import StoreStatus
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
-from schedgen_backups.core.model import PartName
+from schedgen_backups.core.model import ArtifactKind, PartName
 from schedgen_backups.core.packs.identity_file import IdentityFile
 from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.settings import (
@@ -67,7 +68,13 @@ Part = Literal[
     "commands",
 ]
 """A property of Config that may raise."""
-METRICS_VARIABLE = "BACKUP_METRICS_FILE"
+_KINDS_BY_SETTING: Mapping[str, frozenset[ArtifactKind]] = {
+    "database": frozenset({ArtifactKind.DATABASE}),
+    "database_server": frozenset({ArtifactKind.DATABASE}),
+    "bucket": frozenset({ArtifactKind.BUCKET}),
+    "capture": frozenset(),
+}
+"""What each database, bucket or both of a site have for themselves, and which of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,19 +214,28 @@ class Config:
     def check(self, *parts: Part) -> None:
         """Raise one ConfigurationError that names everything that is wrong with these parts.
 
-        With one error at a time, each fix would cost a night.
+        With one error at a time, each fix would cost a night. What a site has for each of its databases and
+        buckets is checked for each.
         """
         errors: list[ConfigurationError] = []
         for part in parts:
-            try:
-                getattr(self, part)
-            except ConfigurationError as error:
-                errors.append(error)
+            for holder in self._find_holders(part):
+                try:
+                    getattr(holder, part)
+                except ConfigurationError as error:
+                    errors.append(error)
         if errors:
             messages = dict.fromkeys(error.message for error in errors)
             raise ConfigurationError(
                 "; ".join(messages), hint=" ".join(dict.fromkeys(error.hint for error in errors))
             )
+
+    def _find_holders(self, part: Part) -> tuple[Config, ...]:
+        """Return the parts of the site that have this for themselves, or the site."""
+        kinds = _KINDS_BY_SETTING.get(part)
+        if kinds is None or not self._parts:
+            return (self,)
+        return tuple(each for each in self._parts if each.part is not None and kinds <= each.part.kinds)
 
     def open_reader(self) -> Reader:
         """Return a reader of single variables; ConfigurationError if the environment file is unusable."""
@@ -295,12 +311,7 @@ class Config:
     def commands(self) -> CommandSettings:
         """Commands that run before and after a backup."""
         reader = self.open_reader()
-        settings = CommandSettings(
-            before=reader.text("BACKUP_BEFORE_COMMAND"),
-            after=reader.text("BACKUP_AFTER_COMMAND"),
-            on_failure=reader.text("BACKUP_FAILURE_COMMAND"),
-            timeout_seconds=reader.number("BACKUP_COMMAND_TIMEOUT_SECONDS", 1, 24 * 3600),
-        )
+        settings = read_commands(reader)
         reader.check()
         return settings
 
@@ -333,17 +344,7 @@ class Config:
     def retention(self) -> RetentionPolicy:
         """Rules for keeping recovery points."""
         reader = self.open_reader()
-        policy = RetentionPolicy(
-            keep_days=reader.number("BACKUP_RETENTION_DAYS", 1, 36500),
-            keep_hours=reader.number("BACKUP_RETENTION_HOURS", 1, 24 * 366)
-            if reader.text("BACKUP_RETENTION_HOURS")
-            else 0,
-            keep_last=reader.number("BACKUP_RETENTION_KEEP_LAST", 1, 10000),
-            keep_weeks=reader.number("BACKUP_RETENTION_WEEKS", 0, 10000),
-            keep_months=reader.number("BACKUP_RETENTION_MONTHS", 0, 10000),
-            keep_years=reader.number("BACKUP_RETENTION_YEARS", 0, 1000),
-            timezone=read_timezone(reader),
-        )
+        policy = read_retention(reader)
         reader.check()
         return policy
 
@@ -403,20 +404,7 @@ class Config:
 
         Other users read it, which they cannot within the backup directory.
         """
-        reader = self.open_reader()
-        path = reader.path(METRICS_VARIABLE)
-        reader.check()
-        if path is not None and path.suffix != ".prom":
-            raise ConfigurationError(
-                f"{METRICS_VARIABLE} {path} does not end with .prom",
-                hint="The textfile collector reads only such files.",
-            )
-        if path is not None and self.site_directory in path.parents:
-            raise ConfigurationError(
-                f"{METRICS_VARIABLE} {path} is inside BACKUP_DIR, which other users cannot read",
-                hint="Use a directory of its own, such as /var/lib/node_exporter/schedgen.prom.",
-            )
-        return path
+        return read_metrics_file(self.open_reader(), self.site_directory)
 
     @cached_property
     def ui(self) -> UiSettings:

@@ -1,4 +1,4 @@
-"""Settings of schedules: when runs start, how long they may take, and how old their results may get."""
+"""When runs start, how long they may take, how old their results may get, and how long points are kept."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from schedgen_backups.config.variables import (
     DEFAULT_REPORT_SCHEDULE,
     DEFAULT_SCHEDULE,
 )
+from schedgen_backups.core.retention.plan import RetentionPolicy
 from schedgen_backups.core.settings import Layout
 
 _MAX_DRILL_MINUTES = 7 * 24 * 60
@@ -95,6 +96,21 @@ def read_housekeeping(reader: Reader) -> HousekeepingSettings:
     """Return the settings of housekeeping."""
     return HousekeepingSettings(
         report_cron=_read_report_cron(reader), keep_days=reader.number("DAGSTER_KEEP_DAYS", 0, 36500)
+    )
+
+
+def read_retention(reader: Reader) -> RetentionPolicy:
+    """Return the rules for keeping recovery points."""
+    return RetentionPolicy(
+        keep_days=reader.number("BACKUP_RETENTION_DAYS", 1, 36500),
+        keep_hours=reader.number("BACKUP_RETENTION_HOURS", 1, 24 * 366)
+        if reader.text("BACKUP_RETENTION_HOURS")
+        else 0,
+        keep_last=reader.number("BACKUP_RETENTION_KEEP_LAST", 1, 10000),
+        keep_weeks=reader.number("BACKUP_RETENTION_WEEKS", 0, 10000),
+        keep_months=reader.number("BACKUP_RETENTION_MONTHS", 0, 10000),
+        keep_years=reader.number("BACKUP_RETENTION_YEARS", 0, 1000),
+        timezone=read_timezone(reader),
     )
 
 

@@ -14,40 +14,43 @@ def read_databases(
     config: Config,
 ) -> tuple[tuple[DatabaseSource, ...], dict[str, ConfigurationError]]:
     """Return the databases of the site, and what is wrong with the settings of others, by their names."""
-    found: dict[str, DatabaseSource] = {}
-    errors: dict[str, ConfigurationError] = {}
-    for part in config.parts:
-        name = part.part.database if part.part is not None else ""
-        if part.part is not None and not name:
-            continue
-        try:
-            part.check("database", "capture")
-            settings = part.database
-        except ConfigurationError as error:
-            errors[name] = error
-        else:
-            found.setdefault(name, DatabaseSource(name or settings.database, settings, part.capture))
-    return tuple(found.values()), errors
+    usable, errors = _check_sources(config, ArtifactKind.DATABASE)
+    sources = (
+        DatabaseSource(name or part.database.database, part.database, part.capture)
+        for name, part in usable.items()
+    )
+    return tuple(sources), errors
 
 
 def read_buckets(
     config: Config,
 ) -> tuple[tuple[BucketSource, ...], dict[str, ConfigurationError]]:
     """Return the buckets of the site, and what is wrong with the settings of others, by their names."""
-    found: dict[str, BucketSource] = {}
+    usable, errors = _check_sources(config, ArtifactKind.BUCKET)
+    sources = (
+        BucketSource(name or part.bucket.bucket, part.bucket, part.capture) for name, part in usable.items()
+    )
+    return tuple(sources), errors
+
+
+def _check_sources(
+    config: Config, kind: ArtifactKind
+) -> tuple[dict[str, Config], dict[str, ConfigurationError]]:
+    """Return the first part with each database or bucket that can be used, and what is wrong with others."""
+    usable: dict[str, Config] = {}
     errors: dict[str, ConfigurationError] = {}
     for part in config.parts:
-        name = part.part.bucket if part.part is not None else ""
+        name = part.part.get_source(kind) if part.part is not None else ""
         if part.part is not None and not name:
             continue
         try:
-            part.check("bucket", "capture")
-            settings = part.bucket
+            part.check("database" if kind is ArtifactKind.DATABASE else "bucket", "capture")
         except ConfigurationError as error:
             errors[name] = error
         else:
-            found.setdefault(name, BucketSource(name or settings.bucket, settings, part.capture))
-    return tuple(found.values()), errors
+            usable.setdefault(name, part)
+    # A bucket of two databases is captured with the settings of either.
+    return usable, {name: error for name, error in errors.items() if name not in usable}
 
 
 def find_baseline_source(config: Config) -> str:

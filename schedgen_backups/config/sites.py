@@ -33,7 +33,13 @@ from schedgen_backups.config.config import Config, load_config
 from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.config.reader import list_names, read_value_files
 from schedgen_backups.config.toml_file import read_toml
-from schedgen_backups.config.variables import FILE_SUFFIX, LIBPQ_VARIABLES, SITES_VARIABLE, VARIABLES
+from schedgen_backups.config.variables import (
+    FILE_SUFFIX,
+    LIBPQ_VARIABLES,
+    METRICS_VARIABLE,
+    SITES_VARIABLE,
+    VARIABLES,
+)
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import PartName
 from schedgen_backups.site_names import RESERVED_SITE_NAMES, SITE_NAME_PATTERN
@@ -42,7 +48,6 @@ _NAME_LIMIT = 31
 SITE_NAME_HINT = "use at most 31 small letters, digits and single underscores, and begin with a letter"
 _ENV_SUFFIX = "_env"
 _DEFAULTS = "defaults"
-_METRICS_VARIABLE = "BACKUP_METRICS_FILE"
 _UNREADABLE = ""
 """In the place of a setting: why the file of a site cannot be read."""
 _Table = Mapping[str, Any]
@@ -258,10 +263,10 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
         if key != SITES_VARIABLE and key not in OWN_SETTINGS and key not in named
     }
     values, unreadable = read_value_files({**inherited, **settings}, file)
-    metrics = Path(values.get(_METRICS_VARIABLE, ""))
-    if metrics.name and _METRICS_VARIABLE not in own:
+    metrics = Path(values.get(METRICS_VARIABLE, ""))
+    if metrics.name and METRICS_VARIABLE not in own:
         # Sites that share the setting would overwrite each other's file.
-        values[_METRICS_VARIABLE] = str(metrics.with_name(f"{metrics.stem}-{usable}{metrics.suffix}"))
+        values[METRICS_VARIABLE] = str(metrics.with_name(f"{metrics.stem}-{usable}{metrics.suffix}"))
     site = Config(
         file,
         MappingProxyType(values),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from schedgen_backups.config.presets import PRESETS
 
 SITES_VARIABLE = "BACKUP_SITES_FILE"
+METRICS_VARIABLE = "BACKUP_METRICS_FILE"
 PACK_RECIPIENTS_VARIABLE = "BACKUP_PACK_RECIPIENTS"
 PACK_IDENTITY_VARIABLE = "BACKUP_PACK_IDENTITY_FILE"
 STAGING_VARIABLE = "BACKUP_STAGING_DIR"
@@ -547,7 +548,7 @@ VARIABLE_GROUPS = (
                 example="https://hc-ping.com/another-uuid",
             ),
             Variable(
-                "BACKUP_METRICS_FILE",
+                METRICS_VARIABLE,
                 "",
                 "File of metrics for node_exporter's textfile collector, outside BACKUP_DIR, written after "
                 "every run, every five minutes by the daemon, and by `status`",

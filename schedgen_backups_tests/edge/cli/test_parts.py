@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -167,6 +168,18 @@ def test_the_commands_of_a_rollback_are_printed_for_every_part_and_work(parts: P
         answer = site.cli(*shlex.split(command)[1:])
         assert answer.code == 0, (command, answer)
     assert "--site shop/main restore " in site.cli("doctor").stdout
+
+
+def test_nothing_is_said_to_be_wrong_with_a_site_for_having_parts(parts: Parts) -> None:
+    site = parts.site
+    assert site.cli("backup").code == 0
+    answer = site.cli("sites", "--json")
+    assert (answer.code, json.loads(answer.stdout)["sites"][0]["problem"]) == (0, None)
+    for command in ("list", "status"):
+        answer = site.cli(command, "--all-sites")
+        assert answer.code == 0, answer
+    answer = site.cli("metrics")
+    assert re.search(r"^schedgen_backup_settings_wrong\{.*\} 0\.0$", answer.stdout, re.MULTILINE)
 
 
 def test_what_worked_is_kept_when_one_database_fails(parts: Parts) -> None:

@@ -198,3 +198,26 @@ def _keep_tables(*names: str) -> str:
     head, *tables = SHOP.split("[sites.shop.")
     kept = [table for table in tables if any(f".{name}]" in table for name in names)]
     return "[sites.shop.".join([head, *kept])
+
+
+def test_nothing_is_wrong_with_a_site_for_having_parts(file: Path) -> None:
+    """Lists, the metric of wrong settings and its alarm ask for all of this at once."""
+    (shop,) = write(file, SHOP)
+    shop.check("database", "database_server", "bucket", "capture")
+    (shop,) = write(file, SHOP.replace('postgres_db = "reports"', "postgres_port = 0"))
+    with pytest.raises(ConfigurationError, match="database reports does not set postgres_db"):
+        shop.check("database")
+    shop.check("bucket", "capture")
+    (shop,) = write(file, SHOP.replace('bucket = "pdfs"', 'bucket = "pdfs"\nbackup_preset = "wrong"'))
+    with pytest.raises(ConfigurationError, match="BACKUP_PRESET is invalid"):
+        shop.check("capture")
+
+
+def test_a_bucket_of_two_databases_needs_the_settings_of_one(file: Path) -> None:
+    twice = SHOP.replace('postgres_db = "reports"', 'postgres_db = "reports"\nbucket = "pdfs"')
+    wrong = twice.replace('postgres_db = "reports"', 'postgres_db = "reports"\nbackup_preset = "wrong"')
+    (shop,) = write(file, wrong)
+    buckets, errors = read_buckets(shop)
+    assert ([bucket.name for bucket in buckets], errors) == (["pdfs", "images"], {})
+    databases, errors = read_databases(shop)
+    assert ([database.name for database in databases], list(errors)) == (["main"], ["reports"])
