@@ -170,7 +170,7 @@ def _dump_database(context: dg.AssetExecutionContext, backup: BackupResource) ->
             | _report_damage(context, config, catalog, captured)
             for name, captured in taken.captured.items()
         }
-        _raise_failures({**errors, **taken.errors}, is_alone=not config.is_divided)
+        raise_failures({**errors, **taken.errors}, is_alone=not config.is_divided)
     records = [captured.record for captured in taken.captured.values()]
     return dg.MaterializeResult(
         metadata={
@@ -234,8 +234,8 @@ def _merge_reports(reports: Mapping[str, Mapping[str, Any]], *, is_alone: bool) 
     return {**totals, **merged}
 
 
-def _raise_failures(errors: Mapping[str, BackupError], *, is_alone: bool) -> None:
-    """Raise why databases or buckets failed; what others gave stays in the directory."""
+def raise_failures(errors: Mapping[str, BackupError], *, is_alone: bool) -> None:
+    """Raise why databases, buckets or parts of a site failed, by name; what others gave stays."""
     if not errors:
         return
     first = next(iter(errors.values()))
@@ -288,7 +288,7 @@ def _archive_bucket(context: dg.AssetExecutionContext, backup: BackupResource) -
                 context, config, catalog, captured
             )
         seconds = time.monotonic() - started
-        _raise_failures(errors, is_alone=not config.is_divided)
+        raise_failures(errors, is_alone=not config.is_divided)
     size_bytes = sum(captured.record.size_bytes for captured in captures.values())
     return dg.MaterializeResult(
         metadata={

@@ -27,12 +27,12 @@ from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point, find_drill_point
 from schedgen_backups.core.drill.report import DrillReport, find_replaced, merge_reports
-from schedgen_backups.core.errors import ConfigurationError, VerificationError
+from schedgen_backups.core.errors import BackupError, ConfigurationError, VerificationError
 from schedgen_backups.core.history.events import DrillEnded, Outcome
-from schedgen_backups.core.model import RecoveryPointId
+from schedgen_backups.core.model import PartName, RecoveryPointId
 from schedgen_backups.core.receipts.receipts import list_subjects, record_with_receipt
 from schedgen_backups.core.system.files import read_small_file
-from schedgen_backups.defs.assets import OWNERS, make_points_observation
+from schedgen_backups.defs.assets import OWNERS, make_points_observation, raise_failures
 from schedgen_backups.defs.checks import with_alerts
 from schedgen_backups.defs.hooks import make_hooks
 from schedgen_backups.defs.resources import MAX_RUNTIME_TAG, BackupResource, get_backup
@@ -89,17 +89,21 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
         chosen = find_drill_point(catalog, point_id)
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: chosen.text})
         started = time.monotonic()
-        reports = {
-            part.part: drill_point(
-                part.make_catalog(),
-                chosen,
-                part.capture.transfer,
-                part.drill,
-                source=part.database_server if _require_server(part) else None,
-                drilled_by=context.run_id,
-            )
-            for part in _choose_parts(site, catalog, chosen)
-        }
+        reports: dict[PartName | None, DrillReport] = {}
+        errors: dict[str, BackupError] = {}
+        for part in _choose_parts(site, catalog, chosen):
+            try:
+                reports[part.part] = drill_point(
+                    part.make_catalog(),
+                    chosen,
+                    part.capture.transfer,
+                    part.drill,
+                    source=part.database_server if _require_server(part) else None,
+                    drilled_by=context.run_id,
+                )
+            except BackupError as error:
+                errors[str(part.part)] = error
+        raise_failures(errors, is_alone=not site.is_divided)
         report = merge_reports(reports)
         if len(reports) > 1 and (replaced := find_replaced(reports)):
             catalog.record_results(chosen, replaced)

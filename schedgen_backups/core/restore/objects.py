@@ -188,7 +188,7 @@ class PreparedObjects:
             pool.shutdown(wait=True, cancel_futures=True)
             # Each object is useful by itself; a restore of rows with their objects calls `undo`.
             state = f"{len(done)} of {count(len(wanted), 'object')} were written."
-            raise type(error)(error.message, hint=f"{state} {error.hint}".strip()) from error
+            raise error.restate(error.message, hint=f"{state} {error.hint}".strip()) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -271,7 +271,7 @@ class PreparedRestore:
         try:
             results = self.compare(on_progress, uncompared=written.uncompared)
         except BackupError as error:
-            raise type(error)(
+            raise error.restate(
                 error.message,
                 hint=f"Everything was written, but the comparison failed. {error.hint}".strip(),
             ) from error
@@ -317,7 +317,7 @@ class _Writing:
         try:
             object_count = self._run_both()
         except BackupError as error:
-            raise type(error)(
+            raise error.restate(
                 error.message, hint=" ".join(text for text in (*self._undo(), error.hint) if text)
             ) from error
         except BaseException:

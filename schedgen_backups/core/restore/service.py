@@ -233,7 +233,7 @@ class RestoreService:
                 raise (
                     error
                     if state in error.hint
-                    else type(error)(error.message, hint=f"{state} {error.hint}".strip())
+                    else error.restate(error.message, hint=f"{state} {error.hint}".strip())
                 ) from error
             except BaseException:
                 prepared.undo_bucket()

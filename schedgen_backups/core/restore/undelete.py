@@ -70,7 +70,7 @@ class PreparedUndelete:
             self.objects.compare(objects)
             rows = self.tables.execute(WriteMode.MISSING)
         except BackupError as error:
-            raise type(error)(error.message, hint=f"{self.objects.undo()} {error.hint}".strip()) from error
+            raise error.restate(error.message, hint=f"{self.objects.undo()} {error.hint}".strip()) from error
         return Undeleted(sum(written.count for written in rows), objects)
 
     def compare(self) -> tuple[TableDiff, ...]:

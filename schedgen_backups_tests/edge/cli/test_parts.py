@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
+from schedgen_backups.core.catalog.check_results import Check
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.history.events import DrillEnded
 from schedgen_backups.core.history.journal import History
@@ -180,6 +181,22 @@ def test_nothing_is_said_to_be_wrong_with_a_site_for_having_parts(parts: Parts) 
         assert answer.code == 0, answer
     answer = site.cli("metrics")
     assert re.search(r"^schedgen_backup_settings_wrong\{.*\} 0\.0$", answer.stdout, re.MULTILINE)
+
+
+def test_a_drill_names_the_part_that_failed_and_restores_the_others(parts: Parts) -> None:
+    site = parts.site
+    assert site.cli("backup").code == 0
+    [point] = site.points()
+    dump = next(found for found in point.artifacts if found.name.source_name == "main")
+    data = dump.path.read_bytes()
+    dump.path.write_bytes(damage(data, len(data) * 4))
+    answer = site.cli("drill", point.point_id.text)
+    assert answer.code == 3
+    assert f"main and pdfs: recovery point {point.point_id} is damaged" in answer.stderr
+    recorded = site.points()[0].recorded
+    assert recorded is not None
+    restored = {result.source for result in recorded.results if result.check is Check.BUCKET_IS_RESTORED}
+    assert restored == {"images"}
 
 
 def test_what_worked_is_kept_when_one_database_fails(parts: Parts) -> None:
