@@ -33,7 +33,7 @@ from benchmarks.database import OURS, make_point_ids
 from benchmarks.shell import has_program, make_rclone_environment, run_shell
 from schedgen_backups.core.capture.capture import take_bucket_archive
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.formats.archive_file import CapturedArchive
+from schedgen_backups.core.formats.archive_writer import CapturedArchive
 from schedgen_backups.core.model import ArtifactKind, RecoveryPointId
 from schedgen_backups.core.s3.client import BucketClient
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3

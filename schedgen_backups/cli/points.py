@@ -42,6 +42,7 @@ from schedgen_backups.cli.progress import (
 from schedgen_backups.cli.text import escape, escape_value
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.site_parts import find_baseline_source, read_known_live_parts
+from schedgen_backups.core.catalog import missing_objects
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult, CheckStatus
 from schedgen_backups.core.catalog.pins import Pin, describe_pin, read_pin, remove_pin, write_pin
@@ -276,7 +277,7 @@ def accept_missing(
     user = getpass.getuser()
     accepted = [AcceptedObject(key=key, reason=reason, accepted_by=user, accepted_at=now) for key in keys]
     config = get_config(context)
-    config.open_catalog().accept_missing(accepted, source=find_baseline_source(config))
+    missing_objects.accept_missing(config.open_catalog(), accepted, source=find_baseline_source(config))
     if as_json:
         print_json({"accepted": [each.model_dump(mode="json") for each in accepted]})
     else:

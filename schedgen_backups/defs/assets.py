@@ -29,7 +29,7 @@ from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.errors import BackupError, ConfigurationError
-from schedgen_backups.core.formats.archive_file import CapturedArchive
+from schedgen_backups.core.formats.archive_writer import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.formats.records import DumpRecord, describe_left_out
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, Origin, RecoveryPointId

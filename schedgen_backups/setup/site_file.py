@@ -5,7 +5,6 @@ Pure functions from values to texts. Everything else in the file of sites is kep
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,12 +20,7 @@ from schedgen_backups.config.variables import (
     VARIABLES,
 )
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.setup.store_file import format_value
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from schedgen_backups.setup.store_file import format_value, parse_tables
 
 PATHS = frozenset(
     {
@@ -135,11 +129,4 @@ def _make_absolute(path: str, config: Config) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"the file of sites is not TOML: {error}", hint=_WAY_OUT) from error
-    sites: Any = tables.get("sites", {})
-    if not isinstance(sites, dict):
-        raise ConfigurationError("the file of sites has no tables [sites.NAME]", hint=_WAY_OUT)
-    return sites  # pyright: ignore[reportUnknownVariableType] - from TOML
+    return parse_tables(text, kind="sites", hint=_WAY_OUT)

@@ -89,15 +89,20 @@ def format_value(value: str | int | Sequence[str]) -> str:
     return f"[{', '.join(format_value(each) for each in value)}]"
 
 
-def _parse(text: str) -> dict[str, Any]:
+def parse_tables(text: str, *, kind: str, hint: str) -> dict[str, Any]:
+    """Return the tables [KIND.NAME] of a file of stores or of sites; ConfigurationError if there are none."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"the file of stores is not TOML: {error}", hint=_WAY_OUT) from error
-    stores: Any = tables.get("stores", {})
-    if not isinstance(stores, dict):
-        raise ConfigurationError("the file of stores has no tables [stores.NAME]", hint=_WAY_OUT)
-    return stores  # pyright: ignore[reportUnknownVariableType] - from TOML
+        raise ConfigurationError(f"the file of {kind} is not TOML: {error}", hint=hint) from error
+    found: Any = tables.get(kind, {})
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"the file of {kind} has no tables [{kind}.NAME]", hint=hint)
+    return found  # pyright: ignore[reportUnknownVariableType] - from TOML
+
+
+def _parse(text: str) -> dict[str, Any]:
+    return parse_tables(text, kind="stores", hint=_WAY_OUT)
 
 
 def _remove(text: str, name: str) -> str:

@@ -21,7 +21,7 @@ from typing import BinaryIO, cast
 from schedgen_backups.core.capture.capture import take_bucket_archive, take_database_dump
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus
-from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
+from schedgen_backups.core.formats.archive_writer import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump, DumpFileWriter
 from schedgen_backups.core.formats.dump_text import DumpDigest, DumpFacts, split_dump
 from schedgen_backups.core.formats.gzip_members import compress_member

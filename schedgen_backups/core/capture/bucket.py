@@ -37,7 +37,7 @@ from schedgen_backups.core.errors import (
     ReadBackError,
     VerificationError,
 )
-from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, ArchiveWriter, CapturedArchive
+from schedgen_backups.core.formats.archive_writer import ArchiveFileWriter, ArchiveWriter, CapturedArchive
 from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.records import ArchiveRecord, MissedObject, ObjectEntry
 from schedgen_backups.core.formats.tar_member import MemberNames, PackedObject

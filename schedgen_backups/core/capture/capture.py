@@ -25,7 +25,7 @@ from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.resume import find_archive, find_resumable, restore_recipe, write_source
 from schedgen_backups.core.catalog.small_files import translate_storage_errors
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError, VerificationError
-from schedgen_backups.core.formats.archive_file import CapturedArchive
+from schedgen_backups.core.formats.archive_writer import CapturedArchive
 from schedgen_backups.core.formats.dump_file import CapturedDump
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe
 from schedgen_backups.core.formats.recipe import Recipe

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TypeVar
 
 from schedgen_backups.core.errors import BucketError, BucketUnreachableError, ObjectError
-from schedgen_backups.core.formats.archive_file import ArchiveWriter
+from schedgen_backups.core.formats.archive_writer import ArchiveWriter
 from schedgen_backups.core.formats.records import ObjectEntry
 from schedgen_backups.core.formats.tar_member import PackedObject, pack_object
 from schedgen_backups.core.s3.client import IN_MEMORY_BYTES, READ_BYTES, BucketClient

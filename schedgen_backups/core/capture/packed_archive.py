@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME, PLACES_NAME
 from schedgen_backups.core.errors import ReadBackError, VerificationError
-from schedgen_backups.core.formats.archive_file import ArchiveWriter, CapturedArchive
+from schedgen_backups.core.formats.archive_writer import ArchiveWriter, CapturedArchive
 from schedgen_backups.core.formats.gzip_members import Digest, packed_footer_member, read_members
 from schedgen_backups.core.formats.gzip_writer import MemberQueue
 from schedgen_backups.core.formats.index_lines import (

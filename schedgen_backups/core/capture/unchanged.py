@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from schedgen_backups.core.catalog.resume import find_archive, read_journal, read_packed_journal
 from schedgen_backups.core.errors import PackKeyError, StorageError, VerificationError
-from schedgen_backups.core.formats.archive_file import COPY_BYTES, ArchiveFile
+from schedgen_backups.core.formats.archive_file import ArchiveFile
+from schedgen_backups.core.formats.archive_writer import COPY_BYTES
 from schedgen_backups.core.formats.index_lines import read_object_key
 from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys
 from schedgen_backups.core.formats.packed_file import is_recipe_name, read_local_recipe

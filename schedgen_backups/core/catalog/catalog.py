@@ -26,7 +26,6 @@ from schedgen_backups.core.catalog.small_files import (
     SITE_NAME,
     encode_model,
     move_aside,
-    name_baseline,
     read_model,
     require_id,
     translate_storage_errors,
@@ -44,12 +43,10 @@ from schedgen_backups.core.formats.packed_file import is_recipe_name
 from schedgen_backups.core.history.events import Outcome, PointChecked
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import (
-    AcceptedObject,
     Adoption,
     ArtifactName,
     FrozenModel,
     Manifest,
-    MissingBaseline,
     PartName,
     RecoveryPointId,
     Site,
@@ -92,7 +89,7 @@ class Catalog:
         self.staging = staging or directory / STAGING_NAME
         self.part = part
         self.lock = DirectoryLock(directory)
-        self._records_lock = FileLock(directory / _RECORDS_LOCK_NAME)
+        self.records_lock = FileLock(directory / _RECORDS_LOCK_NAME)
 
     def prepare(self) -> None:
         """Create the directory, accessible to its owner only, and check that it is writable.
@@ -199,7 +196,7 @@ class Catalog:
         read at the moment stays. In that case the points must carry exactly one id, otherwise
         UnreadableFileError (retryable) is raised.
         """
-        with self._records_lock.waited_for():
+        with self.records_lock.waited_for():
             ids = {manifest.site_id for manifest in self._read_manifests() if manifest.site_id}
             try:
                 site = self.read_site()
@@ -222,49 +219,10 @@ class Catalog:
     def adopt(self, adoption: Adoption) -> None:
         """Accept a point of another site as one of this site."""
         site = self.settle_site()
-        with self._records_lock.waited_for():
+        with self.records_lock.waited_for():
             site = self.read_site() or site
             kept = tuple(each for each in site.adopted if each.point_id != adoption.point_id)
             self.write_description(SITE_NAME, site.model_copy(update={"adopted": (*kept, adoption)}))
-
-    def settle_baseline(self, missing: Sequence[str], *, source: str = "") -> frozenset[str]:
-        """Return the keys whose absence is already known; update the baseline.
-
-        `missing` is everything that the live system lacks. The first call stores it as the baseline; each
-        later call removes the objects that exist again. While the file cannot be read, no key is known.
-        `source` is the part of a site of several, each of which has its own baseline.
-        """
-        name = name_baseline(source)
-        with self._records_lock.waited_for():
-            try:
-                baseline = self.read_description(name, MissingBaseline)
-            except VerificationError:
-                return frozenset()
-            if baseline is None or baseline.first_missing is None:
-                accepted = baseline.accepted if baseline is not None else ()
-                baseline = MissingBaseline(first_missing=tuple(missing), accepted=accepted)
-            still_missing = baseline.keep_only(frozenset(missing))
-            if still_missing != self.read_description(name, MissingBaseline):
-                self.write_description(name, still_missing)
-        return still_missing.keys
-
-    def accept_missing(self, accepted: Sequence[AcceptedObject], *, source: str = "") -> None:
-        """Record these objects as missing with the operator's consent, until they exist again.
-
-        A damaged baseline file is moved aside. `source` as for `settle_baseline`.
-        """
-        name = name_baseline(source)
-        with self._records_lock.waited_for():
-            try:
-                baseline = self.read_description(name, MissingBaseline) or MissingBaseline()
-            except UnreadableFileError:
-                raise
-            except VerificationError:
-                move_aside(self.directory / name)
-                baseline = MissingBaseline()
-            keys = {each.key for each in accepted}
-            kept = tuple(each for each in baseline.accepted if each.key not in keys)
-            self.write_description(name, baseline.model_copy(update={"accepted": (*kept, *accepted)}))
 
     def write_manifest(self, manifest: Manifest) -> Path:
         """Write the point's manifest to disk; StorageError when it already has one."""
@@ -308,7 +266,7 @@ class Catalog:
         They replace older results of the same checks. An unreadable verification is replaced; its results are
         lost.
         """
-        with self._records_lock.waited_for():
+        with self.records_lock.waited_for():
             before = Verification(point_id=point_id.text)
             with suppress(VerificationError):
                 before = self.read_verification(point_id)

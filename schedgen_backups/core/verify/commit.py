@@ -24,10 +24,12 @@ from schedgen_backups.core.catalog.check_results import (
     CheckStatus,
     Verification,
 )
+from schedgen_backups.core.catalog.missing_objects import settle_baseline
 from schedgen_backups.core.catalog.part_results import name_source, select_part_results
 from schedgen_backups.core.catalog.points import FoundArtifact, PointListing
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats.archive_file import CapturedArchive, open_archive
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.archive_writer import CapturedArchive
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.packed_file import is_recipe_name, open_packed_file
 from schedgen_backups.core.history.events import Outcome, PointCommitted
@@ -209,7 +211,7 @@ def _check_references(
         point.get_path(ArtifactKind.BUCKET),
         point.keys,
         live=live,
-        baseline=partial(catalog.settle_baseline, source=str(point.part or "")),
+        baseline=partial(settle_baseline, catalog, source=str(point.part or "")),
         known=point.manifest.references if point.manifest else None,
     )
 

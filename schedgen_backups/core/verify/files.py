@@ -14,7 +14,8 @@ from pathlib import Path
 from schedgen_backups.core.catalog.check_results import Check, CheckResult, CheckStatus, Figure
 from schedgen_backups.core.concurrency.serial_worker import SerialWorker
 from schedgen_backups.core.errors import PackKeyError, VerificationError
-from schedgen_backups.core.formats.archive_file import ArchiveFile, CapturedArchive, open_archive
+from schedgen_backups.core.formats.archive_file import ArchiveFile, open_archive
+from schedgen_backups.core.formats.archive_writer import CapturedArchive
 from schedgen_backups.core.formats.dump_file import DumpFile, open_dump
 from schedgen_backups.core.formats.dump_text import DumpDigest, split_dump
 from schedgen_backups.core.formats.pack_reader import NO_KEYS, PackKeys

@@ -15,6 +15,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check
+from schedgen_backups.core.catalog.missing_objects import settle_baseline
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.history.events import DrillEnded
 from schedgen_backups.core.history.journal import History
@@ -351,7 +352,7 @@ def test_objects_are_accepted_as_missing_for_one_part(parts: Parts) -> None:
     assert "shop/main" in answer.stderr
     answer = parts.site.cli("--site", "shop/main", "accept-missing", "a.pdf", "--reason", "lost")
     assert answer.code == 0
-    found = Catalog(parts.site.directory).settle_baseline(["a.pdf"], source=str(PartName("main", "pdfs")))
+    found = settle_baseline(Catalog(parts.site.directory), ["a.pdf"], source=str(PartName("main", "pdfs")))
     assert found == {"a.pdf"}
 
 

@@ -54,13 +54,13 @@ publish_archive(Catalog(Path(directory)), BucketSettings(endpoint, access_key, s
 
 HELD = """
 import time
-from schedgen_backups.core.formats import archive_file
+from schedgen_backups.core.formats import archive_writer
 
 def hold(*_arguments, **_options):
     print("reads back", flush=True)
     time.sleep(600)
 
-archive_file.read_back = hold
+archive_writer.read_back = hold
 """
 """What holds a capture at its last step before the footer."""
 

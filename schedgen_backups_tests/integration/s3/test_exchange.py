@@ -16,7 +16,7 @@ import urllib3
 from schedgen_backups.core.capture.bucket import FileTarget, capture_bucket
 from schedgen_backups.core.capture.object_reader import FailedObject, ObjectReader
 from schedgen_backups.core.errors import BackupError, BucketError, BucketUnreachableError, ObjectError
-from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, CapturedArchive
+from schedgen_backups.core.formats.archive_writer import ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.tar_member import PackedObject
 from schedgen_backups.core.model import ArtifactKind, ArtifactName, RecoveryPointId
 from schedgen_backups.core.s3 import exchange

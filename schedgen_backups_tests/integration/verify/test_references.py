@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from psycopg import sql
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
+from schedgen_backups.core.catalog.missing_objects import accept_missing, settle_baseline
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import (
@@ -102,7 +104,7 @@ def test_an_object_missing_everywhere_was_missing_before_and_is_named(system: Sy
     system.refer_to("gone long ago.pdf")
     dump, archive = system.capture()
     result, summary = verify_references(
-        dump, archive, live=system.live, baseline=system.catalog.settle_baseline
+        dump, archive, live=system.live, baseline=partial(settle_baseline, system.catalog)
     )
     assert result.status is CheckStatus.PASSED
     assert "1 already missing in the live system" in result.summary
@@ -265,7 +267,7 @@ def test_objects_missing_at_the_sites_first_point_are_not_news(system: System) -
 
 def test_objects_lost_later_are_committed_as_not_coherent(system: System) -> None:
     """The backup holds all there is; the live system has lost something, which retention must know."""
-    system.catalog.settle_baseline(())
+    settle_baseline(system.catalog, ())
     system.refer_to("lost since.pdf")
     system.capture()
     manifest = system.commit()
@@ -277,9 +279,10 @@ def test_objects_lost_later_are_committed_as_not_coherent(system: System) -> Non
 
 
 def test_an_accepted_object_is_no_longer_news(system: System) -> None:
-    system.catalog.settle_baseline(())
-    system.catalog.accept_missing(
-        [AcceptedObject(key="lost since.pdf", reason="deleted on purpose", accepted_at=TAKEN_AT)]
+    settle_baseline(system.catalog, ())
+    accept_missing(
+        system.catalog,
+        [AcceptedObject(key="lost since.pdf", reason="deleted on purpose", accepted_at=TAKEN_AT)],
     )
     system.refer_to("lost since.pdf")
     system.capture()
@@ -376,10 +379,12 @@ def test_objects_that_could_not_be_checked_make_no_baseline(system: System, firs
     for key in ("k1", "always gone"):
         system.refer_to(key)
     dump, archive = system.capture()
-    result, _summary = verify_references(dump, archive, live=first, baseline=system.catalog.settle_baseline)
+    result, _summary = verify_references(
+        dump, archive, live=first, baseline=partial(settle_baseline, system.catalog)
+    )
     assert result.status is CheckStatus.FAILED
     result, _summary = verify_references(
-        dump, archive, live=Says(ReferenceVerdict.MISSING), baseline=system.catalog.settle_baseline
+        dump, archive, live=Says(ReferenceVerdict.MISSING), baseline=partial(settle_baseline, system.catalog)
     )
     assert result.is_passed
 
@@ -389,13 +394,17 @@ def test_objects_accepted_early_leave_the_others_to_the_first_points_baseline(sy
     for key in ("k1", "always gone", "accepted"):
         system.refer_to(key)
     dump, archive = system.capture()
-    system.catalog.accept_missing([AcceptedObject(key="accepted", accepted_at=TAKEN_AT, reason="known")])
+    accept_missing(system.catalog, [AcceptedObject(key="accepted", accepted_at=TAKEN_AT, reason="known")])
     live = Says(ReferenceVerdict.MISSING)
-    result, _summary = verify_references(dump, archive, live=live, baseline=system.catalog.settle_baseline)
+    result, _summary = verify_references(
+        dump, archive, live=live, baseline=partial(settle_baseline, system.catalog)
+    )
     assert result.is_passed
     system.refer_to("new")
     for path in (dump, archive):
         path.unlink()
     dump, archive = system.capture()
-    result, summary = verify_references(dump, archive, live=live, baseline=system.catalog.settle_baseline)
+    result, summary = verify_references(
+        dump, archive, live=live, baseline=partial(settle_baseline, system.catalog)
+    )
     assert (result.status, summary.newly_missing_count) == (CheckStatus.INCOMPLETE, 1)

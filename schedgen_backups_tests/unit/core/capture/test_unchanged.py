@@ -22,12 +22,8 @@ from schedgen_backups.core.capture.unchanged import (
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.resume import JOURNAL_NAME
 from schedgen_backups.core.errors import ReadBackError, StorageError, VerificationError
-from schedgen_backups.core.formats.archive_file import (
-    COPY_BYTES,
-    ArchiveFileWriter,
-    CapturedArchive,
-    open_archive,
-)
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.archive_writer import COPY_BYTES, ArchiveFileWriter, CapturedArchive
 from schedgen_backups.core.formats.gzip_members import compress_member, read_members
 from schedgen_backups.core.formats.gzip_writer import DigestedMemberWriter
 from schedgen_backups.core.formats.records import ArchiveRecord, ArtifactFile, ObjectEntry

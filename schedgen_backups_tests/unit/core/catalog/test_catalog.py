@@ -20,6 +20,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
 from schedgen_backups.core.catalog.check_results import COMMIT_CHECKS, Check, CheckStatus
+from schedgen_backups.core.catalog.missing_objects import accept_missing
 from schedgen_backups.core.catalog.pins import Pin, write_pin
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.selection import find_newest_verified, measure_freshness, resolve_point
@@ -587,7 +588,7 @@ def test_files_written_by_root_belong_to_the_service_user(catalog: Catalog) -> N
     """The backup user must be able to read it after `sudo schedgen-backups adopt` and similar commands."""
     os.chown(catalog.directory, 65534, 65533)
     catalog.settle_site()
-    catalog.accept_missing([AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])
+    accept_missing(catalog, [AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])
     write_pin(catalog, Pin(point_id=POINT, reason="kept", pinned_at=TAKEN_AT))
     os.chown(catalog.directory / "site.json", 65532, 65533)
     catalog.adopt(Adoption(point_id=POINT, reason="moved", adopted_at=TAKEN_AT))

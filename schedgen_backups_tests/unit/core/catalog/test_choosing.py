@@ -13,6 +13,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
+from schedgen_backups.core.catalog.missing_objects import accept_missing, settle_baseline
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.selection import (
     describe_freshness,
@@ -314,38 +315,38 @@ def test_other_files_and_directories_are_not_artifacts(catalog: Catalog) -> None
 
 
 def test_the_first_missing_objects_and_accepted_ones_form_the_baseline(catalog: Catalog) -> None:
-    assert catalog.settle_baseline(["a", "b"]) == {"a", "b"}
-    assert Catalog(catalog.directory).settle_baseline(["a", "b", "c"]) == {"a", "b"}
+    assert settle_baseline(catalog, ["a", "b"]) == {"a", "b"}
+    assert settle_baseline(Catalog(catalog.directory), ["a", "b", "c"]) == {"a", "b"}
     for reason in ("lost", "lost for good"):
-        catalog.accept_missing([AcceptedObject(key="c", reason=reason, accepted_at=TAKEN_AT)])
+        accept_missing(catalog, [AcceptedObject(key="c", reason=reason, accepted_at=TAKEN_AT)])
     baseline = catalog.read_description(BASELINE_NAME, MissingBaseline)
     assert baseline is not None
     assert (baseline.first_missing, [each.reason for each in baseline.accepted]) == (
         ("a", "b"),
         ["lost for good"],
     )
-    assert catalog.settle_baseline(["a", "b", "c"]) == {"a", "b", "c"}
+    assert settle_baseline(catalog, ["a", "b", "c"]) == {"a", "b", "c"}
 
 
 def test_an_object_that_returned_is_news_when_it_is_lost_again(catalog: Catalog) -> None:
     """This holds whether it was missing at the first point or accepted later."""
-    catalog.settle_baseline(["first"])
-    catalog.accept_missing([AcceptedObject(key="accepted", reason="lost", accepted_at=TAKEN_AT)])
-    assert catalog.settle_baseline(["accepted", "first"]) == {"accepted", "first"}
-    assert catalog.settle_baseline([]) == frozenset()
-    assert catalog.settle_baseline(["accepted", "first"]) == frozenset()
+    settle_baseline(catalog, ["first"])
+    accept_missing(catalog, [AcceptedObject(key="accepted", reason="lost", accepted_at=TAKEN_AT)])
+    assert settle_baseline(catalog, ["accepted", "first"]) == {"accepted", "first"}
+    assert settle_baseline(catalog, []) == frozenset()
+    assert settle_baseline(catalog, ["accepted", "first"]) == frozenset()
 
 
 def test_an_object_can_be_accepted_before_the_first_point_and_before_its_loss(catalog: Catalog) -> None:
-    catalog.accept_missing([AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])
+    accept_missing(catalog, [AcceptedObject(key="c", reason="lost", accepted_at=TAKEN_AT)])
     for missing in (["a"], ["a"], ["a", "c"]):
-        assert "c" in catalog.settle_baseline(missing)
+        assert "c" in settle_baseline(catalog, missing)
 
 
 def test_a_damaged_baseline_makes_all_news_until_an_operator_resets_it(catalog: Catalog) -> None:
-    catalog.settle_baseline(["a", "b"])
+    settle_baseline(catalog, ["a", "b"])
     (catalog.directory / BASELINE_NAME).write_bytes(b"{")
-    assert catalog.settle_baseline(["a", "b"]) == frozenset()
-    catalog.accept_missing([AcceptedObject(key="a", reason="lost", accepted_at=TAKEN_AT)])
+    assert settle_baseline(catalog, ["a", "b"]) == frozenset()
+    accept_missing(catalog, [AcceptedObject(key="a", reason="lost", accepted_at=TAKEN_AT)])
     assert len(list(catalog.directory.glob(f"{BASELINE_NAME}.damaged-*"))) == 1
-    assert "a" in catalog.settle_baseline(["a", "b"])
+    assert "a" in settle_baseline(catalog, ["a", "b"])

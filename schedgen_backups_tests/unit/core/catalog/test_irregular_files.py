@@ -12,6 +12,7 @@ import pytest
 
 from schedgen_backups.core.capture.unchanged import PreviousObjects
 from schedgen_backups.core.catalog.catalog import STAGING_NAME, Catalog
+from schedgen_backups.core.catalog.missing_objects import settle_baseline
 from schedgen_backups.core.catalog.pins import read_pin
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.catalog.resume import (
@@ -109,7 +110,7 @@ def test_small_files_are_damaged(catalog: Catalog, make: Make) -> None:
     make(catalog.pin_path(ID))
     with pytest.raises(VerificationError, match="cannot be read"):
         catalog.read_site()
-    assert catalog.settle_baseline([]) == frozenset()
+    assert settle_baseline(catalog, []) == frozenset()
     with pytest.raises(VerificationError, match="cannot be read"):
         read_pin(catalog, ID)
     assert {point.state for point in catalog.list_points()} == {PointState.VERIFIED}

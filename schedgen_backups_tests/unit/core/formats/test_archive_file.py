@@ -22,12 +22,8 @@ from hypothesis import strategies as st
 
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
 from schedgen_backups.core.errors import ObjectError, ReadBackError, VerificationError
-from schedgen_backups.core.formats.archive_file import (
-    INDEX_NAME,
-    ArchiveFile,
-    ArchiveFileWriter,
-    open_archive,
-)
+from schedgen_backups.core.formats.archive_file import INDEX_NAME, ArchiveFile, open_archive
+from schedgen_backups.core.formats.archive_writer import ArchiveFileWriter
 from schedgen_backups.core.formats.dump_file import open_dump
 from schedgen_backups.core.formats.index_lines import read_object_key, to_line
 from schedgen_backups.core.formats.read_back import Tail, read_back

@@ -13,8 +13,9 @@ from typing import BinaryIO, cast
 import pytest
 
 from schedgen_backups.core.errors import ReadBackError
-from schedgen_backups.core.formats import archive_file
-from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_archive
+from schedgen_backups.core.formats import archive_writer
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.archive_writer import ArchiveFileWriter
 from schedgen_backups.core.formats.gzip_members import (
     SMALLEST_FILLER_BYTES,
     compress_member,
@@ -101,7 +102,7 @@ def test_copies_lie_in_their_blocks_as_in_the_older_archive(
 ) -> None:
     """This holds where the file system can share blocks, which the test machine need not."""
     monkeypatch.setattr(
-        archive_file,
+        archive_writer,
         "can_share_blocks",
         lambda source, folder: os.fstat(source).st_size > 0 and folder == tmp_path,
     )

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from schedgen_backups import recover
 from schedgen_backups.core.catalog.check_results import CheckStatus
 from schedgen_backups.core.errors import VerificationError
-from schedgen_backups.core.formats import archive_file
-from schedgen_backups.core.formats.archive_file import ArchiveFileWriter, open_archive
+from schedgen_backups.core.formats import archive_writer
+from schedgen_backups.core.formats.archive_file import open_archive
+from schedgen_backups.core.formats.archive_writer import ArchiveFileWriter
 from schedgen_backups.core.formats.gzip_members import SMALLEST_FILLER_BYTES, filler_member, read_members
 from schedgen_backups.core.formats.records import ArtifactFile, ObjectEntry
 from schedgen_backups.core.formats.tar_member import pack_object
@@ -134,7 +135,7 @@ class Nights:
 @pytest.fixture
 def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nights:
     """Claim that the file system can share blocks."""
-    monkeypatch.setattr(archive_file, "can_share_blocks", lambda _source, _folder: True)
+    monkeypatch.setattr(archive_writer, "can_share_blocks", lambda _source, _folder: True)
     return Nights(tmp_path)
 
 
@@ -190,7 +191,7 @@ def test_small_runs_and_file_systems_that_do_not_share_get_no_filler(
     assert [entry.length for entry in read_entries(second)][1:] == [
         entry.length for entry in read_entries(first)
     ][1:]
-    monkeypatch.setattr(archive_file, "can_share_blocks", lambda _source, _folder: False)
+    monkeypatch.setattr(archive_writer, "can_share_blocks", lambda _source, _folder: False)
     nights.objects = {key: make_noise(90_000, number) for number, key in enumerate(nights.objects)}
     nights.folder /= "large"
     nights.folder.mkdir()

@@ -16,6 +16,7 @@ from schedgen_backups.core.catalog.check_results import (
     CheckStatus,
     Verification,
 )
+from schedgen_backups.core.catalog.missing_objects import settle_baseline
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.errors import VerificationError
 from schedgen_backups.core.model import TOOL_VERSION, ArtifactKind, Origin, RecoveryPointId, ReferenceVerdict
@@ -196,7 +197,7 @@ def test_the_live_system_is_asked_once_per_verification(catalog: Catalog) -> Non
 
 
 def test_the_baseline_of_the_directory_decides_what_is_new(catalog: Catalog) -> None:
-    catalog.settle_baseline(())
+    settle_baseline(catalog, ())
     manifest, _verification = commit_point(catalog, ID, origin=RUN, live=Witness())
     assert manifest.references.newly_missing_count == 1
 
@@ -205,7 +206,7 @@ def test_the_baseline_of_the_directory_decides_what_is_new(catalog: Catalog) -> 
 def test_the_baseline_applies_to_checks_that_were_performed_before(
     catalog: Catalog, known: tuple[str, ...], newly_missing: int
 ) -> None:
-    catalog.settle_baseline(known)
+    settle_baseline(catalog, known)
     verify(catalog)
     manifest, _verification = commit_point(catalog, ID, origin=RUN, live=Witness())
     assert manifest.references.newly_missing_count == newly_missing

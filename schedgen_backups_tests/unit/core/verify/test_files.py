@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 import pytest
 
 from schedgen_backups.core.catalog.check_results import Check, CheckStatus
-from schedgen_backups.core.formats.archive_file import ArchiveFileWriter
+from schedgen_backups.core.formats.archive_writer import ArchiveFileWriter
 from schedgen_backups.core.formats.dump_file import DumpFileWriter
 from schedgen_backups.core.formats.dump_text import TableFacts
 from schedgen_backups.core.formats.gzip_members import packed_footer_member, read_footer

@@ -14,6 +14,7 @@ import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.check_results import CheckResult
+from schedgen_backups.core.catalog.missing_objects import settle_baseline
 from schedgen_backups.core.catalog.points import PointListing, PointState
 from schedgen_backups.core.catalog.selection import find_newest_verified, look_over
 from schedgen_backups.core.catalog.small_files import BASELINE_NAME, SITE_NAME
@@ -233,10 +234,10 @@ def test_results_of_another_point_do_not_apply_to_this_one(catalog: Catalog, pla
 @pytest.mark.parametrize("content", [b"", b"{"], ids=["empty", "broken"])
 def test_damaged_small_files_of_the_site_stop_nothing(catalog: Catalog, content: bytes) -> None:
     site = catalog.settle_site()
-    catalog.settle_baseline(["gone.pdf"])
+    settle_baseline(catalog, ["gone.pdf"])
     for name in (SITE_NAME, BASELINE_NAME):
         (catalog.directory / name).write_bytes(content)
-    assert catalog.settle_baseline(["gone.pdf"]) == frozenset()  # all is news
+    assert settle_baseline(catalog, ["gone.pdf"]) == frozenset()  # all is news
     assert catalog.settle_site().site_id != site.site_id  # no manifest of these names its site
     (catalog.directory / SITE_NAME).write_bytes(content)
     point = catalog.list_points()[0]
