@@ -103,6 +103,14 @@ class SiteNames:
         return f"{local}{_SEPARATOR}{self.site}" if self.site else local
 
 
+def name_shared(local: str) -> str:
+    """Return the name of the sensor that serves all sites of a file.
+
+    It is not that of the site without a name: the two keep different cursors.
+    """
+    return f"{local}_of_all_sites"
+
+
 @dataclass(frozen=True)
 class InstallationNames:
     """The sites of an installation, and which of them a name belongs to.

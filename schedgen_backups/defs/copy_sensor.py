@@ -26,35 +26,29 @@ from schedgen_backups.core.copies.status import PROOF_INTERVAL
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.notify.ticks import record_tick
 from schedgen_backups.defs.copies import StorePlace
-from schedgen_backups.site_names import SiteNames
+from schedgen_backups.defs.site_sensor import SensorKind, SiteAnswer, SiteSensor, SiteTick
 
-_COPY_SENSOR = "copy_sensor"
+_COPY = SensorKind(
+    "copy_sensor",
+    60,
+    "Starts the copy job of a store when the store lacks a verified recovery point, and once a day to prove "
+    "what it holds. After a failure, it starts the job again every 30 minutes. A file of stores that cannot "
+    "be read raises an alert.",
+)
 RETRY_PAUSE = timedelta(minutes=30)
-_COPY_SECONDS = 60
 
 
-def make_copy_sensor(
-    config: Config, places: Sequence[StorePlace], jobs: Sequence[dg.JobDefinition]
-) -> dg.SensorDefinition:
-    """Return the sensor of these stores; each tick reads the file again."""
+def make_copy_sensor(config: Config, places: Sequence[StorePlace]) -> SiteSensor:
+    """Return this site's part in the sensor, for these stores; each tick reads the file again."""
 
-    @dg.sensor(
-        name=SiteNames(config.site_name).qualify(_COPY_SENSOR),
-        jobs=jobs,
-        minimum_interval_seconds=_COPY_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts the copy job of a store when the store lacks a verified recovery point, and once "
-        "a day to prove what it holds. After a failure, it starts the job again every 30 minutes. A file of "
-        "stores that cannot be read fails the tick, which raises an alert.",
-    )
-    def copy_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def request_copies(tick: SiteTick) -> SiteAnswer:
         current, now = config.reload(), now_utc()
         entries = {entry.name: entry for entry in current.stores}
         with suppress(ConfigurationError):  # runs report what is wrong with the settings
-            record_tick(current.backup_directory, _COPY_SENSOR, now)
+            record_tick(current.backup_directory, _COPY.name, now)
         catalog = current.make_catalog()
         if not catalog.directory.is_dir():
-            return dg.SkipReason("no recovery points yet")
+            return "no recovery points yet"
         requests: list[dg.RunRequest] = []
         reasons: list[str] = []
         for place in places:
@@ -62,17 +56,15 @@ def make_copy_sensor(
             if entry is None:
                 reasons.append(f"{place.name} was removed from the file")
                 continue
-            answer = decide_run(context.instance, catalog, place, entry, now)
+            answer = decide_run(tick.instance, catalog, place, entry, now)
             if isinstance(answer, dg.RunRequest):
                 requests.append(answer)
             else:
                 reasons.append(f"{place.name}: {answer}")
         reasons += [f"{name} is new: reload the code location" for name in entries]
-        if not requests:
-            return dg.SkipReason("; ".join(reasons) or "no store is described")
-        return dg.SensorResult(run_requests=requests)
+        return requests or "; ".join(reasons) or "no store is described"
 
-    return copy_sensor
+    return SiteSensor(_COPY, config, request_copies, tuple(place.job_name for place in places))
 
 
 def decide_run(

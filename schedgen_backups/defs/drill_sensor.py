@@ -20,10 +20,16 @@ from schedgen_backups.core.drill.each_point import explain_no_drill, find_new_po
 from schedgen_backups.core.history.events import DrillEnded, DrillSkipped
 from schedgen_backups.core.history.journal import History
 from schedgen_backups.core.model import FrozenModel
+from schedgen_backups.defs.site_sensor import SensorKind, SiteAnswer, SiteSensor, SiteTick
 from schedgen_backups.monitoring.skipped_backups import UNFINISHED_STATUSES
 from schedgen_backups.site_names import DRILL_JOB, RESTORE_DRILL, SiteNames
 
-_DRILL_SENSOR_SECONDS = 60
+_DRILL = SensorKind(
+    "drill_sensor",
+    60,
+    "Starts restore_drill_job for each recovery point that was committed (DRILL_AFTER_EACH_POINT), unless "
+    "the last drill took more than a quarter of the time between two backups.",
+)
 
 
 class DrillCursor(FrozenModel):
@@ -35,55 +41,47 @@ class DrillCursor(FrozenModel):
     """Points committed since then that were requested or skipped, as long as they exist."""
 
 
-def make_drill_sensor(config: Config) -> dg.SensorDefinition:
-    """Return the sensor of this site; each tick reads the settings again."""
+def make_drill_sensor(config: Config) -> SiteSensor:
+    """Return this site's part in the sensor; each tick reads the settings again."""
     names = SiteNames(config.site_name)
     job_name, op_name = names.qualify(DRILL_JOB), names.qualify(RESTORE_DRILL)
 
-    @dg.sensor(
-        name=names.qualify("drill_sensor"),
-        job_name=job_name,
-        minimum_interval_seconds=_DRILL_SENSOR_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts restore_drill_job for each recovery point that was committed "
-        "(DRILL_AFTER_EACH_POINT), unless the last drill took more than a quarter of the time between two "
-        "backups.",
-    )
-    def drill_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def request_drill(tick: SiteTick) -> SiteAnswer:
         current, now = config.reload(), datetime.now(timezone.utc)
-        cursor = _read_cursor(context) or DrillCursor(since=now)
-        context.update_cursor(cursor.model_dump_json())
+        cursor = _read_cursor(tick) or DrillCursor(since=now)
+        tick.update_cursor(cursor.model_dump_json())
         catalog = current.make_catalog()
         if not catalog.directory.is_dir():
-            return dg.SkipReason("no recovery points yet")
+            return "no recovery points yet"
         points = catalog.list_points()
         due = find_new_points(points, cursor.since, cursor.decided)
         if not due:
-            return dg.SkipReason("every new recovery point was drilled")
-        running = context.instance.get_run_records(
+            return "every new recovery point was drilled"
+        running = tick.instance.get_run_records(
             dg.RunsFilter(job_name=job_name, statuses=UNFINISHED_STATUSES), limit=1
         )
         if running:
-            return dg.SkipReason("a drill is running")
+            return "a drill is running"
         point_id, existing = due[0].text, {point.point_id.text for point in points}
         decided = (*(each for each in cursor.decided if each in existing), point_id)
-        context.update_cursor(cursor.model_copy(update={"decided": decided}).model_dump_json())
+        tick.update_cursor(cursor.model_copy(update={"decided": decided}).model_dump_json())
         history = History(current.site_directory)
         interval = find_min_gap(current.schedule.cron, current.schedule.timezone)
         if reason := explain_no_drill(history.find_last(DrillEnded, lambda last: not last.store), interval):
             history.record(DrillSkipped(at=now, point_id=point_id, reason=reason))
-            return dg.SkipReason(f"{point_id} is not drilled: {reason}")
+            return f"{point_id} is not drilled: {reason}"
         return dg.RunRequest(
             run_key=f"{op_name} {point_id}",
             run_config={"ops": {op_name: {"config": {"point_id": point_id}}}},
             tags={run_tags.POINT: point_id},
+            job_name=job_name,
         )
 
-    return drill_sensor
+    return SiteSensor(_DRILL, config, request_drill, (job_name,))
 
 
-def _read_cursor(context: dg.SensorEvaluationContext) -> DrillCursor | None:
+def _read_cursor(tick: SiteTick) -> DrillCursor | None:
     try:
-        return DrillCursor.model_validate_json(context.cursor or "")
+        return DrillCursor.model_validate_json(tick.cursor or "")
     except ValidationError:
         return None

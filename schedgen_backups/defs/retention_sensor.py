@@ -23,49 +23,45 @@ from schedgen_backups.core.retention.policy_change import GRACE, PolicyRecord, P
 from schedgen_backups.core.retention.prune import plan_pruning
 from schedgen_backups.core.units import count, name_some
 from schedgen_backups.defs.assets import make_points_observation
+from schedgen_backups.defs.site_sensor import SensorKind, SiteAnswer, SiteSensor, SiteTick
 from schedgen_backups.site_names import PRUNE_JOB, SiteNames
 
-_RETENTION_SECONDS = 900
+_RETENTION = SensorKind(
+    "retention_sensor",
+    900,
+    "Starts prune_job when retention no longer keeps a recovery point; for the same points at most once a "
+    "day. What stricter rules would remove is announced a day before.",
+)
 
 
-def make_retention_sensor(config: Config) -> dg.SensorDefinition:
-    """Return the sensor of this site; each tick reads the rules again."""
-    names = SiteNames(config.site_name)
+def make_retention_sensor(config: Config) -> SiteSensor:
+    """Return this site's part in the sensor; each tick reads the rules again."""
+    job_name = SiteNames(config.site_name).qualify(PRUNE_JOB)
 
-    @dg.sensor(
-        name=names.qualify("retention_sensor"),
-        job_name=names.qualify(PRUNE_JOB),
-        minimum_interval_seconds=_RETENTION_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts prune_job when retention no longer keeps a recovery point; for the same points "
-        "at most once a day. What stricter rules would remove is announced a day before.",
-    )
-    def retention_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def request_pruning(tick: SiteTick) -> SiteAnswer:
         current, now = config.reload(), datetime.now(timezone.utc)
         policy = current.retention
-        state = _read_state(context).follow(policy)
-        context.update_cursor(state.model_dump_json())
+        state = _read_state(tick).follow(policy)
+        tick.update_cursor(state.model_dump_json())
         catalog = current.make_catalog()
         if not catalog.directory.is_dir():
-            return dg.SkipReason("no recovery points yet")
+            return "no recovery points yet"
         plan = plan_pruning(catalog, policy, now)
         if not plan.removed:
-            return dg.SkipReason(
-                plan.refusal or f"nothing to remove, {len(plan.kept)} recovery points are kept"
-            )
-        if state.is_announcement_due and _announce(context.instance, current, catalog, plan, now):
+            return plan.refusal or f"nothing to remove, {len(plan.kept)} recovery points are kept"
+        if state.is_announcement_due and _announce(tick.instance, current, catalog, plan, now):
             state = state.announce(now)
         state = state.apply_when_due(now)
-        context.update_cursor(state.model_dump_json())
+        tick.update_cursor(state.model_dump_json())
         if state.pending is not None:
-            return dg.SkipReason(_describe_wait(plan, state))
+            return _describe_wait(plan, state)
         ids = ",".join(decision.candidate.point_id.text for decision in plan.removed)
         # The day is part of the key: what could not be removed today is requested again tomorrow.
         key = hashlib.sha256(f"{now:%Y-%m-%d} {ids}".encode()).hexdigest()[:16]
         tags = {run_tags.RETENTION_PLAN: key, run_tags.RETENTION_RULES: make_rules_tag(policy)}
-        return dg.RunRequest(run_key=key, tags=tags)
+        return dg.RunRequest(run_key=key, job_name=job_name, tags=tags)
 
-    return retention_sensor
+    return SiteSensor(_RETENTION, config, request_pruning, (job_name,))
 
 
 def make_rules_tag(policy: RetentionPolicy) -> str:
@@ -73,9 +69,9 @@ def make_rules_tag(policy: RetentionPolicy) -> str:
     return hashlib.sha256(PolicyRecord.from_policy(policy).model_dump_json().encode()).hexdigest()[:16]
 
 
-def _read_state(context: dg.SensorEvaluationContext) -> PolicyState:
+def _read_state(tick: SiteTick) -> PolicyState:
     try:
-        return PolicyState.model_validate_json(context.cursor or "{}")
+        return PolicyState.model_validate_json(tick.cursor or "{}")
     except ValidationError:  # of another version
         return PolicyState()
 

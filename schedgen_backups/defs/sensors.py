@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from typing import TypeVar
 
 import dagster as dg
@@ -28,6 +29,7 @@ from schedgen_backups.core.notify.heartbeat import Signal, ping_heartbeat
 from schedgen_backups.core.notify.ticks import record_tick
 from schedgen_backups.core.verify.reread import find_unread
 from schedgen_backups.defs.retention_sensor import make_retention_sensor
+from schedgen_backups.defs.site_sensor import SensorKind, SiteAnswer, SiteSensor, SiteTick
 from schedgen_backups.evidence.metrics import write_metrics_file
 from schedgen_backups.monitoring.outbox import OutboxCursor, work_through_outbox
 from schedgen_backups.monitoring.watch import WatchCursor, start_watch, watch_site
@@ -40,33 +42,50 @@ from schedgen_backups.site_names import (
 )
 
 _Cursor = TypeVar("_Cursor", bound=FrozenModel)
-_OUTBOX_SECONDS = 30
-_FRESHNESS_SECONDS = 300
-_VERIFICATION_SECONDS = 300
+_OUTBOX = SensorKind(
+    OUTBOX_SENSOR,
+    30,
+    "Sends the alerts that no hook has sent, for failed and cancelled runs, failed ticks and warnings of "
+    "checks, and reports resolved incidents.",
+)
+_FRESHNESS_WATCH = SensorKind(
+    WATCH_SENSOR,
+    300,
+    "Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, when one is "
+    "damaged, or when the clock is wrong, even if no run has started. It also sends one when the copies in a "
+    "store are too old, damaged or no longer locked for long.",
+)
+_VERIFICATION = SensorKind(
+    "verification_sensor",
+    300,
+    "Starts verify_job when files of a recovery point were copied or modified after they were read; for the "
+    "same files at most once a day.",
+)
 
 
 def make_sensors(
     config: Config, checks: Iterable[dg.AssetChecksDefinition], installation: InstallationNames
-) -> list[dg.SensorDefinition]:
-    """Return the sensors of this site; each tick reads the configuration again."""
+) -> list[SiteSensor]:
+    """Return this site's part in the sensors that every site has."""
     return [
         _make_outbox(config, [key for check in checks for key in check.check_keys], installation),
-        _make_freshness_watch(config),
+        SiteSensor(_FRESHNESS_WATCH, config, partial(_watch, config)),
         make_retention_sensor(config),
-        _make_verification_sensor(config),
+        SiteSensor(
+            _VERIFICATION,
+            config,
+            partial(_request_verification, config),
+            (SiteNames(config.site_name).qualify(VERIFY_JOB),),
+        ),
     ]
 
 
-def _read_cursor(context: dg.SensorEvaluationContext, kind: type[_Cursor]) -> _Cursor | None:
+def _read_cursor(tick: SiteTick, kind: type[_Cursor]) -> _Cursor | None:
     """Return the cursor of the last tick; None if there is none or it has another version's format."""
     try:
-        return kind.model_validate_json(context.cursor or "")
+        return kind.model_validate_json(tick.cursor or "")
     except ValidationError:
         return None
-
-
-def _qualify(config: Config, local: str) -> str:
-    return SiteNames(config.site_name).qualify(local)
 
 
 def _record_tick(config: Config, name: str) -> None:
@@ -84,76 +103,49 @@ def _read_store_statuses(config: Config) -> list[StoreStatus] | None:
 
 def _make_outbox(
     config: Config, check_keys: list[dg.AssetCheckKey], installation: InstallationNames
-) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=_qualify(config, OUTBOX_SENSOR),
-        minimum_interval_seconds=_OUTBOX_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Sends the alerts that no hook has sent, for failed and cancelled runs, failed ticks and "
-        "warnings of checks, and reports resolved incidents.",
-    )
-    def alert_outbox(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        cursor = _read_cursor(context, OutboxCursor) or OutboxCursor()
+) -> SiteSensor:
+    def send_alerts(tick: SiteTick) -> str:
+        cursor = _read_cursor(tick, OutboxCursor) or OutboxCursor()
         current = config.reload()
         service = AlertService(current)
-        after = work_through_outbox(context.instance, service, cursor, check_keys, installation)
+        after = work_through_outbox(tick.instance, service, cursor, check_keys, installation)
         _record_tick(current, OUTBOX_SENSOR)
-        context.update_cursor(after.model_dump_json())
-        return dg.SkipReason("everything was reported" if after != cursor else "nothing new")
+        tick.update_cursor(after.model_dump_json())
+        return "everything was reported" if after != cursor else "nothing new"
 
-    return alert_outbox
+    return SiteSensor(_OUTBOX, config, send_alerts)
 
 
-def _make_freshness_watch(config: Config) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=_qualify(config, WATCH_SENSOR),
-        minimum_interval_seconds=_FRESHNESS_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Sends an alert when no verified recovery point is younger than BACKUP_MAX_AGE_HOURS, "
-        "when one is damaged, or when the clock is wrong, even if no run has started. It also sends one "
-        "when the copies in a store are too old, damaged or no longer locked for long.",
+def _watch(config: Config, tick: SiteTick) -> str:
+    cursor = _read_cursor(tick, WatchCursor) or start_watch()
+    # Before anything can fail: the age limit starts with the first tick if no point exists yet.
+    tick.update_cursor(cursor.model_dump_json())
+    current = config.reload()
+    cursor, summary = watch_site(
+        tick.instance,
+        AlertService(current),
+        cursor,
+        datetime.now(timezone.utc),
+        _read_store_statuses(current),
     )
-    def freshness_watch(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        cursor = _read_cursor(context, WatchCursor) or start_watch()
-        # Before anything can fail: the age limit starts with the first tick if no point exists yet.
-        context.update_cursor(cursor.model_dump_json())
-        current = config.reload()
-        cursor, summary = watch_site(
-            context.instance,
-            AlertService(current),
-            cursor,
-            datetime.now(timezone.utc),
-            _read_store_statuses(current),
-        )
-        _record_tick(current, WATCH_SENSOR)
-        write_metrics_file(current)
-        context.update_cursor(cursor.model_dump_json())
-        # Last: a tick that fails on its way must not count as a sign of life.
-        ping_heartbeat(current.alerts.daemon_heartbeat_url, Signal.SUCCESS, summary)
-        return dg.SkipReason(summary)
-
-    return freshness_watch
+    _record_tick(current, WATCH_SENSOR)
+    write_metrics_file(current)
+    tick.update_cursor(cursor.model_dump_json())
+    # Last: a tick that fails on its way must not count as a sign of life.
+    ping_heartbeat(current.alerts.daemon_heartbeat_url, Signal.SUCCESS, summary)
+    return summary
 
 
-def _make_verification_sensor(config: Config) -> dg.SensorDefinition:
-    @dg.sensor(
-        name=_qualify(config, "verification_sensor"),
-        job_name=_qualify(config, VERIFY_JOB),
-        minimum_interval_seconds=_VERIFICATION_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts verify_job when files of a recovery point were copied or modified after they "
-        "were "
-        "read; for the same files at most once a day.",
+def _request_verification(config: Config, _tick: SiteTick) -> SiteAnswer:
+    due = find_unread(config.reload().make_catalog())
+    if not due:
+        return "no recovery point needs to be read again"
+    described = " ".join(
+        f"{artifact.path.name} {artifact.modified_ns}" for point in due for artifact in point.artifacts
     )
-    def verification_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        del context
-        due = find_unread(config.reload().make_catalog())
-        if not due:
-            return dg.SkipReason("no recovery point needs to be read again")
-        described = " ".join(
-            f"{artifact.path.name} {artifact.modified_ns}" for point in due for artifact in point.artifacts
-        )
-        key = hashlib.sha256(f"{datetime.now(timezone.utc):%Y-%m-%d} {described}".encode()).hexdigest()[:16]
-        return dg.RunRequest(run_key=key, tags={run_tags.VERIFICATION_PLAN: key})
-
-    return verification_sensor
+    key = hashlib.sha256(f"{datetime.now(timezone.utc):%Y-%m-%d} {described}".encode()).hexdigest()[:16]
+    return dg.RunRequest(
+        run_key=key,
+        job_name=SiteNames(config.site_name).qualify(VERIFY_JOB),
+        tags={run_tags.VERIFICATION_PLAN: key},
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
@@ -22,6 +22,7 @@ from schedgen_backups.defs.resources import make_backup_resource
 from schedgen_backups.defs.restore import make_restore_job
 from schedgen_backups.defs.schedules import make_run_removal_schedule, make_schedules
 from schedgen_backups.defs.sensors import make_sensors
+from schedgen_backups.defs.site_sensor import SiteSensor, make_own_sensor, make_shared_sensors
 from schedgen_backups.site_names import InstallationNames, SiteNames
 
 
@@ -41,8 +42,15 @@ def build_installation_definitions(configs: Sequence[Config]) -> dg.Definitions:
     installation = InstallationNames(tuple(SiteNames(config.site_name) for config in configs))
     sites = [_build_site(config, installation) for config in configs]
     keeper = next(config for config in configs if config.site_name == installation.keeper.site)
-    shared = _build_shared(keeper, sites)
-    return dg.Definitions.merge(*(sites if len(sites) == 1 else map(_isolate, sites)), shared)
+    shared = _build_shared(keeper, [site.definitions for site in sites])
+    if len(sites) == 1 and not keeper.site_name:
+        return dg.Definitions.merge(sites[0].add_sensors(), shared)
+    isolated = [_isolate(site.definitions) for site in sites]
+    sensors = make_shared_sensors(
+        [sensor for site in sites for sensor in site.sensors],
+        {name: job for site in isolated for name, job in _list_jobs(site).items()},
+    )
+    return dg.Definitions.merge(*isolated, dg.Definitions(sensors=sensors), shared)
 
 
 def build_embedded_definitions(config: Config) -> dg.Definitions:
@@ -52,7 +60,25 @@ def build_embedded_definitions(config: Config) -> dg.Definitions:
     """
     # Every name that is not this site's belongs to a site without a name, which the location does not have.
     installation = InstallationNames((SiteNames(), SiteNames(config.site_name)))
-    return _isolate(_build_site(config, installation))
+    return _isolate(_build_site(config, installation).add_sensors())
+
+
+@dataclass(frozen=True)
+class _Site:
+    """The definitions of one site, with its part in the sensors apart."""
+
+    definitions: dg.Definitions
+    sensors: tuple[SiteSensor, ...]
+
+    def add_sensors(self) -> dg.Definitions:
+        """Return the definitions with sensors that are the site's own."""
+        jobs = _list_jobs(self.definitions)
+        own = dg.Definitions(sensors=[make_own_sensor(sensor, jobs) for sensor in self.sensors])
+        return dg.Definitions.merge(self.definitions, own)
+
+
+def _list_jobs(definitions: dg.Definitions) -> dict[str, dg.JobDefinition]:
+    return {job.name: job for job in definitions.jobs or () if isinstance(job, dg.JobDefinition)}
 
 
 def _isolate(site: dg.Definitions) -> dg.Definitions:
@@ -88,7 +114,7 @@ def _build_shared(keeper: Config, sites: Iterable[dg.Definitions]) -> dg.Definit
     )
 
 
-def _build_site(config: Config, installation: InstallationNames) -> dg.Definitions:
+def _build_site(config: Config, installation: InstallationNames) -> _Site:
     names, settings, kinds = SiteNames(config.site_name), config.definitions, find_kinds(config)
     if not has_referring_part(config):
         settings = replace(settings, has_references=False)
@@ -98,7 +124,7 @@ def _build_site(config: Config, installation: InstallationNames) -> dg.Definitio
     places = list_places(config)
     backup = make_backup_resource(config)
     copies = make_copy_definitions(places, backup, timezone=settings.timezone, max_age=settings.max_age)
-    return dg.Definitions(
+    definitions = dg.Definitions(
         assets=[
             *assets.captures,
             assets.recovery_point,
@@ -119,13 +145,14 @@ def _build_site(config: Config, installation: InstallationNames) -> dg.Definitio
             *copies.copy_jobs,
             *copies.prune_jobs,
         ],
-        sensors=[
-            *make_sensors(config, checks, installation),
-            *([make_drill_sensor(config)] if settings.is_each_point_drilled else []),
-            *([make_copy_sensor(config, places, copies.copy_jobs)] if settings.has_stores else []),
-        ],
         schedules=[*make_schedules(names, settings), *copies.schedules],
         resources={names.resource_key: backup},
         # One process per run: it holds the lock, and nothing remains when it exits.
         executor=dg.in_process_executor,
     )
+    sensors = (
+        *make_sensors(config, checks, installation),
+        *([make_drill_sensor(config)] if settings.is_each_point_drilled else []),
+        *([make_copy_sensor(config, places)] if settings.has_stores else []),
+    )
+    return _Site(definitions, sensors)

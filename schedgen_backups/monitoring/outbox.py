@@ -37,7 +37,7 @@ from schedgen_backups.monitoring.skipped_backups import (
     report_skipped_backups,
 )
 from schedgen_backups.monitoring.ticks import list_failed_ticks, list_resolved
-from schedgen_backups.site_names import OUTBOX_SENSOR, InstallationNames, SiteNames
+from schedgen_backups.site_names import OUTBOX_SENSOR, InstallationNames, SiteNames, name_shared
 
 _HISTORY_LIMIT = 20
 
@@ -376,7 +376,10 @@ def _report_ticks(part: _Part, after_seconds: dict[str, float]) -> dict[str, flo
         part.instance,
         after_seconds=after_seconds,
         floor_seconds=floor_seconds,
-        is_wanted=lambda name: part.owns(name) and name != part.service.names.qualify(OUTBOX_SENSOR),
+        is_wanted=lambda name: (
+            part.owns(name)
+            and part.service.names.localize(name) not in {OUTBOX_SENSOR, name_shared(OUTBOX_SENSOR)}
+        ),
     ):
         if part.is_over:
             return reported

@@ -124,3 +124,12 @@ def list_resolved(instance: dg.DagsterInstance, is_wanted: Callable[[str], bool]
             if newest and newest[0].status is not TickStatus.FAILURE:
                 resolved.add(state.instigator_name)
     return frozenset(resolved)
+
+
+def read_last_cursor(instance: dg.DagsterInstance, name: str) -> str | None:
+    """Return the cursor of the sensor with this name, even if it has no definition any more."""
+    for state in instance.all_instigator_state():
+        data = state.sensor_instigator_data
+        if state.instigator_name == name and data is not None and data.cursor:
+            return data.cursor
+    return None

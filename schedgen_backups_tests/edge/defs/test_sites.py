@@ -22,6 +22,7 @@ from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.defs.site import build_installation_definitions, build_site_definitions
 from schedgen_backups.demo.seed import seed_application
+from schedgen_backups.site_names import name_shared
 from schedgen_backups_tests.support.inbox import Inbox, Watcher, open_inbox
 from schedgen_backups_tests.support.site_stores import UNREACHABLE, SiteStores
 from schedgen_backups_tests.support.sites import Application, Site, environment_of, execute_job, failures_of
@@ -190,7 +191,7 @@ def test_sites_have_distinct_names_and_share_only_what_an_installation_has_once(
     ends = [f"__{site}" if site else "" for site in sites]
     assert list_names(definitions) == Names(
         jobs=SHARED_JOBS.union(*(prefix(JOBS, start) for start in starts)),
-        sensors=set[str]().union(*(prefix(SENSORS, start) for start in starts)),
+        sensors={f"{name}_of_all_sites" for name in SENSORS},
         schedules=SHARED_SCHEDULES.union(*(prefix(SCHEDULES, start) for start in starts)),
         assets=set[str]().union(*(prefix(ASSETS, start) for start in keys)),
         checks=set[str]().union(*(prefix(CHECKS, start) for start in keys)),
@@ -235,8 +236,9 @@ class TwoSites:
     def backup(self, name: str, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
         return execute_job(self.definitions.resolve_job_def(f"{name}__backup_job"), instance, None)
 
-    def watch(self, name: str, instance: dg.DagsterInstance) -> Watcher:
-        return Watcher(f"{name}__alert_outbox", instance, definitions=self.definitions)
+    def watch(self, instance: dg.DagsterInstance) -> Watcher:
+        """Return the outbox that serves both."""
+        return Watcher(name_shared("alert_outbox"), instance, definitions=self.definitions)
 
     def set(self, name: str, **values: str) -> None:
         """Write the values into the site's environment file; runs and ticks read it again."""
@@ -297,22 +299,19 @@ def test_two_sites_back_up_into_their_own_directories(two: TwoSites, home: dg.Da
         for name in two.sites
         for asset in ("database_dump", "minio_archive", "recovery_point")
     }
-    for name, inbox in two.inboxes.items():
-        assert two.watch(name, home).evaluate() == "everything was reported"
-        assert inbox.texts == []
+    assert two.watch(home).evaluate() == "everything was reported"
+    assert all(inbox.texts == [] for inbox in two.inboxes.values())
 
 
 def test_a_failure_of_one_site_is_reported_by_this_site_alone(
     two: TwoSites, home: dg.DagsterInstance
 ) -> None:
-    outboxes = {name: two.watch(name, home) for name in two.sites}
-    for outbox in outboxes.values():
-        outbox.evaluate()
+    outbox = two.watch(home)
+    outbox.evaluate()
     two.set("globex", POSTGRES_PORT="1")
     assert two.backup("acme", home).success
     assert not two.backup("globex", home).success
-    for outbox in outboxes.values():
-        outbox.evaluate(2)
+    outbox.evaluate(2)
     [alert, *others] = two.inboxes["globex"].alerts
     assert (alert.splitlines()[0], others) == ("[CRITICAL] globex: Backup failed: database_dump", [])
     assert "acme" not in two.inboxes["globex"].bodies.decode()
@@ -339,8 +338,7 @@ def test_a_run_that_ends_without_a_step_is_reported_by_its_site_alone(
 
     job = two.definitions.resolve_job_def("globex__prune_job")
     execute_job(job.with_top_level_resources({**job.resource_defs, "backup__globex": broken}), home, None)
-    for name in two.sites:
-        two.watch(name, home).evaluate(2)
+    two.watch(home).evaluate(2)
     [alert] = two.inboxes["globex"].alerts
     assert alert.startswith("[MEDIUM] globex: Retention failed: prune_job\n")
     assert two.inboxes["acme"].texts == []
@@ -350,15 +348,13 @@ def test_materialize_all_of_two_sites_is_one_run_whose_failures_go_to_their_site
     two: TwoSites, home: dg.DagsterInstance
 ) -> None:
     two.set("globex", POSTGRES_PORT="1")
-    outboxes = {name: two.watch(name, home) for name in two.sites}
-    for outbox in outboxes.values():
-        outbox.evaluate()
+    outbox = two.watch(home)
+    outbox.evaluate()
     everything = two.definitions.resolve_implicit_global_asset_job_def()
     captures = [dg.AssetKey([name, "database_dump"]) for name in two.sites]
     result = everything.execute_in_process(instance=home, asset_selection=captures, raise_on_error=False)
     assert set(failures_of(result)) == {"globex__database_dump"}
-    for outbox in outboxes.values():
-        outbox.evaluate(2)
+    outbox.evaluate(2)
     assert [alert.splitlines()[0] for alert in two.inboxes["globex"].alerts] == [
         "[CRITICAL] globex: Backup failed: database_dump"
     ]
@@ -385,14 +381,12 @@ def test_a_wrong_site_of_the_file_fails_with_its_reason_and_the_others_are_backe
     installed = replace(two, definitions=build_installation_definitions(sites))
     dg.Definitions.validate_loadable(installed.definitions)
     assert {site.site_name for site in sites} > {"acme", "globex"}
-    outboxes = {name: installed.watch(name, home) for name in two.sites}
-    for outbox in outboxes.values():
-        outbox.evaluate()
+    outbox = installed.watch(home)
+    outbox.evaluate()
     assert installed.backup("acme", home).success
     assert two.sites["acme"].points()[0].state is PointState.VERIFIED
     assert "did you mean postgres_host_env?" in str(failures_of(installed.backup("globex", home)))
-    for outbox in outboxes.values():
-        outbox.evaluate(2)
+    outbox.evaluate(2)
     [alert, *others] = two.inboxes["globex"].alerts
     assert (alert.splitlines()[0], others) == ("[CRITICAL] globex: Backup failed: database_dump", [])
     assert two.inboxes["acme"].texts == []
@@ -419,10 +413,11 @@ def test_two_sites_of_a_file_do_not_write_into_one_directory(
     assert "site globex and site acme share the directory" in said
     assert not (tmp_path / "one").exists()
     for sensor in ("alert_outbox", "freshness_watch"):
-        Watcher(f"globex__{sensor}", home, definitions=installed.definitions).evaluate(2)
+        Watcher(name_shared(sensor), home, definitions=installed.definitions).evaluate(2)
     assert_both_halves_are_reported(two.inboxes["globex"], "share the directory")
     assert two.inboxes["acme"].texts == []
-    assert not (tmp_path / "one").exists()
+    written = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]  # by the sensors, of acme
+    assert not any("globex" in f"{path.name} {path.read_text()}" for path in written)
 
 
 def assert_both_halves_are_reported(inbox: Inbox, said: str) -> None:
