@@ -242,7 +242,7 @@ def _make_key(sensor: SiteSensor) -> IncidentKey:
 def _report_failure(sensor: SiteSensor, cause: str, group: Sequence[SiteSensor]) -> str | None:
     """Send an alert to the site's channels, or those of another site if its own cannot be used.
 
-    Return the site whose channels they were; None if there is no site with right settings.
+    Return the site whose channels they were; None if no site has right settings.
     """
     key = _make_key(sensor)
     for other in (sensor, *group):
