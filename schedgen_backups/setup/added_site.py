@@ -21,11 +21,11 @@ from schedgen_backups.config.sites import (
 )
 from schedgen_backups.config.variables import SITES_VARIABLE
 from schedgen_backups.core.errors import ConfigurationError
-from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.setup import install
 from schedgen_backups.setup.interview import Interview
 from schedgen_backups.setup.plan import Deployment
 from schedgen_backups.setup.site_file import NewSite, add_site, make_added_site
+from schedgen_backups.setup.store_file import read_tables_file
 
 
 def add_site_by_questions(name: str, flags: Mapping[str, str], *, is_interactive: bool, is_dry: bool) -> None:
@@ -38,8 +38,8 @@ def add_site_by_questions(name: str, flags: Mapping[str, str], *, is_interactive
     path = _require_file(base)
     if not is_site_name(name):
         raise ConfigurationError(f"{name!r} cannot be the name of a site", hint=f"For it, {SITE_NAME_HINT}.")
-    old = read_small_file(path)
-    add_site(old.decode(), NewSite(name, {}, {}))  # before the questions: the name may be taken
+    old = read_tables_file(path, variable=SITES_VARIABLE)
+    add_site(old, NewSite(name, {}, {}))  # before the questions: the name may be taken
     inherited = inherit_settings(base, path, name)
     interview = Interview(
         inherited.with_values(flags),
@@ -50,7 +50,7 @@ def add_site_by_questions(name: str, flags: Mapping[str, str], *, is_interactive
         others=read_sites(base, path),
     )
     site = make_added_site(name, inherited, interview.ask_all(Deployment.NONE))
-    text = add_site(old.decode(), site)
+    text = add_site(old, site)
     secrets = {path.with_name(file): content for file, content in site.files.items()}
     for secret in secrets:
         if secret.exists():
@@ -62,7 +62,7 @@ def add_site_by_questions(name: str, flags: Mapping[str, str], *, is_interactive
             out.print(f"[bold]{escape(str(secret))}[/] would be written, mode 0600")
         out.print("Nothing was written.")
         return
-    _write(path, old, text, secrets)
+    _write(path, old.encode(), text, secrets)
     for line in (
         f"Next: reload the code location in Dagster, which then shows the site {name}, and try it:",
         f"  schedgen-backups --site {name} doctor",

@@ -10,10 +10,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from schedgen_backups.config.stores import StoreTable
 from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.system.files import read_small_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -87,6 +89,16 @@ def format_value(value: str | int | Sequence[str]) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace(_DELETE, "\\u007f")
     return f"[{', '.join(format_value(each) for each in value)}]"
+
+
+def read_tables_file(path: Path, *, variable: str) -> str:
+    """Return the text of the file that this setting names; ConfigurationError if it is not text."""
+    try:
+        return read_small_file(path).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{variable} {path} cannot be read", hint="It must be a UTF-8 text file that you can read."
+        ) from error
 
 
 def parse_tables(text: str, *, kind: str, hint: str) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from schedgen_backups.core.packs.encryption import AgeEncryptor, KeyPair, make_k
 from schedgen_backups.core.store.location import StoreLocation
 from schedgen_backups.core.store.open import check_reading, open_store, probe_store, try_delete_probe
 from schedgen_backups.core.store.protocol import Capabilities, MadeStore
-from schedgen_backups.core.system.files import read_small_file, write_atomically
+from schedgen_backups.core.system.files import write_atomically
 from schedgen_backups.doctor.stores import FEW_RECIPIENTS, judge_capabilities, judge_deletion
 from schedgen_backups.setup.install import acting_as
-from schedgen_backups.setup.store_file import NewStore, add_store, list_names, list_urls
+from schedgen_backups.setup.store_file import NewStore, add_store, list_names, list_urls, read_tables_file
 from schedgen_backups.setup.store_place import StorePlace
 
 SCHEMES = {"file": "folder", "s3": "s3", "azure": "azure", "gs": "google", "sftp": "sftp"}
@@ -109,7 +109,7 @@ def plan_stores(
         return StoresPlan(place, "", "")
     is_there = place.path.exists()
     # Bytes: reading text would change line endings.
-    text = _read(place.path) if is_there else ""
+    text = read_tables_file(place.path, variable=STORES_VARIABLE) if is_there else ""
     if is_there or not is_interactive:
         try:
             _try_described(config, place, is_new_file=is_new_file, is_dry=is_dry)
@@ -133,15 +133,6 @@ def plan_stores(
             continue
         interview.names.append(store.name)
     return plan
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_small_file(path).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{STORES_VARIABLE} {path} cannot be read", hint="It must be a UTF-8 text file that you can read."
-        ) from error
 
 
 def _try_described(config: Config, place: StorePlace, *, is_new_file: bool, is_dry: bool) -> None:

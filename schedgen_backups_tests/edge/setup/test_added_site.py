@@ -96,6 +96,14 @@ def test_a_wrong_answer_writes_nothing(
     assert (code, said in seen, machine.snapshot()) == (4, True, before), seen
 
 
+def test_a_file_of_sites_that_is_not_text_is_left_alone(machine: Machine) -> None:
+    (machine.folder / "sites.toml").write_bytes(FILE.encode() + b"# \xff\n")
+    flags = machine.answer_flags()
+    before = machine.snapshot()
+    code, seen = machine.run("--site", "blog", *flags, "--yes")
+    assert (code, "must be a UTF-8 text file" in seen, machine.snapshot()) == (4, True, before), seen
+
+
 def test_without_a_file_of_sites_setup_says_how_to_make_one(machine: Machine) -> None:
     machine.env.write_text("")
     code, seen = machine.run("--site", "blog", "--yes")
