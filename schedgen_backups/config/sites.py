@@ -91,7 +91,7 @@ def load_declared_sites(declared: Sequence[DeclaredSite]) -> tuple[Config, ...]:
     base = load_config()
     sites: list[Config] = []
     names: set[str] = set()
-    directories: dict[Path, str] = {}
+    directories = _Directories()
     for index, each in enumerate(declared):
         site = _make_site(base, each.file, each.name, {}, each.table)
         if site.site_name in names:
@@ -101,7 +101,7 @@ def load_declared_sites(declared: Sequence[DeclaredSite]) -> tuple[Config, ...]:
             )
         site = replace(site, _reload=partial(_load_declared_site, declared, index))
         names.add(site.site_name)
-        sites.append(_refuse_shared_directory(site, directories))
+        sites.append(directories.add(site))
     return tuple(sites)
 
 
@@ -124,10 +124,10 @@ def read_sites(base: Config, path: Path) -> tuple[Config, ...]:
     """Return the configuration of every site of this file or directory; errors as `load_sites`."""
     defaults, tables = _read_folder(path) if path.is_dir() else _read_tables(path)
     sites: list[Config] = []
-    directories: dict[Path, str] = {}
+    directories = _Directories()
     for name, table in tables.items():
         site = _make_site(base, path, name, defaults, table)
-        sites.append(_refuse_shared_directory(site, directories))
+        sites.append(directories.add(site))
     return tuple(sites)
 
 
@@ -468,25 +468,33 @@ def _to_text(value: object) -> str | None:
 
 def refuse_shared_directory(site: Config, others: Sequence[Config]) -> Config:
     """Return the site; with a problem if one of the others has its directory, or one above or below it."""
-    directories: dict[Path, str] = {}
+    directories = _Directories()
     for other in others:
-        _refuse_shared_directory(other, directories)
-    return _refuse_shared_directory(site, directories)
+        directories.add(other)
+    return directories.add(site)
 
 
-def _refuse_shared_directory(site: Config, directories: dict[Path, str]) -> Config:
-    """Return the site; with a problem if an earlier one has its directory, or one above or below it."""
-    try:
-        directory = site.site_directory.resolve()
-    except ConfigurationError:
-        return site
-    for other, name in directories.items():
-        if directory == other or directory in other.parents or other in directory.parents:
+class _Directories:
+    """The directories of the sites so far."""
+
+    def __init__(self) -> None:
+        self._owners: dict[Path, str] = {}
+        self._above: dict[Path, str] = {}  # each with one of the sites below
+
+    def add(self, site: Config) -> Config:
+        """Return the site; with a problem if an earlier one has its directory, or one above or below it."""
+        try:
+            directory = site.site_directory.resolve()
+        except ConfigurationError:
+            return site
+        found = [*map(self._owners.get, (directory, *directory.parents)), self._above.get(directory)]
+        for name in (each for each in found if each is not None):
             return site.with_problems(
                 {
                     "BACKUP_DIR": f"site {site.site_name} and site {name} share the directory {directory}: "
                     "each needs one of its own"
                 }
             )
-    directories[directory] = site.site_name
-    return site
+        self._owners[directory] = site.site_name
+        self._above |= dict.fromkeys(directory.parents, site.site_name)
+        return site

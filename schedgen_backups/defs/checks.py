@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -172,12 +173,14 @@ def _make_overview(backup: BackupResource) -> Overview:
 
 def with_alerts(check: dg.AssetChecksDefinition, names: SiteNames) -> dg.AssetChecksDefinition:
     """Return the check with a hook that sends an alert when it fails."""
-    hook = make_hooks(names).alert_on_step_failure
+    # `with_hooks` returns a plain AssetsDefinition (Dagster 1.13).
+    attributes: dict[str, Any] = check.get_attributes_dict() | {
+        "hook_defs": {make_hooks(names).alert_on_step_failure}
+    }
     with warnings.catch_warnings():
-        # with_hooks returns a plain AssetsDefinition (Dagster 1.13); converting it back sets a parameter that
-        # Dagster marks as beta.
+        # One of the attributes is a parameter that Dagster marks as beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return dg.AssetChecksDefinition(**check.with_hooks({hook}).get_attributes_dict())
+        return dg.AssetChecksDefinition(**attributes)
 
 
 _CheckFunction = Callable[[dg.AssetCheckExecutionContext, BackupResource], dg.AssetCheckResult]
