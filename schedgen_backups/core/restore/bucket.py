@@ -19,7 +19,7 @@ from tempfile import SpooledTemporaryFile
 from threading import Event, Lock
 from typing import TypeVar
 
-from schedgen_backups.core.concurrency.limits import MemoryBudget
+from schedgen_backups.core.concurrency.limits import MemoryBudget, NestedKeys
 from schedgen_backups.core.errors import BackupError, BucketError, RestoreError, TargetNotEmptyError
 from schedgen_backups.core.formats.archive_file import ArchiveFile
 from schedgen_backups.core.formats.block_stream import BlockReader
@@ -84,6 +84,7 @@ class ObjectWriter:
         self._artifact, self._client, self._threads = artifact, client, threads
         self._journal = SpooledTemporaryFile(max_size=_JOURNAL_IN_MEMORY_BYTES)  # noqa: SIM115 - closed in __exit__
         self._lock = Lock()
+        self._nested_keys = NestedKeys()
         self._has_made_bucket = False
         self._removed: RemovedObjects | None = None
 
@@ -138,7 +139,8 @@ class ObjectWriter:
         self, entry: ObjectEntry, body: BlockReader | io.BytesIO, md5: str, *, is_replacing: bool
     ) -> None:
         try:
-            stored = self._client.put_object(entry, body)
+            with self._nested_keys.hold(entry.key):
+                stored = self._client.put_object(entry, body)
         except BucketError:
             # The object may exist, with only the answer lost.
             self._note(entry.key, StoredObject(md5, None), is_replacing=is_replacing)
@@ -168,21 +170,25 @@ class ObjectWriter:
         The reason is an empty text if the object was removed, and None if there was nothing to remove.
         """
         key, etag, version_id, is_replacing = json.loads(line)
+        with self._nested_keys.hold(key):
+            return key, self._remove_object(key, etag, version_id, is_replacing=is_replacing)
+
+    def _remove_object(self, key: str, etag: str, version_id: str, *, is_replacing: bool) -> str | None:
         try:
             if version_id and version_id != _NO_VERSION:
                 self._client.remove_object(key, version_id=version_id)
-                return key, ""
+                return ""
             head = self._client.find_head(key)
             if head is None:
-                return key, None
+                return None
             if is_replacing:
-                return key, "the captured object, which replaced another one" if head.etag == etag else None
+                return "the captured object, which replaced another one" if head.etag == etag else None
             if head.etag != etag:
-                return key, "written by another client since, or not known to be ours"
+                return "written by another client since, or not known to be ours"
             self._client.remove_object(key)
         except BackupError as error:
-            return key, error.message
-        return key, ""
+            return error.message
+        return ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from schedgen_backups.core.concurrency import limits
-from schedgen_backups.core.concurrency.limits import MemoryBudget, RateLimit
+from schedgen_backups.core.concurrency.limits import MemoryBudget, NestedKeys, RateLimit
 
 LOWER = (
     "import os; from schedgen_backups.core.system.priority import lower_priority; "
@@ -55,6 +55,36 @@ def test_no_more_bytes_are_held_than_the_budget() -> None:
         list(pool.map(work, [10, 60, 30, 100, 500, 1] * 8))
     assert max(most) == 100
     assert held == [0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "waits"),
+    [
+        ("a", "a/b", True),
+        ("a/b/c", "a", True),
+        ("a/", "a/b", True),
+        ("a", "a/", True),
+        ("a", "a", True),
+        ("a", "ab", False),
+        ("a/b", "a/c", False),
+    ],
+)
+def test_only_keys_that_lie_in_each_other_wait_for_each_other(
+    first: str, second: str, *, waits: bool
+) -> None:
+    keys = NestedKeys()
+    has_begun = threading.Event()
+
+    def hold_second() -> None:
+        with keys.hold(second):
+            has_begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with keys.hold(first):
+            holding = pool.submit(hold_second)
+            assert has_begun.wait(0.05 if waits else 5) is not waits
+        holding.result(timeout=5)
+    assert has_begun.is_set()
 
 
 def test_a_run_lowers_its_priority_and_never_raises_it() -> None:
