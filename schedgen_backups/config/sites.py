@@ -32,6 +32,7 @@ from typing import Any, cast
 from schedgen_backups.config.config import Config, load_config
 from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.config.reader import list_names, read_value_files
+from schedgen_backups.config.site_directories import SiteDirectories
 from schedgen_backups.config.toml_file import read_toml
 from schedgen_backups.config.variables import (
     FILE_SUFFIX,
@@ -91,7 +92,7 @@ def load_declared_sites(declared: Sequence[DeclaredSite]) -> tuple[Config, ...]:
     base = load_config()
     sites: list[Config] = []
     names: set[str] = set()
-    directories = _Directories()
+    directories = SiteDirectories()
     for index, each in enumerate(declared):
         site = _make_site(base, each.file, each.name, {}, each.table)
         if site.site_name in names:
@@ -124,7 +125,7 @@ def read_sites(base: Config, path: Path) -> tuple[Config, ...]:
     """Return the configuration of every site of this file or directory; errors as `load_sites`."""
     defaults, tables = _read_folder(path) if path.is_dir() else _read_tables(path)
     sites: list[Config] = []
-    directories = _Directories()
+    directories = SiteDirectories()
     for name, table in tables.items():
         site = _make_site(base, path, name, defaults, table)
         sites.append(directories.add(site))
@@ -141,6 +142,15 @@ def load_installation() -> tuple[Config, ...]:
         return load_sites()
     except ConfigurationError as error:
         return (load_config().with_problems({"BACKUP_DIR": error.message}),)
+
+
+def reload_sites(sites: Sequence[Config]) -> dict[str, Config]:
+    """Return the configuration of these sites by name, read again as by `reload`, the file once for all."""
+    try:
+        loaded = {site.site_name: site for site in load_sites() if site.site_name}
+    except ConfigurationError:  # `reload` makes it a problem of each site
+        loaded = {}
+    return {site.site_name: loaded.get(site.site_name) or site.reload() for site in sites}
 
 
 def inherit_settings(base: Config, path: Path, name: str) -> Config:
@@ -464,37 +474,3 @@ def _to_text(value: object) -> str | None:
         texts = [each for each in cast("list[object]", value) if isinstance(each, str)]
         return ",".join(texts) if len(texts) == len(cast("list[object]", value)) else None
     return None
-
-
-def refuse_shared_directory(site: Config, others: Sequence[Config]) -> Config:
-    """Return the site; with a problem if one of the others has its directory, or one above or below it."""
-    directories = _Directories()
-    for other in others:
-        directories.add(other)
-    return directories.add(site)
-
-
-class _Directories:
-    """The directories of the sites so far."""
-
-    def __init__(self) -> None:
-        self._owners: dict[Path, str] = {}
-        self._above: dict[Path, str] = {}  # each with one of the sites below
-
-    def add(self, site: Config) -> Config:
-        """Return the site; with a problem if an earlier one has its directory, or one above or below it."""
-        try:
-            directory = site.site_directory.resolve()
-        except ConfigurationError:
-            return site
-        found = [*map(self._owners.get, (directory, *directory.parents)), self._above.get(directory)]
-        for name in (each for each in found if each is not None):
-            return site.with_problems(
-                {
-                    "BACKUP_DIR": f"site {site.site_name} and site {name} share the directory {directory}: "
-                    "each needs one of its own"
-                }
-            )
-        self._owners[directory] = site.site_name
-        self._above |= dict.fromkeys(directory.parents, site.site_name)
-        return site

@@ -39,10 +39,10 @@ RETRY_PAUSE = timedelta(minutes=30)
 
 
 def make_copy_sensor(config: Config, places: Sequence[StorePlace]) -> SiteSensor:
-    """Return this site's part in the sensor, for these stores; each tick reads the file again."""
+    """Return this site's part in the sensor, for these stores."""
 
     def request_copies(tick: SiteTick) -> SiteAnswer:
-        current, now = config.reload(), now_utc()
+        current, now = tick.config, now_utc()
         entries = {entry.name: entry for entry in current.stores}
         with suppress(ConfigurationError):  # runs report what is wrong with the settings
             record_tick(current.backup_directory, _COPY.name, now)

@@ -42,12 +42,12 @@ class DrillCursor(FrozenModel):
 
 
 def make_drill_sensor(config: Config) -> SiteSensor:
-    """Return this site's part in the sensor; each tick reads the settings again."""
+    """Return this site's part in the sensor."""
     names = SiteNames(config.site_name)
     job_name, op_name = names.qualify(DRILL_JOB), names.qualify(RESTORE_DRILL)
 
     def request_drill(tick: SiteTick) -> SiteAnswer:
-        current, now = config.reload(), datetime.now(timezone.utc)
+        current, now = tick.config, datetime.now(timezone.utc)
         cursor = _read_cursor(tick) or DrillCursor(since=now)
         tick.update_cursor(cursor.model_dump_json())
         catalog = current.make_catalog()

@@ -35,11 +35,11 @@ _RETENTION = SensorKind(
 
 
 def make_retention_sensor(config: Config) -> SiteSensor:
-    """Return this site's part in the sensor; each tick reads the rules again."""
+    """Return this site's part in the sensor."""
     job_name = SiteNames(config.site_name).qualify(PRUNE_JOB)
 
     def request_pruning(tick: SiteTick) -> SiteAnswer:
-        current, now = config.reload(), datetime.now(timezone.utc)
+        current, now = tick.config, datetime.now(timezone.utc)
         policy = current.retention
         state = _read_state(tick).follow(policy)
         tick.update_cursor(state.model_dump_json())

@@ -13,7 +13,6 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timezone
-from functools import partial
 from typing import TypeVar
 
 import dagster as dg
@@ -69,12 +68,12 @@ def make_sensors(
     """Return this site's part in the sensors that every site has."""
     return [
         _make_outbox(config, [key for check in checks for key in check.check_keys], installation),
-        SiteSensor(_FRESHNESS_WATCH, config, partial(_watch, config)),
+        SiteSensor(_FRESHNESS_WATCH, config, _watch),
         make_retention_sensor(config),
         SiteSensor(
             _VERIFICATION,
             config,
-            partial(_request_verification, config),
+            _request_verification,
             (SiteNames(config.site_name).qualify(VERIFY_JOB),),
         ),
     ]
@@ -106,38 +105,36 @@ def _make_outbox(
 ) -> SiteSensor:
     def send_alerts(tick: SiteTick) -> str:
         cursor = _read_cursor(tick, OutboxCursor) or OutboxCursor()
-        current = config.reload()
-        service = AlertService(current)
+        service = AlertService(tick.config)
         after = work_through_outbox(tick.instance, service, cursor, check_keys, installation)
-        _record_tick(current, OUTBOX_SENSOR)
+        _record_tick(tick.config, OUTBOX_SENSOR)
         tick.update_cursor(after.model_dump_json())
         return "everything was reported" if after != cursor else "nothing new"
 
     return SiteSensor(_OUTBOX, config, send_alerts)
 
 
-def _watch(config: Config, tick: SiteTick) -> str:
+def _watch(tick: SiteTick) -> str:
     cursor = _read_cursor(tick, WatchCursor) or start_watch()
     # Before anything can fail: the age limit starts with the first tick if no point exists yet.
     tick.update_cursor(cursor.model_dump_json())
-    current = config.reload()
     cursor, summary = watch_site(
         tick.instance,
-        AlertService(current),
+        AlertService(tick.config),
         cursor,
         datetime.now(timezone.utc),
-        _read_store_statuses(current),
+        _read_store_statuses(tick.config),
     )
-    _record_tick(current, WATCH_SENSOR)
-    write_metrics_file(current)
+    _record_tick(tick.config, WATCH_SENSOR)
+    write_metrics_file(tick.config)
     tick.update_cursor(cursor.model_dump_json())
     # Last: a tick that fails on its way must not count as a sign of life.
-    ping_heartbeat(current.alerts.daemon_heartbeat_url, Signal.SUCCESS, summary)
+    ping_heartbeat(tick.config.alerts.daemon_heartbeat_url, Signal.SUCCESS, summary)
     return summary
 
 
-def _request_verification(config: Config, _tick: SiteTick) -> SiteAnswer:
-    due = find_unread(config.reload().make_catalog())
+def _request_verification(tick: SiteTick) -> SiteAnswer:
+    due = find_unread(tick.config.make_catalog())
     if not due:
         return "no recovery point needs to be read again"
     described = " ".join(
@@ -146,6 +143,6 @@ def _request_verification(config: Config, _tick: SiteTick) -> SiteAnswer:
     key = hashlib.sha256(f"{datetime.now(timezone.utc):%Y-%m-%d} {described}".encode()).hexdigest()[:16]
     return dg.RunRequest(
         run_key=key,
-        job_name=SiteNames(config.site_name).qualify(VERIFY_JOB),
+        job_name=SiteNames(tick.config.site_name).qualify(VERIFY_JOB),
         tags={run_tags.VERIFICATION_PLAN: key},
     )

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from schedgen_backups.alerts.guides import TICK_AREA
 from schedgen_backups.alerts.service import AlertService
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.sites import reload_sites
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.model import FrozenModel
 from schedgen_backups.core.notify.alert import Severity
@@ -37,8 +38,10 @@ most 28 s: 18 s of the outbox, and one exchange with a channel that began within
 class SiteTick:
     """What the part of one site works with in a tick."""
 
-    def __init__(self, instance: dg.DagsterInstance, cursor: str | None) -> None:
+    def __init__(self, instance: dg.DagsterInstance, config: Config, cursor: str | None) -> None:
         self.instance = instance
+        self.config = config
+        """As it is now: each tick reads it again."""
         self.cursor = cursor
 
     def update_cursor(self, cursor: str) -> None:
@@ -65,10 +68,11 @@ class SensorKind:
 
 @dataclass(frozen=True)
 class SiteSensor:
-    """The part of one site in a sensor. Each tick reads the site's configuration again."""
+    """The part of one site in a sensor."""
 
     kind: SensorKind
     config: Config
+    """As it was when the definitions were loaded."""
     evaluate: Callable[[SiteTick], SiteAnswer]
     job_names: tuple[str, ...] = ()
     """Full names of the jobs that it starts. The job is named in each request where there are several."""
@@ -104,7 +108,7 @@ def make_own_sensor(sensor: SiteSensor, jobs: Mapping[str, dg.JobDefinition]) ->
     """Return the sensor of one site, whose jobs these are, by full name."""
 
     def evaluate(context: dg.SensorEvaluationContext) -> _TickAnswer:
-        tick = SiteTick(context.instance, context.cursor)
+        tick = SiteTick(context.instance, sensor.config.reload(), context.cursor)
         try:
             answer = sensor.evaluate(tick)
         finally:
@@ -188,12 +192,13 @@ def _serve_sites(
     names = [sensor.config.site_name for sensor in group]
     states = {name: state for name, state in before.sites.items() if name in names}
     first = names.index(before.next_site) if before.next_site in names else 0
+    current = reload_sites([sensor.config for sensor in group])
     ends_at = time.monotonic() + _BEGIN_SECONDS
     for sensor in [*group[first:], *group[:first]]:
         site = sensor.config.site_name
         if reasons and time.monotonic() >= ends_at:
             return requests, reasons, _SharedCursor(sites=states, next_site=site)
-        answer, states[site] = _serve_site(sensor, instance, states.get(site), group)
+        answer, states[site] = _serve_site(sensor, instance, states.get(site), current)
         if isinstance(answer, str):
             reasons[site] = answer
         else:
@@ -207,19 +212,19 @@ def _serve_site(
     sensor: SiteSensor,
     instance: dg.DagsterInstance,
     state: _SiteState | None,
-    group: Sequence[SiteSensor],
+    current: Mapping[str, Config],
 ) -> tuple[SiteAnswer, _SiteState]:
     """Do the part of one site; return its answer and state. Report the error if it fails."""
     if state is None:  # new, or it had a sensor of its own before
         state = _SiteState(cursor=read_last_cursor(instance, sensor.full_name))
-    tick = SiteTick(instance, state.cursor)
+    tick = SiteTick(instance, current[sensor.config.site_name], state.cursor)
     try:
         answer = sensor.evaluate(tick)
     except Exception as error:  # noqa: BLE001 - other sites must go on; the reason is in the alert
         cause = explain_exception(error).cause
-        reported_by = _report_failure(sensor, cause, group)
+        reported_by = _report_failure(sensor, cause, current)
         return f"failed: {cause}", _SiteState(cursor=tick.cursor, reported_by=reported_by)
-    _report_success(sensor, state.reported_by, group)
+    _report_success(sensor, state.reported_by, current)
     return answer, _SiteState(cursor=tick.cursor)
 
 
@@ -239,30 +244,29 @@ def _make_key(sensor: SiteSensor) -> IncidentKey:
     return IncidentKey(area=TICK_AREA, subject=f"{sensor.kind.name} of {site}")
 
 
-def _report_failure(sensor: SiteSensor, cause: str, group: Sequence[SiteSensor]) -> str | None:
+def _report_failure(sensor: SiteSensor, cause: str, current: Mapping[str, Config]) -> str | None:
     """Send an alert to the site's channels, or those of another site if its own cannot be used.
 
     Return the site whose channels they were; None if no site has right settings.
     """
-    key = _make_key(sensor)
-    for other in (sensor, *group):
+    key, site = _make_key(sensor), sensor.config.site_name
+    for name in (site, *(other for other in current if other != site)):
         with suppress(BackupError, OSError):
-            AlertService(other.config.reload()).raise_trouble(
+            AlertService(current[name]).raise_trouble(
                 key,
                 Severity.CRITICAL,
                 f"No run was started: {key.subject}",
                 cause,
                 next_step="`schedgen-backups doctor` checks the settings.",
             )
-            return other.config.site_name
+            return name
     return None
 
 
-def _report_success(sensor: SiteSensor, reported_by: str | None, group: Sequence[SiteSensor]) -> None:
+def _report_success(sensor: SiteSensor, reported_by: str | None, current: Mapping[str, Config]) -> None:
     key = _make_key(sensor)
-    for other in (sensor, *group):
-        if other is sensor or other.config.site_name == reported_by:
-            with suppress(BackupError, OSError):  # runs report what is wrong with the site
-                service = AlertService(other.config.reload())
-                if key in service.list_open_keys(TICK_AREA):
-                    service.report_resolved({key})
+    for name in {sensor.config.site_name, reported_by} & current.keys():
+        with suppress(BackupError, OSError):  # runs report what is wrong with the site
+            service = AlertService(current[name])
+            if key in service.list_open_keys(TICK_AREA):
+                service.report_resolved({key})

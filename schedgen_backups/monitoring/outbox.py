@@ -408,9 +408,14 @@ def _report_skips(part: _Part, after_seconds: float) -> float:
 
 
 def _report_checks(part: _Part, keys: list[dg.AssetCheckKey], after_ids: dict[str, int]) -> dict[str, int]:
-    return {
-        key.to_user_string(): _report_check(part, key, after_ids.get(key.to_user_string(), 0)) for key in keys
-    }
+    # One query for all: their histories take 2 ms each, and most have nothing new.
+    newest = part.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    reported = {key.to_user_string(): after_ids.get(key.to_user_string(), 0) for key in keys}
+    for key, record in newest.items():
+        name = key.to_user_string()
+        if record.id > reported[name]:
+            reported[name] = _report_check(part, key, reported[name])
+    return reported
 
 
 def _report_check(part: _Part, key: dg.AssetCheckKey, after_id: int) -> int:

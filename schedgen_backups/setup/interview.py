@@ -21,7 +21,7 @@ from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.presets import NO_PRESET
 from schedgen_backups.config.reader import DEFAULTS
-from schedgen_backups.config.sites import refuse_shared_directory
+from schedgen_backups.config.site_directories import refuse_shared_directory
 from schedgen_backups.core.errors import BackupError, ConfigurationError
 from schedgen_backups.core.patterns import matches_any_key
 from schedgen_backups.core.s3.client import BucketClient

@@ -24,8 +24,9 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from schedgen_backups.config import sites as config_sites
 from schedgen_backups.config.sites import load_installation
-from schedgen_backups.core.errors import VerificationError
+from schedgen_backups.core.errors import ConfigurationError, VerificationError
 from schedgen_backups.defs import site_sensor
 from schedgen_backups.defs.site import build_installation_definitions
 from schedgen_backups.defs.site_sensor import (
@@ -252,3 +253,45 @@ def test_the_product_s_sensors_start_the_jobs_of_every_site(sites: Sites) -> Non
     for sensor, job in (("retention_sensor", "prune_job"), ("verification_sensor", "verify_job")):
         targets = definitions.resolve_sensor_def(name_shared(sensor)).jobs
         assert [each.name for each in targets] == [f"{name}__{job}" for name in NAMES]
+
+
+def test_each_tick_reads_the_file_again_and_once_for_all_sites(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings: list[Path] = []
+    read = config_sites.read_toml
+
+    def count_readings(path: Path, **words: str) -> dict[str, object]:
+        readings.append(path)
+        return read(path, **words)
+
+    sites.tick()
+    monkeypatch.setattr(config_sites, "read_toml", count_readings)
+    sites.tick()
+    assert len(readings) == 2, "once here, where the test defines the sensor, and once by the tick"
+
+
+def test_a_site_that_was_taken_out_of_the_file_fails_alone(sites: Sites) -> None:
+    loaded = load_installation()
+    text = (sites.folder / "sites.toml").read_text()
+    seen: dict[str, str] = {}
+
+    def look(tick: SiteTick) -> str:
+        with pytest.raises(ConfigurationError) as caught:
+            tick.config.check("database")
+        seen[tick.config.site_name] = caught.value.message
+        return "looked"
+
+    [sensor] = make_shared_sensors([SiteSensor(KIND, config, look) for config in loaded], {})
+    (sites.folder / "sites.toml").write_text(
+        text.replace("[sites.globex]", "[sites.other]").replace(
+            'backup_dir = "globex"', 'backup_dir = "other"'
+        )
+    )
+    with dg.build_sensor_context(instance=sites.instance) as context:
+        sensor(context)
+    assert {name: "unknown site 'globex'" in said for name, said in seen.items()} == {
+        "acme": False,
+        "globex": True,
+        "initech": False,
+    }
