@@ -70,8 +70,8 @@ coverage: $(VENV)/.installed-dev  ## run the tests and report the covered branch
 test-daemons: $(VENV)/.installed-dev  ## run the slow alert and setup tests that start daemons (five minutes)
 	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/monitoring schedgen_backups_tests/edge/setup $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
-test-wheel: $(VENV)/.installed-dev  ## test sdist and wheel outside the checkout, and the README from a clone (four minutes)
-	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/packaging schedgen_backups_tests/edge/cli/test_readme_walk.py $(PYTEST_ARGS)
+test-wheel: $(VENV)/.installed-dev  ## test sdist and wheel outside the checkout, and the README from a clone (three minutes)
+	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/packaging schedgen_backups_tests/edge/cli/test_readme_walk.py $(PYTEST_PARALLEL) $(PYTEST_ARGS)
 
 test-systemd: $(VENV)/.installed-dev  ## the units under a booted systemd, in namespaces; needs root and Debian's systemd (three to four minutes)
 	$(BIN)/python -m pytest -m exhaustive schedgen_backups_tests/edge/systemd $(PYTEST_PARALLEL) $(PYTEST_ARGS)
