@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from schedgen_backups.alerts.guides import CLOCK_AREA, FRESHNESS_AREA, POINTS_AREA, find_guide
 from schedgen_backups.alerts.run_kinds import RunKind, find_run_kind
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.site_commands import add_site
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.selection import describe_freshness
 from schedgen_backups.core.errors import ConfigurationError
@@ -57,6 +58,7 @@ class AlertService:
     """The alerts of one site. Raises ConfigurationError when an alert setting is wrong."""
 
     def __init__(self, config: Config) -> None:
+        self._config = config
         self.names = SiteNames(config.site_name)
         self.settings = config.alerts
         self.catalog = Catalog(config.alert_directory)
@@ -101,7 +103,9 @@ class AlertService:
         if not self.find_run_kind(failure).is_backup:
             return False
         subject = self.names.localize(failure.subject)
-        return ping_heartbeat(self.settings.heartbeat_url, Signal.FAIL, f"{subject}: {failure.cause}")
+        return ping_heartbeat(
+            self.settings.heartbeat_url, Signal.FAIL, f"{subject}: {add_site(failure.cause, self._config)}"
+        )
 
     def find_run_kind(self, failure: Failure) -> RunKind:
         """Return the run kind of the failed step or run."""
@@ -123,8 +127,8 @@ class AlertService:
             Alert(
                 severity=severity,
                 title=title,
-                cause=cause,
-                next_step=next_step,
+                cause=add_site(cause, self._config),
+                next_step=add_site(next_step, self._config),
                 facts={**self._make_facts(run_id), "guide": self._make_guide_link(key)},
                 link=self.make_link(run_id),
                 raised_at=datetime.now(timezone.utc),
@@ -139,8 +143,8 @@ class AlertService:
         alert = Alert(
             severity=Severity.INFO,
             title=title,
-            cause=cause,
-            next_step=next_step,
+            cause=add_site(cause, self._config),
+            next_step=add_site(next_step, self._config),
             facts=self._make_facts(""),
             raised_at=datetime.now(timezone.utc),
         )

@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from schedgen_backups.cli.app import CommandEnd, out, print_json
 from schedgen_backups.cli.text import escape
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.site_commands import add_site, add_site_to_error
 from schedgen_backups.config.sites import load_sites
 from schedgen_backups.config.variables import SITES_VARIABLE
 from schedgen_backups.core.errors import BackupError, ConfigurationError
@@ -77,7 +78,8 @@ def print_answers_of_all_sites(
 def _answer_safely(site: Config, answer: Callable[[Config], SiteAnswer]) -> SiteAnswer:
     try:
         answered = answer(site)
-    except BackupError as error:
+    except BackupError as failure:
+        error = add_site_to_error(failure, site)
         return SiteAnswer(
             {"error": error.message, "hint": error.hint, "exit_code": get_exit_code(error)},
             tuple(_describe(error)),
@@ -89,8 +91,8 @@ def _answer_safely(site: Config, answer: Callable[[Config], SiteAnswer]) -> Site
         # The command did not need it; the next backup does.
         return replace(
             answered,
-            fields={**answered.fields, "settings_error": error.message},
-            lines=(*answered.lines, *_describe(error)),
+            fields={**answered.fields, "settings_error": add_site(error.message, site)},
+            lines=(*answered.lines, *_describe(add_site_to_error(error, site))),
             exit_code=max(answered.exit_code, get_exit_code(error)),
         )
     return answered

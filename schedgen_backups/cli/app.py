@@ -20,8 +20,9 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from schedgen_backups.config.config import Config, load_config
+from schedgen_backups.config.site_commands import add_site_to_error
 from schedgen_backups.config.sites import load_sites, require_one_site
-from schedgen_backups.core.errors import ConfigurationError
+from schedgen_backups.core.errors import BackupError, ConfigurationError
 
 CHECKED_BY = "command line"
 COMMAND_MODULES = {
@@ -77,6 +78,16 @@ class CommandGroup(TyperGroup):
         self.commands = _Commands(COMMAND_MODULES)
         self.registered = commands or {}
         """Commands whose module was imported when this group was made."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; the commands that its error names are those of the site it works on."""
+        try:
+            return super().invoke(ctx)
+        except BackupError as error:
+            config = ctx.find_object(Config)
+            if config is None:
+                raise
+            raise add_site_to_error(error, config) from error
 
 
 class _Commands(UserDict[str, Any]):

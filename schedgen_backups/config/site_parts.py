@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.variables import PACK_RECIPIENTS_VARIABLE
 from schedgen_backups.core.catalog.check_results import BOTH_KINDS
 from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.model import ArtifactKind, PartName
-from schedgen_backups.core.settings import BucketSource, DatabaseSource
+from schedgen_backups.core.settings import BucketSource, CaptureSettings, DatabaseSource
 from schedgen_backups.core.verify.live_system import SitePart
+
+_ARCHIVE_SETTINGS: Mapping[str, Callable[[CaptureSettings], object]] = {
+    "BACKUP_EXCLUDE_OBJECTS": lambda capture: capture.exclusions.objects,
+    "BACKUP_ALLOW_EMPTY": lambda capture: capture.is_empty_allowed,
+    "BACKUP_ALLOW_NEW_SOURCE": lambda capture: capture.is_new_source_allowed,
+    "BACKUP_REREAD_DAYS": lambda capture: capture.reread_days,
+    "BACKUP_LAYOUT": lambda capture: capture.layout,
+    "BACKUP_PACK_REREAD_DAYS": lambda capture: capture.pack_reread_days,
+    PACK_RECIPIENTS_VARIABLE: lambda capture: capture.pack_recipients,
+    "BACKUP_DOWNLOAD_THREADS": lambda capture: capture.transfer.download_threads,
+    "BACKUP_STALL_TIMEOUT_SECONDS": lambda capture: capture.transfer.stall_timeout_seconds,
+    "BACKUP_MAX_MB_PER_SECOND": lambda capture: capture.transfer.max_mb_per_second,
+}
+"""The settings of a capture that an archive depends on."""
 
 
 def read_databases(
@@ -27,6 +45,12 @@ def read_buckets(
 ) -> tuple[tuple[BucketSource, ...], dict[str, ConfigurationError]]:
     """Return the buckets of the site, and what is wrong with the settings of others, by their names."""
     usable, errors = _check_sources(config, ArtifactKind.BUCKET)
+    for name, differing in _find_differing_settings(config).items():
+        del usable[name]
+        errors[name] = ConfigurationError(
+            f"site {config.site_name}: the databases of bucket {name} differ in {', '.join(differing)}",
+            hint=f"Set them once, in the table of bucket {name}, or the same in the table of each database.",
+        )
     sources = (
         BucketSource(name or part.bucket.bucket, part.bucket, part.capture) for name, part in usable.items()
     )
@@ -49,8 +73,28 @@ def _check_sources(
             errors[name] = error
         else:
             usable.setdefault(name, part)
-    # A bucket of two databases is captured with the settings of either.
+    # A bucket of two databases is captured with the settings of either: those that matter are the same.
     return usable, {name: error for name, error in errors.items() if name not in usable}
+
+
+def _find_differing_settings(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return in which settings of the archive the parts with the same bucket differ, by its name."""
+    captures: dict[str, list[CaptureSettings]] = {}
+    for part in config.parts:
+        if part.part is None or not part.part.bucket:
+            continue
+        with suppress(ConfigurationError):  # found with the part itself
+            part.check("bucket", "capture")
+            captures.setdefault(part.part.bucket, []).append(part.capture)
+    found = {
+        bucket: tuple(
+            name.lower()
+            for name, read in _ARCHIVE_SETTINGS.items()
+            if any(read(each) != read(own[0]) for each in own)
+        )
+        for bucket, own in captures.items()
+    }
+    return {bucket: names for bucket, names in found.items() if names}
 
 
 def find_baseline_source(config: Config) -> str:

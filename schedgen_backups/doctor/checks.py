@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 from schedgen_backups.config.config import Config
 from schedgen_backups.config.env_file import EnvironmentFile
 from schedgen_backups.config.presets import PRESETS
+from schedgen_backups.config.site_commands import add_site
 from schedgen_backups.core.drill.database_servers import find_server_bin_dirs
 from schedgen_backups.core.errors import BackupError
 from schedgen_backups.core.postgres.client_programs import TLS_MODES, find_client
@@ -57,6 +59,11 @@ _CLOCK_TOLERANCE_SECONDS = 60
 
 def examine(config: Config) -> Iterator[PreconditionResult]:
     """Yield the result of each precondition when it is known; errors are results too."""
+    for result in _examine(config):
+        yield replace(result, detail=add_site(result.detail, config), fix=add_site(result.fix, config))
+
+
+def _examine(config: Config) -> Iterator[PreconditionResult]:
     yield from _examine_file(config.file)
     is_complete = yield from _read(
         "settings of the backup",

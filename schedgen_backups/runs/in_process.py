@@ -16,6 +16,7 @@ from schedgen_backups import run_tags
 from schedgen_backups.alerts.run_kinds import find_run_kind
 from schedgen_backups.alerts.service import AlertService, Failure
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.site_commands import add_site
 from schedgen_backups.core.drill.report import DrillReport
 from schedgen_backups.core.errors import BackupError, ConfigurationError, StorageError
 from schedgen_backups.core.system.process import ProgramError, run_program
@@ -179,7 +180,7 @@ def _read_report(result: dg.ExecuteInProcessResult) -> DrillReport | None:
 
 def _list_failures(config: Config, result: dg.ExecuteInProcessResult) -> tuple[StepFailure, ...]:
     names = SiteNames(config.site_name)
-    failures = tuple(_read_failure(names, event) for event in result.all_events if event.is_step_failure)
+    failures = tuple(_read_failure(config, event) for event in result.all_events if event.is_step_failure)
     if failures or result.success:
         return failures
     # No step failed, so no hook has sent an alert; the outbox would report the same incident.
@@ -193,9 +194,9 @@ def _list_failures(config: Config, result: dg.ExecuteInProcessResult) -> tuple[S
     return (StepFailure(names.localize(job_name), cause, failure.next_step, CONFIGURATION_EXIT_CODE),)
 
 
-def _read_failure(names: SiteNames, event: dg.DagsterEvent) -> StepFailure:
+def _read_failure(config: Config, event: dg.DagsterEvent) -> StepFailure:
     data = event.step_failure_data
-    step = names.localize(event.step_key or "")
+    step = SiteNames(config.site_name).localize(event.step_key or "")
     exit_code = _STEP_EXIT_CODES.get(step, VERIFICATION_EXIT_CODE)
     if data.user_failure_data is not None:
         recorded = data.user_failure_data.metadata.get(EXIT_CODE_KEY)
@@ -207,7 +208,7 @@ def _read_failure(names: SiteNames, event: dg.DagsterEvent) -> StepFailure:
     elif data.error is not None and data.error.cls_name == INTERRUPTION:
         return StepFailure(step, "cancelled; nothing of this step was kept", "", CANCELLED_EXIT_CODE)
     reason = explain_step_failure(event)
-    return StepFailure(step, reason.cause, reason.next_step, exit_code)
+    return StepFailure(step, add_site(reason.cause, config), add_site(reason.next_step, config), exit_code)
 
 
 def _ask_git(checkout: Path, *arguments: str) -> str:

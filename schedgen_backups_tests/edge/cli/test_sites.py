@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
@@ -11,10 +12,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from schedgen_backups.alerts.service import AlertService, Failure
+from schedgen_backups.config.sites import load_site
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.servers.loopback import free_ports
 from schedgen_backups.demo.seed import SeedSummary
+from schedgen_backups_tests.support.alerts import recording_server
 from schedgen_backups_tests.support.copies import FIRST_NIGHT, list_objects, make_point, make_point_id
 from schedgen_backups_tests.support.site_stores import UNREACHABLE
 from schedgen_backups_tests.support.sites import Application, Site, environment_of, wait_until
@@ -242,3 +246,26 @@ def test_a_file_of_metrics_that_sites_share_becomes_one_for_each(site: Site) -> 
     path.write_text(path.read_text().replace("[sites.shop]", own))
     site.cli("--site", "shop", "status", **SECRETS)
     assert (folder / "own.prom").exists()
+
+
+def test_an_error_names_commands_of_its_site(site: Site) -> None:
+    answer = site.cli("--site", "shop", "show", "20200101_000000")
+    assert "`schedgen-backups --site shop list` shows the existing ones." in answer.stderr
+    answer = site.cli("--site", "shop", "show", "20200101_000000", "--json")
+    assert json.loads(answer.stdout)["hint"].startswith("`schedgen-backups --site shop list`")
+
+
+def test_the_doctor_names_commands_of_its_site(site: Site) -> None:
+    answer = site.cli("--site", "shop", "doctor", "--json")
+    fixes = [result["fix"] for result in json.loads(answer.stdout)["results"]]
+    assert any("schedgen-backups --site shop " in fix for fix in fixes), fixes
+    assert not [fix for fix in fixes if re.search("schedgen-backups (backup|drill)", fix)]
+
+
+def test_an_alert_names_commands_of_its_site(site: Site) -> None:
+    with recording_server() as server:
+        site.set(BACKUP_ALERT_WEBHOOK_URL=server.url("/hook"))
+        failure = Failure("shop__backup_job", "no point", "", "", "shop__backup_job")
+        AlertService(load_site("shop")).raise_failure(failure)
+    [received] = server.received
+    assert "Run it again: schedgen-backups --site shop backup" in received.json["text"]

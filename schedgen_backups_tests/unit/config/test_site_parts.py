@@ -221,3 +221,50 @@ def test_a_bucket_of_two_databases_needs_the_settings_of_one(file: Path) -> None
     assert ([bucket.name for bucket in buckets], errors) == (["pdfs", "images"], {})
     databases, errors = read_databases(shop)
     assert ([database.name for database in databases], list(errors)) == (["main"], ["reports"])
+
+
+TWICE = SHOP.replace('postgres_db = "reports"', 'postgres_db = "reports"\nbucket = "pdfs"')
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        'backup_exclude_objects = "tmp/*"',
+        "backup_allow_empty = true",
+        "backup_allow_new_source = true",
+        "backup_reread_days = 3",
+        'backup_layout = "packs"',
+        "backup_pack_reread_days = 3",
+        "backup_download_threads = 3",
+        "backup_stall_timeout_seconds = 3",
+        "backup_max_mb_per_second = 3",
+    ],
+)
+def test_two_databases_of_a_bucket_must_not_differ_in_a_setting_of_its_archive(
+    file: Path, setting: str
+) -> None:
+    (shop,) = write(file, TWICE.replace('"reports"', f'"reports"\n{setting}', 1))
+    buckets, errors = read_buckets(shop)
+    assert ([bucket.name for bucket in buckets], list(errors)) == (["images"], ["pdfs"])
+    name = setting.partition(" ")[0]
+    assert errors["pdfs"].message == f"site shop: the databases of bucket pdfs differ in {name}"
+    assert "in the table of bucket pdfs" in errors["pdfs"].hint
+    databases, errors = read_databases(shop)
+    assert ([database.name for database in databases], errors) == (["main", "reports"], {})
+
+
+@pytest.mark.parametrize(
+    ("place", "setting"),
+    [
+        ('"reports"', 'backup_exclude_table_data = "log"'),
+        ('"reports"', 'backup_reference_query = "SELECT key FROM files"'),
+        ('"reports"', "backup_dump_jobs = 3"),
+        ('"shop-pdfs"', 'backup_exclude_objects = "tmp/*"'),
+    ],
+)
+def test_two_databases_of_a_bucket_may_differ_in_settings_of_their_dumps(
+    file: Path, place: str, setting: str
+) -> None:
+    (shop,) = write(file, TWICE.replace(place, f"{place}\n{setting}", 1))
+    assert [bucket.name for bucket in read_buckets(shop)[0]] == ["pdfs", "images"]
+    assert list_errors(shop) == {}
