@@ -61,11 +61,10 @@ def find_baseline_source(config: Config) -> str:
     if config.part is not None:
         return str(config.part) if config.part_count > 1 else ""
     if len(config.parts) > 1:
-        names = (name.database or name.bucket for name in read_part_names(config))
         raise ConfigurationError(
             f"the site {config.site_name} has several databases or buckets: name the one that lacks objects",
             hint="Add --site before the command: "
-            f"{', '.join(f'{config.site_name}/{name}' for name in names)}.",
+            f"{', '.join(f'{config.site_name}/{name}' for name in list_part_names(config))}.",
         )
     return ""
 
@@ -115,3 +114,8 @@ def has_referring_part(config: Config) -> bool:
 def read_part_names(config: Config) -> tuple[PartName, ...]:
     """Return the names of the parts; none for a site of one database and one bucket."""
     return tuple(part.part for part in config.parts if part.part is not None)
+
+
+def list_part_names(config: Config) -> list[str]:
+    """Return NAME of `--site SITE/NAME` for each part; none for a site of one database and one bucket."""
+    return [name.database or name.bucket for name in read_part_names(config)]
