@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from schedgen_backups.config.config import Config
+from schedgen_backups.config.site_parts import list_part_names
 from schedgen_backups.config.targets import read_bucket_target, read_database_target, read_live_database
 from schedgen_backups.core.catalog.points import PointListing
+from schedgen_backups.core.errors import ConfigurationError
 from schedgen_backups.core.restore.point import RestoreRequest
 from schedgen_backups.core.restore.tables import TableRequest
 from schedgen_backups.core.restore.undelete import UndeleteRequest
 from schedgen_backups.core.settings import BucketSettings
+
+
+def read_restored_part(config: Config, name: str) -> Config:
+    """Return the part of this name, or a site of one database and one bucket, whose name is empty.
+
+    ConfigurationError if a part of a divided site is not named, or if there is none of this name.
+    """
+    if name and not config.is_divided:
+        raise ConfigurationError(
+            f"the site has one database and one bucket, and no part {name!r}", hint="Leave `part` empty."
+        )
+    if name:
+        return config.select_part(name)
+    if config.is_divided:
+        raise ConfigurationError(
+            f"no part of the site {config.site_name} was named, and a restore is of one part",
+            hint=f"Set `part` to one of {', '.join(list_part_names(config))}.",
+        )
+    return config
 
 
 def read_restore_request(

@@ -21,11 +21,9 @@ _ARCHIVE_SETTINGS: Mapping[str, Callable[[CaptureSettings], object]] = {
     "BACKUP_LAYOUT": lambda capture: capture.layout,
     "BACKUP_PACK_REREAD_DAYS": lambda capture: capture.pack_reread_days,
     PACK_RECIPIENTS_VARIABLE: lambda capture: capture.pack_recipients,
-    "BACKUP_DOWNLOAD_THREADS": lambda capture: capture.transfer.download_threads,
-    "BACKUP_STALL_TIMEOUT_SECONDS": lambda capture: capture.transfer.stall_timeout_seconds,
     "BACKUP_MAX_MB_PER_SECOND": lambda capture: capture.transfer.max_mb_per_second,
 }
-"""The settings of a capture that an archive depends on."""
+"""The settings of a capture that decide what is archived and how fast the live system is read."""
 
 
 def read_databases(
@@ -105,11 +103,10 @@ def find_baseline_source(config: Config) -> str:
     if config.part is not None:
         return str(config.part) if config.part_count > 1 else ""
     if len(config.parts) > 1:
-        names = (name.database or name.bucket for name in read_part_names(config))
         raise ConfigurationError(
             f"the site {config.site_name} has several databases or buckets: name the one that lacks objects",
             hint="Add --site before the command: "
-            f"{', '.join(f'{config.site_name}/{name}' for name in names)}.",
+            f"{', '.join(f'{config.site_name}/{name}' for name in list_part_names(config))}.",
         )
     return ""
 
@@ -159,3 +156,8 @@ def has_referring_part(config: Config) -> bool:
 def read_part_names(config: Config) -> tuple[PartName, ...]:
     """Return the names of the parts; none for a site of one database and one bucket."""
     return tuple(part.part for part in config.parts if part.part is not None)
+
+
+def list_part_names(config: Config) -> list[str]:
+    """Return NAME of `--site SITE/NAME` for each part; none for a site of one database and one bucket."""
+    return [name.database or name.bucket for name in read_part_names(config)]

@@ -250,7 +250,7 @@ def _make_site(base: Config, path: Path, name: str, defaults: _Table, table: _Ta
     if table is None:
         problems.add("BACKUP_DIR", f"it holds no table [sites.{name}]")
     own = problems.translate(
-        f"site {name}", {key: value for key, value in (table or {}).items() if key not in _SOURCE_TABLES}
+        f"site {name}", {key: value for key, value in (table or {}).items() if key not in SOURCE_TABLES}
     )
     sources = _SourceTables.read(name, table or {}, problems)
     if sources is not None:
@@ -357,19 +357,16 @@ def _name_of(key: str) -> str:
     return key.removesuffix(_ENV_SUFFIX).removesuffix(FILE_SUFFIX.lower()).upper()
 
 
-_SOURCE_TABLES = ("databases", "buckets")
-_BUCKET_KEY = "bucket"
+SOURCE_TABLES = {"databases": "database", "buckets": "bucket"}
+"""The tables of a site that hold a table for each of its databases or buckets, and what one of them is."""
+BUCKET_KEY = "bucket"
 """In the table of a database: to which bucket of the site its rows refer."""
-
-
 _FOREIGN_PREFIXES = {"database": ("MINIO_",), "bucket": ("POSTGRES_",)}
 
 
-def _may_set(kind: str, key: str) -> bool:
-    """Return whether the table of a database or a bucket can have this key.
-
-    A wrong one must not be overlooked, and none may change the other half or where the points are.
-    """
+def may_set(kind: str, key: str) -> bool:
+    """Return whether the table of a database or a bucket can have this key."""
+    # None may change the other half or where the points are.
     name = _name_of(key)
     return key in _KEYS and name != "BACKUP_DIR" and not name.startswith(_FOREIGN_PREFIXES[kind])
 
@@ -386,13 +383,14 @@ class _SourceTables:
     @classmethod
     def read(cls, site: str, table: _Table, problems: _Problems) -> _SourceTables | None:
         """Return the tables; None for a site without. Add what is wrong with their names."""
-        if not any(kind in table for kind in _SOURCE_TABLES):
+        if not any(kind in table for kind in SOURCE_TABLES):
             return None
         found: dict[str, dict[str, _Table]] = {}
-        for kind in _SOURCE_TABLES:
-            tables = _as_table(table.get(kind, {}))
+        for kind in SOURCE_TABLES:
+            tables = _as_table(value := table.get(kind, {}))
             if tables is None:
-                problems.add("BACKUP_DIR", f"site {site}: {kind} must hold tables [sites.{site}.{kind}.NAME]")
+                reason = value.reason if isinstance(value, UnusableValue) else "must hold a table for each"
+                problems.add("BACKUP_DIR", f"site {site}: {kind} {reason}")
             found[kind] = {name: _as_table(each) or {} for name, each in (tables or {}).items()}
         names = [name for tables in found.values() for name in tables]
         for name in dict.fromkeys(names):
@@ -422,7 +420,7 @@ class _SourceTables:
 
     def _find_bucket(self, table: _Table) -> str:
         """Return the bucket to which the database refers; empty for none, or one that does not exist."""
-        named = table.get(_BUCKET_KEY)
+        named = table.get(BUCKET_KEY)
         if named is None and len(self.buckets) == len(self.databases) == 1:
             return next(iter(self.buckets))
         return named if isinstance(named, str) and named in self.buckets else ""
@@ -441,9 +439,9 @@ class _SourceTables:
             if not source:
                 problems.add(required, f"site {self.site}: {name} has no {kind}")
                 continue
-            table = {key: value for key, value in tables[source].items() if key != _BUCKET_KEY}
-            for key in sorted(key for key in table if not _may_set(kind, key)):
-                guess = "".join(get_close_matches(key, [_BUCKET_KEY, *sorted(_KEYS)], n=1))
+            table = {key: value for key, value in tables[source].items() if key != BUCKET_KEY}
+            for key in sorted(key for key in table if not may_set(kind, key)):
+                guess = "".join(get_close_matches(key, [BUCKET_KEY, *sorted(_KEYS)], n=1))
                 is_known = key in _KEYS
                 reason = "belongs elsewhere" if is_known else "is not a setting"
                 reason += f"; did you mean {guess}?" if guess and not is_known else ""
@@ -454,9 +452,10 @@ class _SourceTables:
                 key.removesuffix(FILE_SUFFIX) for key in own
             }:
                 problems.add(required, f"{where} does not set {required.lower()}")
-        wanted = self.databases.get(name.database, {}).get(_BUCKET_KEY)
+        wanted = self.databases.get(name.database, {}).get(BUCKET_KEY)
         if wanted is not None and wanted != name.bucket:
-            problems.add("POSTGRES_DB", f"site {self.site}, database {name.database}: no bucket {wanted!r}")
+            lack = f"bucket {wanted.reason}" if isinstance(wanted, UnusableValue) else f"no bucket {wanted!r}"
+            problems.add("POSTGRES_DB", f"site {self.site}, database {name.database}: {lack}")
         if not name.bucket:
             own["BACKUP_PRESET"], own["BACKUP_REFERENCE_QUERY"] = "none", ""
         named = {plain for key in own for plain in list_names(key)}

@@ -25,12 +25,20 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 
-from schedgen_backups.config.sites import DeclaredSite, UnusableValue, load_declared_sites
+from schedgen_backups.config.sites import (
+    BUCKET_KEY,
+    SOURCE_TABLES,
+    DeclaredSite,
+    UnusableValue,
+    load_declared_sites,
+    may_set,
+)
 from schedgen_backups.config.variables import LIBPQ_VARIABLES, SITES_VARIABLE, VARIABLES, Variable
 from schedgen_backups.defs.site import build_embedded_definitions
 from schedgen_backups.site_names import SITE_NAME_PATTERN
 
 _NAME = "name"
+_NAME_PATTERN = f"^{SITE_NAME_PATTERN.pattern}$"
 _TEXT: dict[str, Any] = {"type": "string"}
 _VALUE: dict[str, Any] = {
     "anyOf": [
@@ -71,7 +79,7 @@ class BackupSite(dg.Component, dg.Resolvable, dg.Model):
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> BackupSite:
         """Return the component with the values of its templates."""
         attributes = {
-            key: _resolve(context.at_path(key), value)
+            key: _resolve_attribute(context.at_path(key), key, value)
             for key, value in model.model_dump(exclude_unset=True).items()
         }
         site = cls(name=str(attributes.pop(_NAME, "")), settings=attributes)
@@ -96,6 +104,18 @@ class BackupSite(dg.Component, dg.Resolvable, dg.Model):
         return DeclaredSite(path / "defs.yaml" if path.is_dir() else path, self.name, self.settings)
 
 
+def _resolve_attribute(context: dg.ResolutionContext, key: str, value: Any) -> object:
+    """Return the value of an attribute; of databases and buckets, each setting is resolved for itself."""
+    return _resolve_table(context, value) if key in SOURCE_TABLES else _resolve(context, value)
+
+
+def _resolve_table(context: dg.ResolutionContext, value: Any) -> object:
+    if not isinstance(value, Mapping):
+        return _resolve(context, value)
+    # A key in YAML may be a number, which no table of the file of sites has.
+    return {str(key): _resolve_table(context.at_path(str(key)), each) for key, each in value.items()}
+
+
 def _resolve(context: dg.ResolutionContext, value: Any) -> object:
     try:
         resolved = context.resolve_value(value)
@@ -108,18 +128,23 @@ def _resolve(context: dg.ResolutionContext, value: Any) -> object:
 
 @cache
 def _make_model() -> type[BaseModel]:
-    fields: dict[str, Any] = {
-        _NAME: _describe(
-            "Name of the site, the first part of its asset keys: at most 31 small letters, digits and single "
-            "underscores.",
-            {"type": "string", "pattern": f"^{SITE_NAME_PATTERN.pattern}$"},
-        )
-    }
+    settings: dict[str, dict[str, Any]] = {}
     for variable in VARIABLES:
         if variable.name != SITES_VARIABLE:
-            fields.update(_describe_setting(variable))
+            settings.update(_describe_setting(variable))
     for name in LIBPQ_VARIABLES:
-        fields[name.lower()] = _describe("Handed on to libpq as it is.", _VALUE)
+        settings[name.lower()] = {**_VALUE, "description": "Handed on to libpq as it is."}
+    schemas = {
+        _NAME: {
+            "type": "string",
+            "pattern": _NAME_PATTERN,
+            "description": "Name of the site, the first part of its asset keys: at most 31 small letters, "
+            "digits and single underscores.",
+        },
+        **settings,
+        **{table: _describe_sources(kind, settings) for table, kind in SOURCE_TABLES.items()},
+    }
+    fields: dict[str, Any] = {name: _make_field(schema) for name, schema in schemas.items()}
     return create_model(
         "BackupSiteAttributes",
         # The schema names unknown keys for editors and `dg check yaml`; at run time they are problems of the
@@ -131,21 +156,46 @@ def _make_model() -> type[BaseModel]:
     )
 
 
-def _describe_setting(variable: Variable) -> dict[str, Any]:
+def _describe_setting(variable: Variable) -> dict[str, dict[str, Any]]:
+    """Return the schema of each attribute that gives this setting, by name."""
     name = variable.name.lower()
-    value = {name: _describe(variable.meaning, {**_VALUE, "default": variable.default})}
+    value = {name: {**_VALUE, "default": variable.default, "description": variable.meaning}}
     return {
         **({} if variable.is_secret else value),
-        f"{name}_file": _describe(f"File that holds {name}: {variable.meaning}", _TEXT),
-        f"{name}_env": _describe(f"Environment variable that holds {name}: {variable.meaning}", _TEXT),
+        f"{name}_file": {**_TEXT, "description": f"File that holds {name}: {variable.meaning}"},
+        f"{name}_env": {
+            **_TEXT,
+            "description": f"Environment variable that holds {name}: {variable.meaning}",
+        },
     }
 
 
-def _describe(description: str, schema: dict[str, Any]) -> tuple[Any, Any]:
+def _describe_sources(kind: str, settings: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the schema of the attribute that holds a table for each database, or for each bucket."""
+    properties = {key: schema for key, schema in settings.items() if may_set(kind, key)}
+    if kind == "database":
+        properties[BUCKET_KEY] = {
+            **_TEXT,
+            "description": "Name in `buckets` of the bucket to which the rows of this database refer.",
+        }
+    return {
+        "type": "object",
+        "description": f"Each {kind} of a site that has several or only one kind, by a name: its settings, "
+        "and those that differ from the site's.",
+        "propertyNames": {"pattern": _NAME_PATTERN},
+        "additionalProperties": {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+        },
+    }
+
+
+def _make_field(schema: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the definition of an attribute that this schema describes, and that accepts every value."""
 
     def replace_schema(generated: dict[str, Any]) -> None:
         generated.pop("default")
         generated.update(schema)
 
-    return (Any, Field(default=None, description=description, json_schema_extra=replace_schema))
+    return (Any, Field(default=None, json_schema_extra=replace_schema))

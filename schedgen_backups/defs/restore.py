@@ -15,9 +15,11 @@ from schedgen_backups.config.config import Config
 from schedgen_backups.config.restore import (
     read_live_bucket,
     read_restore_request,
+    read_restored_part,
     read_table_request,
     read_undelete_request,
 )
+from schedgen_backups.config.site_parts import list_part_names
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import LATEST, resolve_point
 from schedgen_backups.core.errors import RestoreError, VerificationError
@@ -52,6 +54,10 @@ Configure source and target in the Launchpad, launch, and read what would happen
 directory.
 """
 
+_PARTS = """
+This site has several databases or buckets. Always set `part`, too, to the one that is restored: {names}.
+"""
+
 
 class RestoreConfig(dg.Config):
     """Source and target of a restore."""
@@ -59,6 +65,11 @@ class RestoreConfig(dg.Config):
     point: str = Field(default="latest", description="Id of a recovery point, or `latest`.")
     as_of: str = Field(
         default="", description="With `latest`: the newest verified point that is not later than this time."
+    )
+    part: str = Field(
+        default="",
+        description="The database, or the bucket to which no database refers, that is restored: NAME of "
+        "`--site SITE/NAME`. Only for a site that has several databases or buckets.",
     )
     database: str = Field(
         default="",
@@ -285,21 +296,29 @@ def _restore_recovery_point(
     context: dg.OpExecutionContext, config: RestoreConfig, site: Config, names: SiteNames
 ) -> None:
     restores_key = dg.AssetKey(names.make_asset_path(RESTORES))
-    if not (config.database or config.bucket or config.tables or config.objects or config.confirm):
+    named = (config.part, config.database, config.bucket, config.tables, config.objects, config.confirm)
+    if not any(named):
         context.log.warning(
             "nothing was restored: the configuration is empty. See `how_to_restore` in the next event."
         )
-        context.log_event(
-            dg.AssetObservation(restores_key, metadata={"how_to_restore": dg.MetadataValue.md(_HOW_TO)})
-        )
+        how = dg.MetadataValue.md(_explain(site))
+        context.log_event(dg.AssetObservation(restores_key, metadata={"how_to_restore": how}))
         return
     if not config.confirm:
         context.instance.add_run_tags(
             context.run_id, {f"{run_tags.ALERTED_PREFIX}{context.op.name}": run_tags.REHEARSAL}
         )
     with explain_failure(VERIFICATION_EXIT_CODE):
-        work = _Work(context, config, site)
+        part = read_restored_part(site, config.part)
+        work = _Work(context, config, part)
         context.instance.add_run_tags(context.run_id, {run_tags.POINT: work.point_id})
         found = work.run()
+    if config.part:
+        found["part"] = dg.MetadataValue.text(config.part)
     context.log_event(dg.AssetObservation(restores_key, description=config.reason or None, metadata=found))
     context.log_event(make_points_observation(names, site.make_catalog()))
+
+
+def _explain(site: Config) -> str:
+    """Return how a restore of this site is configured."""
+    return _HOW_TO + _PARTS.format(names=", ".join(list_part_names(site))) if site.is_divided else _HOW_TO

@@ -14,9 +14,10 @@ import pytest
 
 from schedgen_backups.core.servers.postgres import EmbeddedPostgres
 from schedgen_backups.core.servers.seaweedfs import EmbeddedS3
-from schedgen_backups.core.settings import BucketSettings
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
 from schedgen_backups.demo.seed import SeedSummary, seed_application
 from schedgen_backups_tests.support.servers import SharedS3, client_of
+from schedgen_backups_tests.support.site_parts import BUCKET_KEYS, DATABASE_KEYS, Parts
 from schedgen_backups_tests.support.sites import Application, Site
 
 
@@ -71,3 +72,22 @@ def weed_bucket(weed: EmbeddedS3) -> BucketSettings:
     settings = weed.settings(f"edge-{uuid4().hex}")
     client_of(settings).make_bucket(settings.bucket)
     return settings
+
+
+@pytest.fixture
+def parts(
+    site: Site,
+    database: DatabaseSettings,
+    weed_bucket: BucketSettings,
+) -> Parts:
+    seed_application(database, weed_bucket, user_count=5, job_count=7, seed=3)
+    for name in (*DATABASE_KEYS, *BUCKET_KEYS, "POSTGRES_PASSWORD", "MINIO_SECRET_KEY", "BACKUP_DIR"):
+        site.unset(name)
+    site.set(BACKUP_SITES_FILE=str(site.folder / "sites.toml"))
+    found = Parts(
+        site,
+        {"main": site.application.database, "reports": database},
+        {"pdfs": site.application.bucket, "images": weed_bucket},
+    )
+    found.write()
+    return found

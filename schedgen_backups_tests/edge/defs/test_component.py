@@ -23,6 +23,8 @@ import schedgen_backups
 from schedgen_backups.config.variables import ENV_FILE_VARIABLE, NAMES, VARIABLES
 from schedgen_backups.core.catalog.catalog import Catalog
 from schedgen_backups.core.catalog.points import PointState
+from schedgen_backups.core.settings import BucketSettings, DatabaseSettings
+from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.support.inbox import Inbox, Watcher, open_inbox
 from schedgen_backups_tests.support.sites import Application, environment_of, execute_job, failures_of
 
@@ -247,6 +249,121 @@ def test_a_wrong_setting_fails_its_site_with_the_reason_and_an_alert_and_nothing
     assert said in alert
     assert "canary" not in json.dumps(str(failures)) + alert
     assert execute_job(definitions.resolve_job_def("blog__backup_job"), instance, None).success
+
+
+SEVERAL = """
+  name: shop
+  backup_dir_env: SHOP_BACKUP_DIR
+  postgres_host: {database.host}
+  postgres_port: {database.port}
+  postgres_user: {database.user}
+  postgres_password_env: SHOP_POSTGRES_PASSWORD
+  minio_endpoint: {bucket.endpoint}
+  minio_access_key_env: SHOP_MINIO_ACCESS_KEY
+  minio_secret_key_env: SHOP_MINIO_SECRET_KEY
+  databases:
+    main:
+      postgres_db: {database.database}
+      bucket: pdfs
+    reports:
+      postgres_db: "{{{{ env.SHOP_REPORTS_DB }}}}"
+      postgres_password_env: SHOP_REPORTS_PASSWORD
+      postgres_user: {reports.user}
+  buckets:
+    pdfs:
+      minio_bucket: {bucket.bucket}
+    images:
+      minio_bucket: {images.bucket}
+"""
+
+
+@pytest.fixture
+def several(
+    application: Application,
+    database: DatabaseSettings,
+    weed_bucket: BucketSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """Return the attributes of a site of two databases and two buckets."""
+    seed_application(database, weed_bucket, user_count=2, job_count=3)
+    monkeypatch.setenv("SHOP_REPORTS_DB", database.database)
+    monkeypatch.setenv("SHOP_REPORTS_PASSWORD", database.password)
+    return SEVERAL.format(
+        database=application.database, bucket=application.bucket, reports=database, images=weed_bucket
+    )
+
+
+def test_two_databases_and_two_buckets_are_one_point(
+    project: Project, several: str, instance: dg.DagsterInstance, shop: dict[str, str]
+) -> None:
+    definitions = project.load(several)
+    result = execute_job(definitions.resolve_job_def("shop__backup_job"), instance, None)
+    assert failures_of(result) == {}
+    evaluations = result.get_asset_check_evaluations()
+    assert len(evaluations) == 9
+    assert all(each.passed for each in evaluations)
+    [point] = Catalog(Path(shop["SHOP_BACKUP_DIR"])).list_points()
+    assert point.state is PointState.VERIFIED
+    assert sorted(found.name.source_name for found in point.artifacts) == [
+        "images",
+        "main",
+        "pdfs",
+        "reports",
+    ]
+    assert point.manifest is not None
+    assert point.manifest.parts[0].references.resolved_count > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bucket: pdfs": "bucket: pfds"}, "database main: no bucket 'pfds'"),
+        ({"bucket: pdfs": "bucket: '{{ nothing.here }}'"}, "bucket is a template that cannot be evaluated"),
+        ({"bucket: pdfs": "buckte: pdfs"}, "buckte is not a setting; did you mean bucket?"),
+        ({"    main:": "    7:"}, "'7' cannot be the name of a database or a bucket"),
+        ({"    main:": "    pdfs:"}, "pdfs is the name of a database and of a bucket"),
+        (
+            {"env.SHOP_REPORTS_DB": "env.NOT_SET"},
+            "reports: postgres_db is a template without a value",
+        ),
+        ({"SHOP_REPORTS_PASSWORD": "NOT_SET"}, "environment variable NOT_SET, which is not set"),
+        ({"      bucket: pdfs": "      8: pdfs"}, "database main: 8 is not a setting"),
+        ({"      bucket: pdfs": "      postgres_password: canary"}, "a secret cannot stand in this file"),
+        ({"  buckets:": "  buckets: [a]\n  other:"}, "buckets must hold a table for each"),
+        ({"  buckets:": "  buckets: '{{ nothing.here }}'\n  other:"}, "buckets is a template that cannot be"),
+    ],
+)
+def test_a_wrong_table_of_a_database_or_bucket_fails_its_site_and_nothing_else(
+    project: Project,
+    application: Application,
+    several: str,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    changes: dict[str, str],
+    said: str,
+) -> None:
+    for old, new in changes.items():
+        assert old in several
+        several = several.replace(old, new)
+    good = declare(application, name="blog", backup_dir_env="", backup_dir=str(tmp_path / "blog"))
+    definitions = project.load(several, good)
+    failures = failures_of(execute_job(definitions.resolve_job_def("shop__backup_job"), instance, None))
+    assert said in failures["shop__database_dump"].description
+    assert "canary" not in str(failures)
+    assert failures_of(execute_job(definitions.resolve_job_def("blog__backup_job"), instance, None)) == {}
+
+
+def test_the_schema_knows_what_each_database_and_bucket_can_have() -> None:
+    model = schedgen_backups.BackupSite.get_model_cls()
+    assert model is not None
+    properties = model.model_json_schema()["properties"]
+    tables = {name: properties[name]["additionalProperties"] for name in ("databases", "buckets")}
+    assert all(table["additionalProperties"] is False for table in tables.values())
+    databases, buckets = (table["properties"].keys() for table in tables.values())
+    assert {"postgres_db", "postgres_password_file", "bucket", "backup_reference_query"} <= databases
+    assert {"minio_bucket", "minio_secret_key_env", "backup_exclude_objects"} <= buckets
+    assert databases.isdisjoint({"minio_bucket", "postgres_password", "backup_dir"})
+    assert buckets.isdisjoint({"postgres_db", "minio_secret_key", "backup_dir", "bucket"})
 
 
 @pytest.mark.parametrize("name", ["", "../shop", "a__b", "5", "[a, b]"])

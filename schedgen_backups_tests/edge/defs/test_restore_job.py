@@ -18,7 +18,7 @@ from schedgen_backups.demo.seed import seed_application
 from schedgen_backups_tests.support.command_server import QUIET
 from schedgen_backups_tests.support.inbox import Watcher, open_inbox
 from schedgen_backups_tests.support.servers import client_of, run
-from schedgen_backups_tests.support.sites import Application, Site
+from schedgen_backups_tests.support.sites import Application, Site, failures_of
 
 pytestmark = [pytest.mark.edge]
 
@@ -227,6 +227,16 @@ def test_the_launchpad_previews_and_restores_only_when_confirmed(
     log = read_restore_log(site.directory)
     assert (log[0].reason, log[0].result) == ("a look", "done: equal")
     assert len(log) == 3
+
+
+def test_a_site_of_one_database_and_one_bucket_has_no_part_to_name(seeded_site: Site) -> None:
+    bucket = seeded_site.application.bucket.bucket
+    _job_id, key = pick_job(seeded_site)
+    client_of(seeded_site.application.bucket).remove_object(bucket, key)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = launch(instance, part="main", objects=[key], confirm=bucket)
+    assert "no part 'main'" in failures_of(result)["restore_recovery_point"].description
+    assert not has_object(seeded_site, key)
 
 
 def test_files_are_written_below_the_backup_directory_only_when_confirmed(
