@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,20 @@ def test_a_removal_of_one_site_leaves_the_copies_of_the_other(
     assert list_copies(site, "shop") == ["20261004_020000"]
     assert list_copies(site, "blog") == [POINTS["blog"]]
     assert site.cli("--site", "blog", "stores", "prove", "nas").code == 0
+
+
+def test_a_copied_directory_does_not_remove_the_copies_of_its_original(site: Site) -> None:
+    shutil.rmtree(site.folder / "blog")
+    shutil.copytree(site.folder / "shop", site.folder / "blog")
+    for words in (("copy", "nas"), ("prune", "nas")):
+        answer = site.cli("--site", "blog", "stores", *words)
+        assert (answer.code, "was copied from that of site shop" in answer.stderr) == (4, True), answer
+    assert site.cli("--site", "blog", "list").code == 0
+    assert site.cli("--site", "shop", "stores", "copy", "nas").code == 0
+    assert list_copies(site, "shop") == [POINTS["shop"]]
+    stores = site.folder / "stores.toml"
+    (site.folder / "other.toml").write_text(stores.read_text().replace("/nas", "/elsewhere"))
+    sites = site.folder / "sites.toml"
+    sites.write_text(f'{sites.read_text()}backup_stores_file = "other.toml"\n')
+    assert site.cli("--site", "blog", "stores", "prepare", "nas").code == 0
+    assert site.cli("--site", "blog", "stores", "copy", "nas").code == 0, "each has a store of its own"

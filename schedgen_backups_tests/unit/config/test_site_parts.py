@@ -235,8 +235,6 @@ TWICE = SHOP.replace('postgres_db = "reports"', 'postgres_db = "reports"\nbucket
         "backup_reread_days = 3",
         'backup_layout = "packs"',
         "backup_pack_reread_days = 3",
-        "backup_download_threads = 3",
-        "backup_stall_timeout_seconds = 3",
         "backup_max_mb_per_second = 3",
     ],
 )
