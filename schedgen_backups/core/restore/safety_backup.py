@@ -7,6 +7,7 @@ next safety backup removes those older than thirty days.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -68,10 +69,10 @@ def take_safety_backup(
         layout=Layout.PACKS if capture.pack_recipients else Layout.FILES,
     )
     catalog = Catalog(directory / SAFETY_NAME, keys)
-    point_id = RecoveryPointId.from_time(datetime.now(timezone.utc))
     catalog.prepare()
     catalog.lock.acquire("a safety backup")
     try:
+        point_id = _choose_id(catalog)
         catalog.sweep_staging()
         remove_old(catalog)
         if database is not None:
@@ -85,6 +86,14 @@ def take_safety_backup(
     finally:
         catalog.lock.release()
     return SafetyBackup(point_id, tuple(artifact.path for artifact in catalog.get_point(point_id).artifacts))
+
+
+def _choose_id(catalog: Catalog) -> RecoveryPointId:
+    """Return the id of this second, or of the next one if a safety backup was taken in this."""
+    taken = {point.point_id for point in catalog.list_points()}
+    while (point_id := RecoveryPointId.from_time(datetime.now(timezone.utc))) in taken:
+        time.sleep(0.05)
+    return point_id
 
 
 def remove_old(catalog: Catalog) -> None:
