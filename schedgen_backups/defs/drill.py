@@ -22,14 +22,20 @@ from schedgen_backups import run_tags
 from schedgen_backups.config.config import Config, Part
 from schedgen_backups.config.schedules import DefinitionSettings
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import KINDS_BY_CHECK, Check, CheckResult, CheckStatus
+from schedgen_backups.core.catalog.check_results import (
+    BOTH_KINDS,
+    KINDS_BY_CHECK,
+    Check,
+    CheckResult,
+    CheckStatus,
+)
 from schedgen_backups.core.catalog.points import PointListing
 from schedgen_backups.core.catalog.selection import LATEST
 from schedgen_backups.core.drill.drill import PIN_TIME_FACTOR, drill_point, find_drill_point
 from schedgen_backups.core.drill.report import DrillReport, find_replaced, merge_reports
 from schedgen_backups.core.errors import BackupError, ConfigurationError, VerificationError
 from schedgen_backups.core.history.events import DrillEnded, Outcome
-from schedgen_backups.core.model import PartName, RecoveryPointId
+from schedgen_backups.core.model import ArtifactKind, PartName, RecoveryPointId
 from schedgen_backups.core.receipts.receipts import list_subjects, record_with_receipt
 from schedgen_backups.core.system.files import read_small_file
 from schedgen_backups.defs.assets import OWNERS, make_points_observation, raise_failures
@@ -91,10 +97,10 @@ def _drill(context: dg.OpExecutionContext, config: DrillConfig, site: Config) ->
         started = time.monotonic()
         reports: dict[PartName | None, DrillReport] = {}
         errors: dict[str, BackupError] = {}
-        for part in _choose_parts(site, catalog, chosen):
+        for part, its_catalog in _choose_parts(site, catalog, chosen):
             try:
                 reports[part.part] = drill_point(
-                    part.make_catalog(),
+                    its_catalog,
                     chosen,
                     part.capture.transfer,
                     part.drill,
@@ -128,15 +134,39 @@ def _require_server(part: Config) -> tuple[Part, ...]:
     return ("database_server",) if part.part is None or part.part.database else ()
 
 
-def _choose_parts(site: Config, catalog: Catalog, point_id: RecoveryPointId) -> tuple[Config, ...]:
-    """Return the parts of the site that the point has; the site itself for a point of one part."""
-    held = {part.part for part in catalog.get_point(point_id).parts}
-    chosen = tuple(part for part in site.parts if part.part in held)
-    if None in held or len(chosen) == len(held):
-        return chosen or (site.parts[0],)
-    lacking = ", ".join(str(part) for part in held - {part.part for part in chosen})
+def _choose_parts(
+    site: Config, catalog: Catalog, point_id: RecoveryPointId
+) -> tuple[tuple[Config, Catalog], ...]:
+    """Return the parts of the site that the point has, and what shows the point as one of the part.
+
+    Of a point from before the site was divided, that is the part with the same database and bucket.
+    """
+    point = catalog.get_point(point_id)
+    held = {part.part for part in point.parts}
+    chosen = tuple((part, part.make_catalog()) for part in site.parts if part.part in held)
+    if len(chosen) == len(held):
+        return chosen
+    if held == {None} and len(site.parts) == 1:  # the manifest of its points names no parts
+        return ((site.parts[0], site.parts[0].make_catalog()),)
+    if held == {None}:
+        return ((_find_part_of_before(site, point), catalog),)
+    lacking = ", ".join(str(part) for part in held - {part.part for part, _catalog in chosen})
     raise ConfigurationError(
         f"recovery point {point_id} has parts that the file of sites no longer describes: {lacking}",
+        hint="Drill a newer recovery point.",
+    )
+
+
+def _find_part_of_before(site: Config, point: PointListing) -> Config:
+    names = {found.name.kind: found.name.source_name for found in point.artifacts}
+    for part in site.parts:
+        if part.part is not None and part.part.kinds == BOTH_KINDS:
+            own = {ArtifactKind.DATABASE: part.database.database, ArtifactKind.BUCKET: part.bucket.bucket}
+            if own == names:
+                return part
+    raise ConfigurationError(
+        f"recovery point {point.point_id} is older than the tables of databases and buckets, and no part of "
+        f"the site has its {' and '.join(names.values())}",
         hint="Drill a newer recovery point.",
     )
 

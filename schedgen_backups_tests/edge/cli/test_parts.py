@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from schedgen_backups.core.catalog.catalog import Catalog
-from schedgen_backups.core.catalog.check_results import Check
+from schedgen_backups.core.catalog.check_results import Check, CheckStatus, VerificationLevel
 from schedgen_backups.core.catalog.missing_objects import settle_baseline
 from schedgen_backups.core.catalog.points import PointState
 from schedgen_backups.core.history.events import DrillEnded
@@ -22,6 +22,7 @@ from schedgen_backups.core.packs.encryption import make_key_pair
 from schedgen_backups_tests.support.artifacts import damage
 from schedgen_backups_tests.support.recover import SCRIPT
 from schedgen_backups_tests.support.site_parts import Parts, read_bodies
+from schedgen_backups_tests.support.sites import Application, environment_of
 
 pytestmark = [pytest.mark.edge]
 
@@ -132,6 +133,31 @@ def test_a_drill_names_the_part_that_failed_and_restores_the_others(parts: Parts
     assert recorded is not None
     restored = {result.source for result in recorded.results if result.check is Check.BUCKET_IS_RESTORED}
     assert restored == {"images"}
+
+
+def test_a_point_from_before_the_tables_is_verified_and_drilled_with_its_part(parts: Parts) -> None:
+    site = parts.site
+    table = (site.folder / "sites.toml").read_text()
+    database, bucket = parts.databases["main"], parts.buckets["pdfs"]
+    settings = environment_of(Application(database, bucket), site.directory)
+    secrets = {"POSTGRES_PASSWORD": "MAIN_PASSWORD", "MINIO_SECRET_KEY": "PDFS_SECRET_KEY"}
+    lines = [f'{name.lower()} = "{value}"' for name, value in settings.items() if name not in secrets]
+    lines += [f'{name.lower()}_env = "{variable}"' for name, variable in secrets.items()]
+    (site.folder / "sites.toml").write_text("\n".join(["[sites.shop]", *lines]))
+    assert site.cli("backup").code == 0
+    (site.folder / "sites.toml").write_text(table)
+    site.set(BACKUP_ALLOW_NEW_SOURCE="true")
+    assert site.cli("backup").code == 0
+    old, new = site.points()
+    assert (len(old.artifacts), len(new.artifacts)) == (2, 4)
+    assert site.cli("verify", "--all").code == 0
+    answer = site.cli("drill", old.point_id.text)
+    assert answer.code == 0, answer
+    old, _new = site.points()
+    assert old.verification.level(VerificationLevel.EQUAL).status is CheckStatus.PASSED
+    parts.write(**{f'postgres_db = "{database.database}"': 'postgres_db = "another"'})
+    answer = site.cli("drill", old.point_id.text)
+    assert (answer.code, "is older than the tables" in answer.stderr) == (4, True), answer
 
 
 def test_what_worked_is_kept_when_one_database_fails(parts: Parts) -> None:
