@@ -35,6 +35,9 @@ _BEGIN_SECONDS = 25
 most 28 s: 18 s of the outbox, and one exchange with a channel that began within them."""
 
 
+_FAILED = "failed: "
+
+
 class SiteTick:
     """What the part of one site works with in a tick."""
 
@@ -92,8 +95,8 @@ class _SiteState(FrozenModel):
     """What a shared sensor keeps of a site."""
 
     cursor: str | None = None
-    reported_by: str | None = None
-    """The site whose channels reported that this one's part failed; None if it did not."""
+    reported_by: tuple[str, ...] = ()
+    """The sites whose channels reported that this one's part failed; they report its end, too."""
 
 
 class _SharedCursor(FrozenModel):
@@ -142,7 +145,9 @@ def _make_shared_sensor(
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         requests, reasons, cursor = _serve_sites(group, context.instance, _read_cursor(context.cursor))
         for site, reason in reasons.items():
-            context.log.debug(f"{site}: {reason}")
+            # The tick does not fail with a site, and shows no reasons if another one requests a run.
+            log = context.log.error if reason.startswith(_FAILED) else context.log.debug
+            log(f"{site}: {reason}")
         context.update_cursor(cursor.model_dump_json())
         if requests:
             return dg.SensorResult(run_requests=requests)
@@ -222,8 +227,8 @@ def _serve_site(
         answer = sensor.evaluate(tick)
     except Exception as error:  # noqa: BLE001 - other sites must go on; the reason is in the alert
         cause = explain_exception(error).cause
-        reported_by = _report_failure(sensor, cause, current)
-        return f"failed: {cause}", _SiteState(cursor=tick.cursor, reported_by=reported_by)
+        reported_by = dict.fromkeys((*state.reported_by, *_report_failure(sensor, cause, current)))
+        return f"{_FAILED}{cause}", _SiteState(cursor=tick.cursor, reported_by=tuple(reported_by))
     _report_success(sensor, state.reported_by, current)
     return answer, _SiteState(cursor=tick.cursor)
 
@@ -244,10 +249,10 @@ def _make_key(sensor: SiteSensor) -> IncidentKey:
     return IncidentKey(area=TICK_AREA, subject=f"{sensor.kind.name} of {site}")
 
 
-def _report_failure(sensor: SiteSensor, cause: str, current: Mapping[str, Config]) -> str | None:
+def _report_failure(sensor: SiteSensor, cause: str, current: Mapping[str, Config]) -> tuple[str, ...]:
     """Send an alert to the site's channels, or those of another site if its own cannot be used.
 
-    Return the site whose channels they were; None if no site has right settings.
+    Return the site whose channels they were; nothing if no site has right settings.
     """
     key, site = _make_key(sensor), sensor.config.site_name
     for name in (site, *(other for other in current if other != site)):
@@ -259,13 +264,13 @@ def _report_failure(sensor: SiteSensor, cause: str, current: Mapping[str, Config
                 cause,
                 next_step="`schedgen-backups doctor` checks the settings.",
             )
-            return name
-    return None
+            return (name,)
+    return ()
 
 
-def _report_success(sensor: SiteSensor, reported_by: str | None, current: Mapping[str, Config]) -> None:
+def _report_success(sensor: SiteSensor, reported_by: tuple[str, ...], current: Mapping[str, Config]) -> None:
     key = _make_key(sensor)
-    for name in {sensor.config.site_name, reported_by} & current.keys():
+    for name in {sensor.config.site_name, *reported_by} & current.keys():
         with suppress(BackupError, OSError):  # runs report what is wrong with the site
             service = AlertService(current[name])
             if key in service.list_open_keys(TICK_AREA):

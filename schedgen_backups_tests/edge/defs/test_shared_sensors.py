@@ -168,9 +168,14 @@ def test_a_site_whose_channels_are_wrong_is_reported_by_another(sites: Sites) ->
     sites.parts = {"acme": fail}
     sites.tick()
     assert sites.list_texts() == {"globex": ["[CRITICAL] globex: No run was started: test_sensor of acme"]}
+    sites.write()
+    sites.tick()
+    assert len(sites.list_texts()["acme"]) == 1, "its own channels are right by now"
     sites.parts = {}
     sites.tick()
-    assert len(sites.list_texts()["globex"]) == 2, "resolved where it was reported"
+    assert [len(sites.list_texts()[name]) for name in ("acme", "globex")] == [2, 2], (
+        "its end is reported to both"
+    )
 
 
 def test_a_site_whose_failure_cannot_be_reported_stops_nobody(sites: Sites) -> None:
